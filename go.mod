@@ -1,3 +1,3 @@
 module github.com/coppice-lm/coppice
 
-go 1.26.8
+go 1.26
