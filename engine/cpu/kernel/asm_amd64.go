@@ -1,6 +1,8 @@
 package kernel
 
 import (
+	"unsafe"
+
 	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/tile"
 	"github.com/coppice-lm/coppice/tensor"
 )
@@ -233,27 +235,23 @@ func expSumAsm(dst, x []float32, m float32, acc *lanes) int {
 	return n
 }
 
-func tileF32(c []float32, ldc int, x, w []float32, k, rows int, load bool) {
+func tileF32(dst []float32, ldd int, from []float32, ldf int, x, w, next []float32, k, rows int) {
 	switch {
 	case active >= AVX512:
-		tileF32AVX512(&c[0], ldc, &x[0], &w[0], k, rows, flag(load))
+		tileF32AVX512(&dst[0], ldd, unsafe.SliceData(from), ldf, &x[0], &w[0], unsafe.SliceData(next), k, rows)
 	case active == AVX2:
-		tileF32AVX2(&c[0], ldc, &x[0], &w[0], k, rows, flag(load))
-		tileF32AVX2(&c[16], ldc, &x[0], &w[16], k, rows, flag(load))
+		tileF32AVX2(&dst[0], ldd, unsafe.SliceData(from), ldf, &x[0], &w[0], unsafe.SliceData(next), k, rows)
+		if from != nil {
+			from = from[16:]
+		}
+		tileF32AVX2(&dst[16], ldd, unsafe.SliceData(from), ldf, &x[0], &w[16], unsafe.SliceData(next), k, rows)
 	default:
-		tileF32Twin(c, ldc, x, w, k, rows, load)
+		tileF32Twin(dst, ldd, from, ldf, x, w, k, rows)
 	}
 }
 
-func tileBF16(c []float32, ldc int, x, w []uint32, k, rows int, load bool) {
-	tileBF16AVX512(&c[0], ldc, &x[0], &w[0], k, rows, flag(load))
-}
-
-func flag(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
+func tileBF16(dst []float32, ldd int, from []float32, ldf int, x, w, next []uint32, k, rows int) {
+	tileBF16AVX512(&dst[0], ldd, unsafe.SliceData(from), ldf, &x[0], &w[0], unsafe.SliceData(next), k, rows)
 }
 
 func widenPairs(dst []float32, src []uint32) {

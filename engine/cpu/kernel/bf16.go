@@ -94,12 +94,9 @@ func (w *BF16) Mul(dst []float32, ldd int, x []uint16, ldx int, rows, p0, p1 int
 }
 
 // tileBF16Twin is product.tile for pairs of bfloat16 in plain Go.
-func tileBF16Twin(c []float32, ldc int, x, w []uint32, k, rows int, load bool) {
+func tileBF16Twin(dst []float32, ldd int, from []float32, ldf int, x, w []uint32, k, rows int) {
 	for r := range rows {
-		row := c[r*ldc:][:tile.NR]
-		if !load {
-			clear(row)
-		}
+		row := startRow(dst[r*ldd:], from, r*ldf)
 		for i, v := range x[r*tile.XStride:][:k] {
 			odd, even := widenBF16(uint16(v>>16)), widenBF16(uint16(v))
 			for j, b := range w[i*tile.NR:][:tile.NR] {
@@ -126,6 +123,7 @@ func (w *BF16) mulWide(dst []float32, ldd int, x []uint16, ldx int, rows, p0, p1
 				buf[i-k0+1] = widenBF16(row[i])
 			}
 		},
+		unpacks: true,
 		panel: func(scratch []float32, p, k0, k1 int) []float32 {
 			dst := scratch[:(k1-k0)*tile.NR]
 			widenPairs(dst, w.data[(p*kw+k0/2)*tile.NR:(p*kw+k1/2)*tile.NR])
