@@ -302,6 +302,24 @@ func softmaxStep(p []float32, vecs int, scale float32, m, l, corr []float32) {
 	copy(m, top[:])
 }
 
-func quantAsm(tensor.DType, *[tile.NR]float32, []byte, []int8, []float32, []int32) bool {
-	return false
+// quantAsm multiplies a row of activations by a panel and says whether it did.
+func quantAsm(t tensor.DType, acc *[tile.NR]float32, panel []byte, x []int8, scale []float32, sum []int32) bool {
+	if active < AVX2 {
+		return false
+	}
+	f := quantQ8_0AVX2
+	switch vnni := active >= AVX512BF16; {
+	case vnni && t == tensor.Q8_0:
+		f = quantQ8_0AVX512VNNI
+	case vnni && t == tensor.Q4_0:
+		f = quantQ4_0AVX512VNNI
+	case vnni && t == tensor.Q4_1:
+		f = quantQ4_1AVX512VNNI
+	case t == tensor.Q4_0:
+		f = quantQ4_0AVX2
+	case t == tensor.Q4_1:
+		f = quantQ4_1AVX2
+	}
+	f(&acc[0], &panel[0], &x[0], &scale[0], &sum[0], len(scale))
+	return true
 }

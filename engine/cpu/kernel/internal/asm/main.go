@@ -34,6 +34,7 @@ var families = []family{
 	{".", "kernel", "norm", norm},
 	{".", "kernel", "elementwise", elementwise},
 	{".", "kernel", "attention", attention},
+	{".", "kernel", "quant", quant},
 	{"internal/peak", "peak", "peak", peak},
 }
 
