@@ -323,3 +323,25 @@ func quantAsm(t tensor.DType, acc *[tile.NR]float32, panel []byte, x []int8, sca
 	f(&acc[0], &panel[0], &x[0], &scale[0], &sum[0], len(scale))
 	return true
 }
+
+func blockTops(top, x []float32) {
+	switch {
+	case active >= AVX512:
+		blockTopsAVX512(&top[0], &x[0], len(top))
+	case active == AVX2:
+		blockTopsAVX2(&top[0], &x[0], len(top))
+	default:
+		blockTopsTwin(top, x)
+	}
+}
+
+func roundBlocks(dst []int8, x, inv []float32, sum []int32) {
+	switch {
+	case active >= AVX512:
+		roundBlocksAVX512(&dst[0], &x[0], &inv[0], &sum[0], len(inv))
+	case active == AVX2:
+		roundBlocksAVX2(&dst[0], &x[0], &inv[0], &sum[0], len(inv))
+	default:
+		roundBlocksTwin(dst, x, inv, sum)
+	}
+}

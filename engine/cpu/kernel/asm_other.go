@@ -50,3 +50,7 @@ func softmaxStep(p []float32, vecs int, scale float32, m, l, corr []float32) {
 func quantAsm(tensor.DType, *[tile.NR]float32, []byte, []int8, []float32, []int32) bool {
 	return false
 }
+
+func blockTops(top, x []float32) { blockTopsTwin(top, x) }
+
+func roundBlocks(dst []int8, x, inv []float32, sum []int32) { roundBlocksTwin(dst, x, inv, sum) }

@@ -2,6 +2,169 @@
 
 #include "textflag.h"
 
+// func blockTopsAVX2(top *float32, x *float32, n int)
+// Requires: AVX, AVX2
+TEXT ·blockTopsAVX2(SB), NOSPLIT, $0-24
+	MOVQ top+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ n+16(FP), DX
+
+block:
+	VMOVUPS      (CX), Y0
+	VANDPS       x7fffffff<>+0(SB), Y0, Y0
+	VMOVUPS      32(CX), Y1
+	VANDPS       x7fffffff<>+0(SB), Y1, Y1
+	VMOVUPS      64(CX), Y2
+	VANDPS       x7fffffff<>+0(SB), Y2, Y2
+	VMOVUPS      96(CX), Y3
+	VANDPS       x7fffffff<>+0(SB), Y3, Y3
+	VPMAXUD      Y2, Y0, Y0
+	VPMAXUD      Y3, Y1, Y1
+	VPMAXUD      Y1, Y0, Y0
+	VEXTRACTF128 $0x01, Y0, X1
+	VPMAXUD      X1, X0, X0
+	VPERMILPS    $0x4e, X0, X1
+	VPMAXUD      X1, X0, X0
+	VPERMILPS    $0xb1, X0, X1
+	VPMAXUD      X1, X0, X0
+	VMOVSS       X0, (AX)
+	ADDQ         $+4, AX
+	ADDQ         $+128, CX
+	DECQ         DX
+	JNE          block
+	VZEROUPPER
+	RET
+
+DATA x7fffffff<>+0(SB)/4, $0x7fffffff
+DATA x7fffffff<>+4(SB)/4, $0x7fffffff
+DATA x7fffffff<>+8(SB)/4, $0x7fffffff
+DATA x7fffffff<>+12(SB)/4, $0x7fffffff
+DATA x7fffffff<>+16(SB)/4, $0x7fffffff
+DATA x7fffffff<>+20(SB)/4, $0x7fffffff
+DATA x7fffffff<>+24(SB)/4, $0x7fffffff
+DATA x7fffffff<>+28(SB)/4, $0x7fffffff
+GLOBL x7fffffff<>(SB), RODATA|NOPTR, $32
+
+// func blockTopsAVX512(top *float32, x *float32, n int)
+// Requires: AVX, AVX2, AVX512DQ, AVX512F
+TEXT ·blockTopsAVX512(SB), NOSPLIT, $0-24
+	MOVQ         top+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         n+16(FP), DX
+	VBROADCASTSS x7fffffff<>+0(SB), Z0
+
+block:
+	VMOVUPS       (CX), Z1
+	VANDPS        Z0, Z1, Z1
+	VMOVUPS       64(CX), Z2
+	VANDPS        Z0, Z2, Z2
+	VPMAXUD       Z2, Z1, Z1
+	VEXTRACTF64X4 $0x01, Z1, Y2
+	VPMAXUD       Y2, Y1, Y2
+	VEXTRACTF128  $0x01, Y2, X1
+	VPMAXUD       X1, X2, X2
+	VPERMILPS     $0x4e, X2, X1
+	VPMAXUD       X1, X2, X2
+	VPERMILPS     $0xb1, X2, X1
+	VPMAXUD       X1, X2, X2
+	VMOVSS        X2, (AX)
+	ADDQ          $+4, AX
+	ADDQ          $+128, CX
+	DECQ          DX
+	JNE           block
+	VZEROUPPER
+	RET
+
+// func roundBlocksAVX2(dst *int8, x *float32, inv *float32, sum *int32, n int)
+// Requires: AVX, AVX2
+TEXT ·roundBlocksAVX2(SB), NOSPLIT, $0-40
+	MOVQ    dst+0(FP), AX
+	MOVQ    x+8(FP), CX
+	MOVQ    inv+16(FP), DX
+	MOVQ    sum+24(FP), BX
+	MOVQ    n+32(FP), SI
+	VMOVUPS byteOrder<>+0(SB), Y0
+
+block:
+	VBROADCASTSS (DX), Y1
+	VMULPS       (CX), Y1, Y2
+	VCVTPS2DQ    Y2, Y2
+	VMULPS       32(CX), Y1, Y3
+	VCVTPS2DQ    Y3, Y3
+	VMULPS       64(CX), Y1, Y4
+	VCVTPS2DQ    Y4, Y4
+	VMULPS       96(CX), Y1, Y1
+	VCVTPS2DQ    Y1, Y1
+	VPACKSSDW    Y3, Y2, Y5
+	VPACKSSDW    Y1, Y4, Y6
+	VPACKSSWB    Y6, Y5, Y5
+	VPERMD       Y5, Y0, Y5
+	VMOVUPS      Y5, (AX)
+	VPADDD       Y4, Y2, Y2
+	VPADDD       Y1, Y3, Y3
+	VPADDD       Y3, Y2, Y1
+	VEXTRACTF128 $0x01, Y1, X2
+	VPADDD       X2, X1, X1
+	VPERMILPS    $0x4e, X1, X2
+	VPADDD       X2, X1, X1
+	VPERMILPS    $0xb1, X1, X2
+	VPADDD       X2, X1, X1
+	VMOVSS       X1, (BX)
+	ADDQ         $+32, AX
+	ADDQ         $+128, CX
+	ADDQ         $+4, DX
+	ADDQ         $+4, BX
+	DECQ         SI
+	JNE          block
+	VZEROUPPER
+	RET
+
+DATA byteOrder<>+0(SB)/4, $0x00000000
+DATA byteOrder<>+4(SB)/4, $0x00000004
+DATA byteOrder<>+8(SB)/4, $0x00000001
+DATA byteOrder<>+12(SB)/4, $0x00000005
+DATA byteOrder<>+16(SB)/4, $0x00000002
+DATA byteOrder<>+20(SB)/4, $0x00000006
+DATA byteOrder<>+24(SB)/4, $0x00000003
+DATA byteOrder<>+28(SB)/4, $0x00000007
+GLOBL byteOrder<>(SB), RODATA|NOPTR, $32
+
+// func roundBlocksAVX512(dst *int8, x *float32, inv *float32, sum *int32, n int)
+// Requires: AVX, AVX2, AVX512F
+TEXT ·roundBlocksAVX512(SB), NOSPLIT, $0-40
+	MOVQ dst+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ inv+16(FP), DX
+	MOVQ sum+24(FP), BX
+	MOVQ n+32(FP), SI
+
+block:
+	VBROADCASTSS  (DX), Z0
+	VMULPS        (CX), Z0, Z1
+	VCVTPS2DQ     Z1, Z1
+	VMULPS        64(CX), Z0, Z0
+	VCVTPS2DQ     Z0, Z0
+	VPMOVDB       Z1, (AX)
+	VPMOVDB       Z0, 16(AX)
+	VPADDD        Z0, Z1, Z1
+	VEXTRACTF64X4 $0x01, Z1, Y0
+	VPADDD        Y0, Y1, Y0
+	VEXTRACTF128  $0x01, Y0, X1
+	VPADDD        X1, X0, X0
+	VPERMILPS     $0x4e, X0, X1
+	VPADDD        X1, X0, X0
+	VPERMILPS     $0xb1, X0, X1
+	VPADDD        X1, X0, X0
+	VMOVSS        X0, (BX)
+	ADDQ          $+32, AX
+	ADDQ          $+128, CX
+	ADDQ          $+4, DX
+	ADDQ          $+4, BX
+	DECQ          SI
+	JNE           block
+	VZEROUPPER
+	RET
+
 // func quantQ8_0AVX2(acc *float32, panel *byte, x *int8, scale *float32, sum *int32, blocks int)
 // Requires: AVX, AVX2, F16C, FMA3
 TEXT ·quantQ8_0AVX2(SB), NOSPLIT, $0-48

@@ -2,6 +2,26 @@
 
 package kernel
 
+// blockTopsAVX2 stores the greatest magnitude of each of n > 0 blocks of 32, compared as bits.
+//
+//go:noescape
+func blockTopsAVX2(top *float32, x *float32, n int)
+
+// blockTopsAVX512 stores the greatest magnitude of each of n > 0 blocks of 32, compared as bits.
+//
+//go:noescape
+func blockTopsAVX512(top *float32, x *float32, n int)
+
+// roundBlocksAVX2 rounds x*inv to bytes in n > 0 blocks of 32 and stores each block's sum.
+//
+//go:noescape
+func roundBlocksAVX2(dst *int8, x *float32, inv *float32, sum *int32, n int)
+
+// roundBlocksAVX512 rounds x*inv to bytes in n > 0 blocks of 32 and stores each block's sum.
+//
+//go:noescape
+func roundBlocksAVX512(dst *int8, x *float32, inv *float32, sum *int32, n int)
+
 // quantQ8_0AVX2 multiplies a row of activations in blocks > 0 blocks by a panel of 32 columns of Q8_0.
 //
 //go:noescape

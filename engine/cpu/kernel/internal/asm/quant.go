@@ -1,6 +1,7 @@
 package main
 
 import (
+	"github.com/mmcloughlin/avo/attr"
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
 )
@@ -39,6 +40,7 @@ func (b blockType) size() int {
 
 // quant emits the kernels of quant.go: one row of 8-bit activations times one panel.
 func quant(g *gen) {
+	quantise(g)
 	for _, b := range blockTypes {
 		doc := "multiplies a row of activations in blocks > 0 blocks by a panel of 32 columns of " + b.name + "."
 		g.wide = false
@@ -46,6 +48,86 @@ func quant(g *gen) {
 		g.wide = true
 		g.function("quant"+b.name+"AVX512VNNI", quantSig, doc, func() { g.quantVNNI(b) })
 	}
+}
+
+// quantise emits the kernels that quantise activations.
+func quantise(g *gen) {
+	fold := func(v []reg.VecVirtual, op func(a, b, dst operand.Op)) reg.Register {
+		for len(v) > 16/g.elems() { // 32 lanes to 16
+			h := len(v) / 2
+			for i := range h {
+				op(v[h+i], v[i], v[i])
+			}
+			v = v[:h]
+		}
+		return g.fold(v, op)
+	}
+	g.both("blockTops", "func(top, x *float32, n int)",
+		"stores the greatest magnitude of each of n > 0 blocks of 32, compared as bits.", func() {
+			top, x, n := g.arg("top"), g.arg("x"), g.arg("n")
+			abs := g.konstBits(1<<31 - 1)
+			g.Label("block")
+			var v []reg.VecVirtual
+			for off := 0; off < 128; off += g.elems() * 4 {
+				a := g.copyOf(mem(x, off))
+				g.VANDPS(abs, a, a)
+				v = append(v, a)
+			}
+			g.VMOVSS(fold(v, func(a, b, dst operand.Op) { g.VPMAXUD(a, b, dst) }), mem(top, 0))
+			g.ADDQ(operand.I32(4), top)
+			g.ADDQ(operand.I32(128), x)
+			g.DECQ(n)
+			g.JNE(operand.LabelRef("block"))
+		})
+	g.both("roundBlocks", "func(dst *int8, x, inv *float32, sum *int32, n int)",
+		"rounds x*inv to bytes in n > 0 blocks of 32 and stores each block's sum.", func() {
+			dst, x, inv, sum, n := g.arg("dst"), g.arg("x"), g.arg("inv"), g.arg("sum"), g.arg("n")
+			var order reg.VecVirtual
+			if !g.wide {
+				order = g.copyOf(g.byteOrder())
+			}
+			g.Label("block")
+			f := g.vec()
+			g.VBROADCASTSS(mem(inv, 0), f)
+			var v []reg.VecVirtual
+			for off := 0; off < 128; off += g.elems() * 4 {
+				a := g.vec()
+				g.VMULPS(mem(x, off), f, a)
+				g.VCVTPS2DQ(a, a)
+				v = append(v, a)
+			}
+			if g.wide {
+				for i, a := range v {
+					g.VPMOVDB(a, mem(dst, 16*i))
+				}
+			} else {
+				// Packing works on 128-bit halves: a permutation puts the groups of
+				// four bytes in order.
+				a, b := g.vec(), g.vec()
+				g.VPACKSSDW(v[1], v[0], a)
+				g.VPACKSSDW(v[3], v[2], b)
+				g.VPACKSSWB(b, a, a)
+				g.VPERMD(a, order, a)
+				g.VMOVUPS(a, mem(dst, 0))
+			}
+			g.VMOVSS(fold(v, func(a, b, dst operand.Op) { g.VPADDD(a, b, dst) }), mem(sum, 0))
+			g.ADDQ(operand.I32(32), dst)
+			g.ADDQ(operand.I32(128), x)
+			g.ADDQ(operand.I32(4), inv)
+			g.ADDQ(operand.I32(4), sum)
+			g.DECQ(n)
+			g.JNE(operand.LabelRef("block"))
+		})
+}
+
+// byteOrder is the permutation that undoes the interleaving of two packings.
+func (g *gen) byteOrder() operand.Mem {
+	m := g.StaticGlobal("byteOrder")
+	g.DataAttributes(attr.RODATA | attr.NOPTR)
+	for i, v := range []uint32{0, 4, 1, 5, 2, 6, 3, 7} {
+		g.AddDatum(4*i, operand.U32(v))
+	}
+	return m
 }
 
 // quantArgs loads the parameters.
