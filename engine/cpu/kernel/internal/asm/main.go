@@ -35,6 +35,7 @@ var families = []family{
 	{".", "kernel", "elementwise", elementwise},
 	{".", "kernel", "attention", attention},
 	{".", "kernel", "quant", quant},
+	{".", "kernel", "few", few},
 	{"internal/peak", "peak", "peak", peak},
 }
 

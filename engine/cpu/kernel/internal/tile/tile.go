@@ -24,4 +24,9 @@ const (
 	// + 1 of 16 registers).
 	MR512 = 14
 	MR256 = 6
+
+	// Few512 and Few256 are the greatest numbers of rows of the kernels for decoding,
+	// which keep a panel's whole width of sums for each row in registers.
+	Few512 = 4
+	Few256 = 2
 )
