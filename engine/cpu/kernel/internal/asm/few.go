@@ -11,7 +11,7 @@ import (
 
 // prefetchAhead is how far in front of its loads a decoding kernel prefetches weights,
 // in bytes. The loads of one panel are one stream that goes on in the next panel.
-const prefetchAhead = 4096
+const prefetchAhead = 8192
 
 // few emits the kernels for few rows, which read a panel of weights once and convert
 // it on the way to the registers.
@@ -65,6 +65,13 @@ func few(g *gen) {
 			r.mulAdd(u*4, g.vdpbf16ps)
 		})
 	})
+}
+
+// prefetch asks for the cache lines that size bytes of weights at w will be followed by.
+func (g *gen) prefetch(w reg.Register, size int) {
+	for off := 0; off < size; off += 64 {
+		g.PREFETCHT0(mem(w, prefetchAhead+off))
+	}
 }
 
 // fewRegs is the use of registers for a number of rows: sums first, a panel's width of
@@ -132,9 +139,7 @@ func (g *gen) few(regs []reg.VecPhysical, maxRows, wBytes, xBytes int, step func
 		g.SUBQ(operand.U8(unroll), k)
 		g.JLT(operand.LabelRef(label("rest")))
 		g.Label(label("loop"))
-		for off := 0; off < unroll*wBytes; off += 64 {
-			g.PREFETCHT0(mem(w, prefetchAhead+off))
-		}
+		g.prefetch(w, unroll*wBytes)
 		for u := range unroll {
 			step(r, u)
 		}

@@ -161,6 +161,7 @@ func (g *gen) quantVNNI(b blockType) {
 	g.VPXORD(z[f[0]], z[f[0]], z[f[0]])
 	g.VPXORD(z[f[1]], z[f[1]], z[f[1]])
 	g.Label("block")
+	g.prefetch(panel, b.size())
 	g.VPXORD(z[n[0]], z[n[0]], z[n[0]])
 	if b.bias >= 0 {
 		g.VBROADCASTSS(mem(sum, 0), z[t])
@@ -231,6 +232,7 @@ func (g *gen) quantAVX2(b blockType) {
 		g.VPADDD(w, sum, sum)
 	}
 	g.Label("block")
+	g.prefetch(panel, b.size())
 	for i := range n {
 		g.VPXOR(n[i], n[i], n[i])
 	}
