@@ -238,12 +238,15 @@ func packKeys(dst, k []float32, ldk, i0, n, dim int) {
 
 // packValues copies n values into panels of 32 elements, from row i0 of the block on.
 func packValues(dst, v []float32, ldv, i0, n, dim int) {
-	for i := range n {
-		row := v[i*ldv:][:dim]
-		for c := 0; c < dim; c += tile.NR {
-			part := row[c:min(c+tile.NR, dim)]
-			d := dst[c*attnKeys+(i0+i)*tile.NR:][:tile.NR]
-			clear(d[copy(d, part):])
+	for c := 0; c < dim; c += tile.NR {
+		panel := dst[c*attnKeys+i0*tile.NR:]
+		for i := range n {
+			row, to := v[i*ldv+c:], panel[i*tile.NR:]
+			if c+tile.NR <= dim {
+				*(*[tile.NR]float32)(to) = *(*[tile.NR]float32)(row)
+			} else {
+				clear(to[copy(to, row[:dim-c]):tile.NR])
+			}
 		}
 	}
 }
