@@ -17,6 +17,7 @@ const PanelCols = tile.NR
 const (
 	maxRows  = 528
 	maxGroup = 4
+	fewTiles = 8
 )
 
 // dword is one step along the inner dimension: a float32, or a pair of bfloat16 with
@@ -38,7 +39,8 @@ type product[E dword] struct {
 	unpacks bool
 	// tile computes dst[r*ldd+j] = from[r*ldf+j] + sum over i<k of
 	// x[r*XStride+i]*w[i*NR+j] for r<rows, j<NR, in ascending order of i; from is 0
-	// where it is nil. It may prefetch 16*k bytes from next on.
+	// where it is nil. It may prefetch 32*k bytes from next on, or, if next is nil,
+	// what follows w.
 	tile func(dst []float32, ldd int, from []float32, ldf int, x, w, next []E, k, rows int)
 }
 
@@ -116,7 +118,11 @@ func (c *pass[E]) group(p0, p1 int) {
 					to, ldd = out, c.ldd
 				}
 				c.tile(to, ldd, from, tile.NR, c.x[(b*rows+t0)*tile.XStride:], w, next, k1-k0, t1-t0)
-				next = next[min((k1-k0)*4, len(next)-tile.NR):]
+				if done := (k1 - k0) * 4; done < len(next) {
+					next = next[done:]
+				} else {
+					next = w
+				}
 				if last && cols < tile.NR {
 					for r := range t1 - t0 {
 						copy(out[r*c.ldd:][:cols], part[r*tile.NR:])
@@ -127,9 +133,13 @@ func (c *pass[E]) group(p0, p1 int) {
 	}
 }
 
-// next is the share of a panel that comes after panel p and K block b, which a tile
-// may prefetch: w itself where there is none in memory yet.
+// next is the share of a panel that comes after panel p and K block b, for tiles to
+// prefetch a part each; w itself where there is none in memory yet. A tile that is
+// alone gets nil: weights are then one stream, and pass by faster.
 func (c *pass[E]) next(w []E, p, p0, p1, b int) []E {
+	if c.r1-c.r0 < fewTiles*c.mr && !c.unpacks {
+		return nil
+	}
 	p++
 	if p == p1 {
 		p, b = p0, b+1

@@ -57,8 +57,23 @@ rows1start:
 	JLT  rows1rest
 
 rows1loop:
-	PREFETCHT1   (BX)
-	ADDQ         $+64, BX
+	TESTQ      BX, BX
+	JEQ        rows1stream
+	PREFETCHT1 (BX)
+	ADDQ       $+64, BX
+	JMP        rows1steps
+
+rows1stream:
+	PREFETCHT0 8192(CX)
+	PREFETCHT0 8256(CX)
+	PREFETCHT0 8320(CX)
+	PREFETCHT0 8384(CX)
+	PREFETCHT0 8448(CX)
+	PREFETCHT0 8512(CX)
+	PREFETCHT0 8576(CX)
+	PREFETCHT0 8640(CX)
+
+rows1steps:
 	VMOVUPS      (CX), Z28
 	VMOVUPS      64(CX), Z29
 	VBROADCASTSS (DX), Z30
@@ -126,8 +141,23 @@ rows2start:
 	JLT  rows2rest
 
 rows2loop:
-	PREFETCHT1   (BX)
-	ADDQ         $+64, BX
+	TESTQ      BX, BX
+	JEQ        rows2stream
+	PREFETCHT1 (BX)
+	ADDQ       $+64, BX
+	JMP        rows2steps
+
+rows2stream:
+	PREFETCHT0 8192(CX)
+	PREFETCHT0 8256(CX)
+	PREFETCHT0 8320(CX)
+	PREFETCHT0 8384(CX)
+	PREFETCHT0 8448(CX)
+	PREFETCHT0 8512(CX)
+	PREFETCHT0 8576(CX)
+	PREFETCHT0 8640(CX)
+
+rows2steps:
 	VMOVUPS      (CX), Z28
 	VMOVUPS      64(CX), Z29
 	VBROADCASTSS (DX), Z30
@@ -218,8 +248,23 @@ rows3start:
 	JLT  rows3rest
 
 rows3loop:
-	PREFETCHT1   (BX)
-	ADDQ         $+64, BX
+	TESTQ      BX, BX
+	JEQ        rows3stream
+	PREFETCHT1 (BX)
+	ADDQ       $+64, BX
+	JMP        rows3steps
+
+rows3stream:
+	PREFETCHT0 8192(CX)
+	PREFETCHT0 8256(CX)
+	PREFETCHT0 8320(CX)
+	PREFETCHT0 8384(CX)
+	PREFETCHT0 8448(CX)
+	PREFETCHT0 8512(CX)
+	PREFETCHT0 8576(CX)
+	PREFETCHT0 8640(CX)
+
+rows3steps:
 	VMOVUPS      (CX), Z28
 	VMOVUPS      64(CX), Z29
 	VBROADCASTSS (DX), Z30
@@ -333,8 +378,23 @@ rows4start:
 	JLT  rows4rest
 
 rows4loop:
-	PREFETCHT1   (BX)
-	ADDQ         $+64, BX
+	TESTQ      BX, BX
+	JEQ        rows4stream
+	PREFETCHT1 (BX)
+	ADDQ       $+64, BX
+	JMP        rows4steps
+
+rows4stream:
+	PREFETCHT0 8192(CX)
+	PREFETCHT0 8256(CX)
+	PREFETCHT0 8320(CX)
+	PREFETCHT0 8384(CX)
+	PREFETCHT0 8448(CX)
+	PREFETCHT0 8512(CX)
+	PREFETCHT0 8576(CX)
+	PREFETCHT0 8640(CX)
+
+rows4steps:
 	VMOVUPS      (CX), Z28
 	VMOVUPS      64(CX), Z29
 	VBROADCASTSS (DX), Z30
@@ -471,8 +531,23 @@ rows5start:
 	JLT  rows5rest
 
 rows5loop:
-	PREFETCHT1   (BX)
-	ADDQ         $+64, BX
+	TESTQ      BX, BX
+	JEQ        rows5stream
+	PREFETCHT1 (BX)
+	ADDQ       $+64, BX
+	JMP        rows5steps
+
+rows5stream:
+	PREFETCHT0 8192(CX)
+	PREFETCHT0 8256(CX)
+	PREFETCHT0 8320(CX)
+	PREFETCHT0 8384(CX)
+	PREFETCHT0 8448(CX)
+	PREFETCHT0 8512(CX)
+	PREFETCHT0 8576(CX)
+	PREFETCHT0 8640(CX)
+
+rows5steps:
 	VMOVUPS      (CX), Z28
 	VMOVUPS      64(CX), Z29
 	VBROADCASTSS (DX), Z30
@@ -632,8 +707,23 @@ rows6start:
 	JLT  rows6rest
 
 rows6loop:
-	PREFETCHT1   (BX)
-	ADDQ         $+64, BX
+	TESTQ      BX, BX
+	JEQ        rows6stream
+	PREFETCHT1 (BX)
+	ADDQ       $+64, BX
+	JMP        rows6steps
+
+rows6stream:
+	PREFETCHT0 8192(CX)
+	PREFETCHT0 8256(CX)
+	PREFETCHT0 8320(CX)
+	PREFETCHT0 8384(CX)
+	PREFETCHT0 8448(CX)
+	PREFETCHT0 8512(CX)
+	PREFETCHT0 8576(CX)
+	PREFETCHT0 8640(CX)
+
+rows6steps:
 	VMOVUPS      (CX), Z28
 	VMOVUPS      64(CX), Z29
 	VBROADCASTSS (DX), Z30
@@ -816,8 +906,23 @@ rows7start:
 	JLT  rows7rest
 
 rows7loop:
-	PREFETCHT1   (BX)
-	ADDQ         $+64, BX
+	TESTQ      BX, BX
+	JEQ        rows7stream
+	PREFETCHT1 (BX)
+	ADDQ       $+64, BX
+	JMP        rows7steps
+
+rows7stream:
+	PREFETCHT0 8192(CX)
+	PREFETCHT0 8256(CX)
+	PREFETCHT0 8320(CX)
+	PREFETCHT0 8384(CX)
+	PREFETCHT0 8448(CX)
+	PREFETCHT0 8512(CX)
+	PREFETCHT0 8576(CX)
+	PREFETCHT0 8640(CX)
+
+rows7steps:
 	VMOVUPS      (CX), Z28
 	VMOVUPS      64(CX), Z29
 	VBROADCASTSS (DX), Z30
@@ -1023,8 +1128,23 @@ rows8start:
 	JLT  rows8rest
 
 rows8loop:
-	PREFETCHT1   (BX)
-	ADDQ         $+64, BX
+	TESTQ      BX, BX
+	JEQ        rows8stream
+	PREFETCHT1 (BX)
+	ADDQ       $+64, BX
+	JMP        rows8steps
+
+rows8stream:
+	PREFETCHT0 8192(CX)
+	PREFETCHT0 8256(CX)
+	PREFETCHT0 8320(CX)
+	PREFETCHT0 8384(CX)
+	PREFETCHT0 8448(CX)
+	PREFETCHT0 8512(CX)
+	PREFETCHT0 8576(CX)
+	PREFETCHT0 8640(CX)
+
+rows8steps:
 	VMOVUPS      (CX), Z28
 	VMOVUPS      64(CX), Z29
 	VBROADCASTSS (DX), Z30
@@ -1253,8 +1373,23 @@ rows9start:
 	JLT  rows9rest
 
 rows9loop:
-	PREFETCHT1   (BX)
-	ADDQ         $+64, BX
+	TESTQ      BX, BX
+	JEQ        rows9stream
+	PREFETCHT1 (BX)
+	ADDQ       $+64, BX
+	JMP        rows9steps
+
+rows9stream:
+	PREFETCHT0 8192(CX)
+	PREFETCHT0 8256(CX)
+	PREFETCHT0 8320(CX)
+	PREFETCHT0 8384(CX)
+	PREFETCHT0 8448(CX)
+	PREFETCHT0 8512(CX)
+	PREFETCHT0 8576(CX)
+	PREFETCHT0 8640(CX)
+
+rows9steps:
 	VMOVUPS      (CX), Z28
 	VMOVUPS      64(CX), Z29
 	VBROADCASTSS (DX), Z30
@@ -1506,8 +1641,23 @@ rows10start:
 	JLT  rows10rest
 
 rows10loop:
-	PREFETCHT1   (BX)
-	ADDQ         $+64, BX
+	TESTQ      BX, BX
+	JEQ        rows10stream
+	PREFETCHT1 (BX)
+	ADDQ       $+64, BX
+	JMP        rows10steps
+
+rows10stream:
+	PREFETCHT0 8192(CX)
+	PREFETCHT0 8256(CX)
+	PREFETCHT0 8320(CX)
+	PREFETCHT0 8384(CX)
+	PREFETCHT0 8448(CX)
+	PREFETCHT0 8512(CX)
+	PREFETCHT0 8576(CX)
+	PREFETCHT0 8640(CX)
+
+rows10steps:
 	VMOVUPS      (CX), Z28
 	VMOVUPS      64(CX), Z29
 	VBROADCASTSS (DX), Z30
@@ -1782,8 +1932,23 @@ rows11start:
 	JLT  rows11rest
 
 rows11loop:
-	PREFETCHT1   (BX)
-	ADDQ         $+64, BX
+	TESTQ      BX, BX
+	JEQ        rows11stream
+	PREFETCHT1 (BX)
+	ADDQ       $+64, BX
+	JMP        rows11steps
+
+rows11stream:
+	PREFETCHT0 8192(CX)
+	PREFETCHT0 8256(CX)
+	PREFETCHT0 8320(CX)
+	PREFETCHT0 8384(CX)
+	PREFETCHT0 8448(CX)
+	PREFETCHT0 8512(CX)
+	PREFETCHT0 8576(CX)
+	PREFETCHT0 8640(CX)
+
+rows11steps:
 	VMOVUPS      (CX), Z28
 	VMOVUPS      64(CX), Z29
 	VBROADCASTSS (DX), Z30
@@ -2081,8 +2246,23 @@ rows12start:
 	JLT  rows12rest
 
 rows12loop:
-	PREFETCHT1   (BX)
-	ADDQ         $+64, BX
+	TESTQ      BX, BX
+	JEQ        rows12stream
+	PREFETCHT1 (BX)
+	ADDQ       $+64, BX
+	JMP        rows12steps
+
+rows12stream:
+	PREFETCHT0 8192(CX)
+	PREFETCHT0 8256(CX)
+	PREFETCHT0 8320(CX)
+	PREFETCHT0 8384(CX)
+	PREFETCHT0 8448(CX)
+	PREFETCHT0 8512(CX)
+	PREFETCHT0 8576(CX)
+	PREFETCHT0 8640(CX)
+
+rows12steps:
 	VMOVUPS      (CX), Z28
 	VMOVUPS      64(CX), Z29
 	VBROADCASTSS (DX), Z30
@@ -2403,8 +2583,23 @@ rows13start:
 	JLT  rows13rest
 
 rows13loop:
-	PREFETCHT1   (BX)
-	ADDQ         $+64, BX
+	TESTQ      BX, BX
+	JEQ        rows13stream
+	PREFETCHT1 (BX)
+	ADDQ       $+64, BX
+	JMP        rows13steps
+
+rows13stream:
+	PREFETCHT0 8192(CX)
+	PREFETCHT0 8256(CX)
+	PREFETCHT0 8320(CX)
+	PREFETCHT0 8384(CX)
+	PREFETCHT0 8448(CX)
+	PREFETCHT0 8512(CX)
+	PREFETCHT0 8576(CX)
+	PREFETCHT0 8640(CX)
+
+rows13steps:
 	VMOVUPS      (CX), Z28
 	VMOVUPS      64(CX), Z29
 	VBROADCASTSS (DX), Z30
@@ -2748,8 +2943,23 @@ rows14start:
 	JLT  rows14rest
 
 rows14loop:
-	PREFETCHT1   (BX)
-	ADDQ         $+64, BX
+	TESTQ      BX, BX
+	JEQ        rows14stream
+	PREFETCHT1 (BX)
+	ADDQ       $+64, BX
+	JMP        rows14steps
+
+rows14stream:
+	PREFETCHT0 8192(CX)
+	PREFETCHT0 8256(CX)
+	PREFETCHT0 8320(CX)
+	PREFETCHT0 8384(CX)
+	PREFETCHT0 8448(CX)
+	PREFETCHT0 8512(CX)
+	PREFETCHT0 8576(CX)
+	PREFETCHT0 8640(CX)
+
+rows14steps:
 	VMOVUPS      (CX), Z28
 	VMOVUPS      64(CX), Z29
 	VBROADCASTSS (DX), Z30
@@ -3085,8 +3295,23 @@ rows1start:
 	JLT  rows1rest
 
 rows1loop:
-	PREFETCHT1   (BX)
-	ADDQ         $+64, BX
+	TESTQ      BX, BX
+	JEQ        rows1stream
+	PREFETCHT1 (BX)
+	ADDQ       $+64, BX
+	JMP        rows1steps
+
+rows1stream:
+	PREFETCHT0 8192(CX)
+	PREFETCHT0 8256(CX)
+	PREFETCHT0 8320(CX)
+	PREFETCHT0 8384(CX)
+	PREFETCHT0 8448(CX)
+	PREFETCHT0 8512(CX)
+	PREFETCHT0 8576(CX)
+	PREFETCHT0 8640(CX)
+
+rows1steps:
 	VMOVUPS      (CX), Z28
 	VMOVUPS      64(CX), Z29
 	VBROADCASTSS (DX), Z30
@@ -3164,8 +3389,23 @@ rows2start:
 	JLT  rows2rest
 
 rows2loop:
-	PREFETCHT1   (BX)
-	ADDQ         $+64, BX
+	TESTQ      BX, BX
+	JEQ        rows2stream
+	PREFETCHT1 (BX)
+	ADDQ       $+64, BX
+	JMP        rows2steps
+
+rows2stream:
+	PREFETCHT0 8192(CX)
+	PREFETCHT0 8256(CX)
+	PREFETCHT0 8320(CX)
+	PREFETCHT0 8384(CX)
+	PREFETCHT0 8448(CX)
+	PREFETCHT0 8512(CX)
+	PREFETCHT0 8576(CX)
+	PREFETCHT0 8640(CX)
+
+rows2steps:
 	VMOVUPS      (CX), Z28
 	VMOVUPS      64(CX), Z29
 	VBROADCASTSS (DX), Z30
@@ -3276,8 +3516,23 @@ rows3start:
 	JLT  rows3rest
 
 rows3loop:
-	PREFETCHT1   (BX)
-	ADDQ         $+64, BX
+	TESTQ      BX, BX
+	JEQ        rows3stream
+	PREFETCHT1 (BX)
+	ADDQ       $+64, BX
+	JMP        rows3steps
+
+rows3stream:
+	PREFETCHT0 8192(CX)
+	PREFETCHT0 8256(CX)
+	PREFETCHT0 8320(CX)
+	PREFETCHT0 8384(CX)
+	PREFETCHT0 8448(CX)
+	PREFETCHT0 8512(CX)
+	PREFETCHT0 8576(CX)
+	PREFETCHT0 8640(CX)
+
+rows3steps:
 	VMOVUPS      (CX), Z28
 	VMOVUPS      64(CX), Z29
 	VBROADCASTSS (DX), Z30
@@ -3421,8 +3676,23 @@ rows4start:
 	JLT  rows4rest
 
 rows4loop:
-	PREFETCHT1   (BX)
-	ADDQ         $+64, BX
+	TESTQ      BX, BX
+	JEQ        rows4stream
+	PREFETCHT1 (BX)
+	ADDQ       $+64, BX
+	JMP        rows4steps
+
+rows4stream:
+	PREFETCHT0 8192(CX)
+	PREFETCHT0 8256(CX)
+	PREFETCHT0 8320(CX)
+	PREFETCHT0 8384(CX)
+	PREFETCHT0 8448(CX)
+	PREFETCHT0 8512(CX)
+	PREFETCHT0 8576(CX)
+	PREFETCHT0 8640(CX)
+
+rows4steps:
 	VMOVUPS      (CX), Z28
 	VMOVUPS      64(CX), Z29
 	VBROADCASTSS (DX), Z30
@@ -3599,8 +3869,23 @@ rows5start:
 	JLT  rows5rest
 
 rows5loop:
-	PREFETCHT1   (BX)
-	ADDQ         $+64, BX
+	TESTQ      BX, BX
+	JEQ        rows5stream
+	PREFETCHT1 (BX)
+	ADDQ       $+64, BX
+	JMP        rows5steps
+
+rows5stream:
+	PREFETCHT0 8192(CX)
+	PREFETCHT0 8256(CX)
+	PREFETCHT0 8320(CX)
+	PREFETCHT0 8384(CX)
+	PREFETCHT0 8448(CX)
+	PREFETCHT0 8512(CX)
+	PREFETCHT0 8576(CX)
+	PREFETCHT0 8640(CX)
+
+rows5steps:
 	VMOVUPS      (CX), Z28
 	VMOVUPS      64(CX), Z29
 	VBROADCASTSS (DX), Z30
@@ -3810,8 +4095,23 @@ rows6start:
 	JLT  rows6rest
 
 rows6loop:
-	PREFETCHT1   (BX)
-	ADDQ         $+64, BX
+	TESTQ      BX, BX
+	JEQ        rows6stream
+	PREFETCHT1 (BX)
+	ADDQ       $+64, BX
+	JMP        rows6steps
+
+rows6stream:
+	PREFETCHT0 8192(CX)
+	PREFETCHT0 8256(CX)
+	PREFETCHT0 8320(CX)
+	PREFETCHT0 8384(CX)
+	PREFETCHT0 8448(CX)
+	PREFETCHT0 8512(CX)
+	PREFETCHT0 8576(CX)
+	PREFETCHT0 8640(CX)
+
+rows6steps:
 	VMOVUPS      (CX), Z28
 	VMOVUPS      64(CX), Z29
 	VBROADCASTSS (DX), Z30
@@ -4054,8 +4354,23 @@ rows7start:
 	JLT  rows7rest
 
 rows7loop:
-	PREFETCHT1   (BX)
-	ADDQ         $+64, BX
+	TESTQ      BX, BX
+	JEQ        rows7stream
+	PREFETCHT1 (BX)
+	ADDQ       $+64, BX
+	JMP        rows7steps
+
+rows7stream:
+	PREFETCHT0 8192(CX)
+	PREFETCHT0 8256(CX)
+	PREFETCHT0 8320(CX)
+	PREFETCHT0 8384(CX)
+	PREFETCHT0 8448(CX)
+	PREFETCHT0 8512(CX)
+	PREFETCHT0 8576(CX)
+	PREFETCHT0 8640(CX)
+
+rows7steps:
 	VMOVUPS      (CX), Z28
 	VMOVUPS      64(CX), Z29
 	VBROADCASTSS (DX), Z30
@@ -4331,8 +4646,23 @@ rows8start:
 	JLT  rows8rest
 
 rows8loop:
-	PREFETCHT1   (BX)
-	ADDQ         $+64, BX
+	TESTQ      BX, BX
+	JEQ        rows8stream
+	PREFETCHT1 (BX)
+	ADDQ       $+64, BX
+	JMP        rows8steps
+
+rows8stream:
+	PREFETCHT0 8192(CX)
+	PREFETCHT0 8256(CX)
+	PREFETCHT0 8320(CX)
+	PREFETCHT0 8384(CX)
+	PREFETCHT0 8448(CX)
+	PREFETCHT0 8512(CX)
+	PREFETCHT0 8576(CX)
+	PREFETCHT0 8640(CX)
+
+rows8steps:
 	VMOVUPS      (CX), Z28
 	VMOVUPS      64(CX), Z29
 	VBROADCASTSS (DX), Z30
@@ -4641,8 +4971,23 @@ rows9start:
 	JLT  rows9rest
 
 rows9loop:
-	PREFETCHT1   (BX)
-	ADDQ         $+64, BX
+	TESTQ      BX, BX
+	JEQ        rows9stream
+	PREFETCHT1 (BX)
+	ADDQ       $+64, BX
+	JMP        rows9steps
+
+rows9stream:
+	PREFETCHT0 8192(CX)
+	PREFETCHT0 8256(CX)
+	PREFETCHT0 8320(CX)
+	PREFETCHT0 8384(CX)
+	PREFETCHT0 8448(CX)
+	PREFETCHT0 8512(CX)
+	PREFETCHT0 8576(CX)
+	PREFETCHT0 8640(CX)
+
+rows9steps:
 	VMOVUPS      (CX), Z28
 	VMOVUPS      64(CX), Z29
 	VBROADCASTSS (DX), Z30
@@ -4984,8 +5329,23 @@ rows10start:
 	JLT  rows10rest
 
 rows10loop:
-	PREFETCHT1   (BX)
-	ADDQ         $+64, BX
+	TESTQ      BX, BX
+	JEQ        rows10stream
+	PREFETCHT1 (BX)
+	ADDQ       $+64, BX
+	JMP        rows10steps
+
+rows10stream:
+	PREFETCHT0 8192(CX)
+	PREFETCHT0 8256(CX)
+	PREFETCHT0 8320(CX)
+	PREFETCHT0 8384(CX)
+	PREFETCHT0 8448(CX)
+	PREFETCHT0 8512(CX)
+	PREFETCHT0 8576(CX)
+	PREFETCHT0 8640(CX)
+
+rows10steps:
 	VMOVUPS      (CX), Z28
 	VMOVUPS      64(CX), Z29
 	VBROADCASTSS (DX), Z30
@@ -5360,8 +5720,23 @@ rows11start:
 	JLT  rows11rest
 
 rows11loop:
-	PREFETCHT1   (BX)
-	ADDQ         $+64, BX
+	TESTQ      BX, BX
+	JEQ        rows11stream
+	PREFETCHT1 (BX)
+	ADDQ       $+64, BX
+	JMP        rows11steps
+
+rows11stream:
+	PREFETCHT0 8192(CX)
+	PREFETCHT0 8256(CX)
+	PREFETCHT0 8320(CX)
+	PREFETCHT0 8384(CX)
+	PREFETCHT0 8448(CX)
+	PREFETCHT0 8512(CX)
+	PREFETCHT0 8576(CX)
+	PREFETCHT0 8640(CX)
+
+rows11steps:
 	VMOVUPS      (CX), Z28
 	VMOVUPS      64(CX), Z29
 	VBROADCASTSS (DX), Z30
@@ -5769,8 +6144,23 @@ rows12start:
 	JLT  rows12rest
 
 rows12loop:
-	PREFETCHT1   (BX)
-	ADDQ         $+64, BX
+	TESTQ      BX, BX
+	JEQ        rows12stream
+	PREFETCHT1 (BX)
+	ADDQ       $+64, BX
+	JMP        rows12steps
+
+rows12stream:
+	PREFETCHT0 8192(CX)
+	PREFETCHT0 8256(CX)
+	PREFETCHT0 8320(CX)
+	PREFETCHT0 8384(CX)
+	PREFETCHT0 8448(CX)
+	PREFETCHT0 8512(CX)
+	PREFETCHT0 8576(CX)
+	PREFETCHT0 8640(CX)
+
+rows12steps:
 	VMOVUPS      (CX), Z28
 	VMOVUPS      64(CX), Z29
 	VBROADCASTSS (DX), Z30
@@ -6211,8 +6601,23 @@ rows13start:
 	JLT  rows13rest
 
 rows13loop:
-	PREFETCHT1   (BX)
-	ADDQ         $+64, BX
+	TESTQ      BX, BX
+	JEQ        rows13stream
+	PREFETCHT1 (BX)
+	ADDQ       $+64, BX
+	JMP        rows13steps
+
+rows13stream:
+	PREFETCHT0 8192(CX)
+	PREFETCHT0 8256(CX)
+	PREFETCHT0 8320(CX)
+	PREFETCHT0 8384(CX)
+	PREFETCHT0 8448(CX)
+	PREFETCHT0 8512(CX)
+	PREFETCHT0 8576(CX)
+	PREFETCHT0 8640(CX)
+
+rows13steps:
 	VMOVUPS      (CX), Z28
 	VMOVUPS      64(CX), Z29
 	VBROADCASTSS (DX), Z30
@@ -6686,8 +7091,23 @@ rows14start:
 	JLT  rows14rest
 
 rows14loop:
-	PREFETCHT1   (BX)
-	ADDQ         $+64, BX
+	TESTQ      BX, BX
+	JEQ        rows14stream
+	PREFETCHT1 (BX)
+	ADDQ       $+64, BX
+	JMP        rows14steps
+
+rows14stream:
+	PREFETCHT0 8192(CX)
+	PREFETCHT0 8256(CX)
+	PREFETCHT0 8320(CX)
+	PREFETCHT0 8384(CX)
+	PREFETCHT0 8448(CX)
+	PREFETCHT0 8512(CX)
+	PREFETCHT0 8576(CX)
+	PREFETCHT0 8640(CX)
+
+rows14steps:
 	VMOVUPS      (CX), Z28
 	VMOVUPS      64(CX), Z29
 	VBROADCASTSS (DX), Z30
@@ -7147,8 +7567,23 @@ rows1start:
 	JLT  rows1rest
 
 rows1loop:
-	PREFETCHT1   (BX)
-	ADDQ         $+64, BX
+	TESTQ      BX, BX
+	JEQ        rows1stream
+	PREFETCHT1 (BX)
+	ADDQ       $+64, BX
+	JMP        rows1steps
+
+rows1stream:
+	PREFETCHT0 8192(CX)
+	PREFETCHT0 8256(CX)
+	PREFETCHT0 8320(CX)
+	PREFETCHT0 8384(CX)
+	PREFETCHT0 8448(CX)
+	PREFETCHT0 8512(CX)
+	PREFETCHT0 8576(CX)
+	PREFETCHT0 8640(CX)
+
+rows1steps:
 	VMOVUPS      (CX), Y12
 	VMOVUPS      32(CX), Y13
 	VBROADCASTSS (DX), Y14
@@ -7216,8 +7651,23 @@ rows2start:
 	JLT  rows2rest
 
 rows2loop:
-	PREFETCHT1   (BX)
-	ADDQ         $+64, BX
+	TESTQ      BX, BX
+	JEQ        rows2stream
+	PREFETCHT1 (BX)
+	ADDQ       $+64, BX
+	JMP        rows2steps
+
+rows2stream:
+	PREFETCHT0 8192(CX)
+	PREFETCHT0 8256(CX)
+	PREFETCHT0 8320(CX)
+	PREFETCHT0 8384(CX)
+	PREFETCHT0 8448(CX)
+	PREFETCHT0 8512(CX)
+	PREFETCHT0 8576(CX)
+	PREFETCHT0 8640(CX)
+
+rows2steps:
 	VMOVUPS      (CX), Y12
 	VMOVUPS      32(CX), Y13
 	VBROADCASTSS (DX), Y14
@@ -7308,8 +7758,23 @@ rows3start:
 	JLT  rows3rest
 
 rows3loop:
-	PREFETCHT1   (BX)
-	ADDQ         $+64, BX
+	TESTQ      BX, BX
+	JEQ        rows3stream
+	PREFETCHT1 (BX)
+	ADDQ       $+64, BX
+	JMP        rows3steps
+
+rows3stream:
+	PREFETCHT0 8192(CX)
+	PREFETCHT0 8256(CX)
+	PREFETCHT0 8320(CX)
+	PREFETCHT0 8384(CX)
+	PREFETCHT0 8448(CX)
+	PREFETCHT0 8512(CX)
+	PREFETCHT0 8576(CX)
+	PREFETCHT0 8640(CX)
+
+rows3steps:
 	VMOVUPS      (CX), Y12
 	VMOVUPS      32(CX), Y13
 	VBROADCASTSS (DX), Y14
@@ -7423,8 +7888,23 @@ rows4start:
 	JLT  rows4rest
 
 rows4loop:
-	PREFETCHT1   (BX)
-	ADDQ         $+64, BX
+	TESTQ      BX, BX
+	JEQ        rows4stream
+	PREFETCHT1 (BX)
+	ADDQ       $+64, BX
+	JMP        rows4steps
+
+rows4stream:
+	PREFETCHT0 8192(CX)
+	PREFETCHT0 8256(CX)
+	PREFETCHT0 8320(CX)
+	PREFETCHT0 8384(CX)
+	PREFETCHT0 8448(CX)
+	PREFETCHT0 8512(CX)
+	PREFETCHT0 8576(CX)
+	PREFETCHT0 8640(CX)
+
+rows4steps:
 	VMOVUPS      (CX), Y12
 	VMOVUPS      32(CX), Y13
 	VBROADCASTSS (DX), Y14
@@ -7561,8 +8041,23 @@ rows5start:
 	JLT  rows5rest
 
 rows5loop:
-	PREFETCHT1   (BX)
-	ADDQ         $+64, BX
+	TESTQ      BX, BX
+	JEQ        rows5stream
+	PREFETCHT1 (BX)
+	ADDQ       $+64, BX
+	JMP        rows5steps
+
+rows5stream:
+	PREFETCHT0 8192(CX)
+	PREFETCHT0 8256(CX)
+	PREFETCHT0 8320(CX)
+	PREFETCHT0 8384(CX)
+	PREFETCHT0 8448(CX)
+	PREFETCHT0 8512(CX)
+	PREFETCHT0 8576(CX)
+	PREFETCHT0 8640(CX)
+
+rows5steps:
 	VMOVUPS      (CX), Y12
 	VMOVUPS      32(CX), Y13
 	VBROADCASTSS (DX), Y14
@@ -7722,8 +8217,23 @@ rows6start:
 	JLT  rows6rest
 
 rows6loop:
-	PREFETCHT1   (BX)
-	ADDQ         $+64, BX
+	TESTQ      BX, BX
+	JEQ        rows6stream
+	PREFETCHT1 (BX)
+	ADDQ       $+64, BX
+	JMP        rows6steps
+
+rows6stream:
+	PREFETCHT0 8192(CX)
+	PREFETCHT0 8256(CX)
+	PREFETCHT0 8320(CX)
+	PREFETCHT0 8384(CX)
+	PREFETCHT0 8448(CX)
+	PREFETCHT0 8512(CX)
+	PREFETCHT0 8576(CX)
+	PREFETCHT0 8640(CX)
+
+rows6steps:
 	VMOVUPS      (CX), Y12
 	VMOVUPS      32(CX), Y13
 	VBROADCASTSS (DX), Y14

@@ -28,7 +28,7 @@ var (
 // with AVX2.
 func matmul(g *gen) {
 	f32 := fmt.Sprintf(tileSig, "float32")
-	doc := "computes dst = from + k steps of a product for 1..%d rows of %d columns; from may be nil for zero, row distances are in elements. It prefetches a cache line from next on every 4 steps."
+	doc := "computes dst = from + k steps of a product for 1..%d rows of %d columns; from may be nil for zero, row distances are in elements. On the way it prefetches 32*k bytes from next on, or, if that is nil, what follows w."
 	g.function("tileF32AVX512", f32, fmt.Sprintf(doc, tile.MR512, 32), func() {
 		g.tiles(tile.MR512, zmm, func(dst, w, x int) { g.VFMADD231PS(zmm[x], zmm[w], zmm[dst]) })
 	})
@@ -99,8 +99,14 @@ func (g *gen) tiles(maxRows int, regs []reg.VecPhysical, mulAdd func(dst, w, x i
 		g.SUBQ(operand.U8(unroll), k)
 		g.JLT(operand.LabelRef(label("rest")))
 		g.Label(label("loop"))
+		g.TESTQ(next, next)
+		g.JEQ(operand.LabelRef(label("stream")))
 		g.PREFETCHT1(mem(next, 0))
 		g.ADDQ(operand.I32(64), next)
+		g.JMP(operand.LabelRef(label("steps")))
+		g.Label(label("stream"))
+		g.prefetch(w, unroll*tile.NR*4)
+		g.Label(label("steps"))
 		for u := range unroll {
 			step(u)
 		}
