@@ -265,6 +265,14 @@ func widenPairs(dst []float32, src []uint32) {
 	}
 }
 
+// pairUpAsm joins whole pairs, which have their order in memory already: amd64 is
+// little-endian.
+func pairUpAsm(dst []uint32, src []uint16) int {
+	n := len(src) / 2
+	copy(dst, unsafe.Slice((*uint32)(unsafe.Pointer(unsafe.SliceData(src))), n))
+	return n
+}
+
 // transposeAsm transposes the first elements of 16 rows and says how many.
 func transposeAsm(dst, src []float32, ld, dim int) int {
 	n := dim &^ 15

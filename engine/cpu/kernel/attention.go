@@ -220,12 +220,7 @@ func packKeys(dst, k []float32, ldk, i0, n, dim int) {
 		at := i0 + i
 		p := dst[at/tile.NR*tile.NR*dim+at%tile.NR:]
 		if at%16 == 0 && n-i >= 16 {
-			d := transposeAsm(p, k[i*ldk:], ldk, dim)
-			for j := range 16 {
-				for e, v := range k[(i+j)*ldk:][:dim][d:] {
-					p[(d+e)*tile.NR+j] = v
-				}
-			}
+			transpose(p, k[i*ldk:], ldk, dim)
 			i += 16
 			continue
 		}
