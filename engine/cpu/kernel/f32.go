@@ -1,10 +1,6 @@
 package kernel
 
-import (
-	"unsafe"
-
-	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/tile"
-)
+import "github.com/coppice-lm/coppice/engine/cpu/kernel/internal/tile"
 
 // F32 holds the weights W (Out x In) of a linear layer in float32, packed for
 // products: panels of 32 rows of W, in each panel In steps of 32 values, one a row of
@@ -64,11 +60,6 @@ func transpose(dst, src []float32, ld, n int) {
 			dst[(d+e)*tile.NR+j] = v
 		}
 	}
-}
-
-// floats is s as float32, to be moved but not to be calculated with.
-func floats[E dword](s []E) []float32 {
-	return unsafe.Slice((*float32)(unsafe.Pointer(unsafe.SliceData(s))), len(s))
 }
 
 // Panels is the number of panels, ceil(Out/32).

@@ -3,7 +3,6 @@ package kernel
 import (
 	"fmt"
 	"sync"
-	"unsafe"
 
 	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/tile"
 )
@@ -159,15 +158,6 @@ type scratch struct {
 }
 
 var scratchPool = sync.Pool{New: func() any { return new(scratch) }}
-
-// dwords returns n elements of *buf as E, growing it if needed. Both element types
-// have the size and alignment of a float32.
-func dwords[E dword](buf *[]float32, n int) []E {
-	if cap(*buf) < n {
-		*buf = make([]float32, n)
-	}
-	return unsafe.Slice((*E)(unsafe.Pointer(unsafe.SliceData(*buf))), n)
-}
 
 // checkProduct panics if the operands of a product are too short for it.
 func checkProduct(name string, dst, ldd, x, ldx, out, in, rows, p0, p1 int) {
