@@ -379,6 +379,8 @@ func roundRowsAsm(dst []uint32, ldd int, src []float32, lds, rows, n int) int {
 	switch {
 	case n == 0 || rows == 0:
 		return 0
+	case active >= AVX512BF16:
+		roundRowsAVX512BF16(&dst[0], ldd, &src[0], lds, rows, n)
 	case active >= AVX512:
 		roundRowsAVX512(&dst[0], ldd, &src[0], lds, rows, n)
 	default:

@@ -122,7 +122,7 @@ func (a Attention) tile(s *attnScratch, r0, r1, k0, n, pos int) {
 			fill(row[:min(start, len(row))], negInf)
 		}
 	}
-	softmaxStep(s.p[:], vecs, scale, s.m[r0:r1], s.l[r0:r1], s.corr[:r1-r0])
+	softmaxStep(s.p, vecs, scale, s.m[r0:r1], s.l[r0:r1], s.corr[:r1-r0])
 	width := padded(a.HeadDim)
 	for r, c := range s.corr[:r1-r0] {
 		if c != 1 {
@@ -150,7 +150,7 @@ func (s *attnScratch) addValues(r0, r1, n, dim int) {
 	width := padded(dim)
 	for c := 0; c < width; c += tile.NR {
 		o, v := s.o[r0*width+c:], s.v[c*attnKeys:]
-		tileF32(o, width, o, width, s.p[:], v, v, n, r1-r0)
+		tileF32(o, width, o, width, s.p, v, v, n, r1-r0)
 	}
 }
 
@@ -198,12 +198,12 @@ type attnScratch struct {
 	m, l []float32 // rows: greatest score, sum of exponentials
 	k    []float32 // block of keys as panels of 32 keys, head x 32 each
 	v    []float32 // block of values as panels of 32 elements, attnKeys x 32 each
-	p    [tile.MR512 * tile.XStride]float32
+	p    []float32 // MR512 x XStride: scores, then terms of the softmax
 	corr [tile.MR512]float32
 
 	// For bfloat16 alone; the fields above then hold pairs.
-	pairs [tile.MR512 * tile.XStride]uint32 // p, rounded
-	round []uint32                          // rounded rows of a block: attnKeys x padded head / 2
+	pairs []uint32 // p, rounded
+	round []uint32 // rounded rows of a block: attnKeys x padded head / 2
 }
 
 var attnPool = sync.Pool{New: func() any { return new(attnScratch) }}
@@ -217,6 +217,7 @@ func (s *attnScratch) reset(rows, dim int) {
 	s.o = growTo(s.o, rows*width)
 	s.m = growTo(s.m, rows)
 	s.l = growTo(s.l, rows)
+	s.p = growTo(s.p, tile.MR512*tile.XStride)
 	s.k = growTo(s.k, attnKeys*(dim+1))
 	s.v = growTo(s.v, attnKeys*width)
 	clear(s.o)

@@ -58,8 +58,9 @@ func (s *attnScratch) scoresBF16(r0, r1, n, dim int) {
 
 // addValuesBF16 is addValues with pairs: it rounds the terms first.
 func (s *attnScratch) addValuesBF16(r0, r1, n, dim int) {
-	p, v, width := s.pairs[:], dwordsOf(s.v), padded(dim)
-	roundRows(p, tile.XStride, s.p[:], tile.XStride, r1-r0, n)
+	s.pairs = growTo(s.pairs, len(s.p))
+	p, v, width := s.pairs, dwordsOf(s.v), padded(dim)
+	roundRows(p, tile.XStride, s.p, tile.XStride, r1-r0, n)
 	for c := 0; c < width; c += tile.NR {
 		o, w := s.o[r0*width+c:], v[c*attnKeys/2:]
 		tileBF16(o, width, o, width, p, w, w, n/2, r1-r0)

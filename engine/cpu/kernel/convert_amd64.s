@@ -148,6 +148,9 @@ loop:
 // func roundRowsAVX512(dst *uint32, ldd int, src *float32, lds int, rows int, n int)
 // Requires: AVX, AVX512F
 TEXT ·roundRowsAVX512(SB), NOSPLIT, $0-48
+	VBROADCASTSS x00000001<>+0(SB), Z0
+	VBROADCASTSS x00007fff<>+0(SB), Z1
+	VBROADCASTSS x00000040<>+0(SB), Z2
 	MOVQ         dst+0(FP), AX
 	MOVQ         ldd+8(FP), CX
 	MOVQ         src+16(FP), DX
@@ -156,9 +159,6 @@ TEXT ·roundRowsAVX512(SB), NOSPLIT, $0-48
 	MOVQ         n+40(FP), DI
 	SHLQ         $0x02, CX
 	SHLQ         $0x02, BX
-	VBROADCASTSS x00000001<>+0(SB), Z0
-	VBROADCASTSS x00007fff<>+0(SB), Z1
-	VBROADCASTSS x00000040<>+0(SB), Z2
 
 row:
 	MOVQ AX, R8
@@ -175,6 +175,39 @@ loop:
 	VCMPPS  $0x03, Z3, Z3, K1
 	VPORD   Z2, Z5, K1, Z4
 	VPMOVDW Z4, (R8)
+	ADDQ    $+32, R8
+	ADDQ    $+64, R9
+	SUBQ    $+16, R10
+	JG      loop
+	ADDQ    CX, AX
+	ADDQ    BX, DX
+	DECQ    SI
+	JNE     row
+	VZEROUPPER
+	RET
+
+// func roundRowsAVX512BF16(dst *uint32, ldd int, src *float32, lds int, rows int, n int)
+// Requires: AVX, AVX512F
+TEXT ·roundRowsAVX512BF16(SB), NOSPLIT, $0-48
+	MOVQ dst+0(FP), AX
+	MOVQ ldd+8(FP), CX
+	MOVQ src+16(FP), DX
+	MOVQ lds+24(FP), BX
+	MOVQ rows+32(FP), SI
+	MOVQ n+40(FP), DI
+	SHLQ $0x02, CX
+	SHLQ $0x02, BX
+
+row:
+	MOVQ AX, R8
+	MOVQ DX, R9
+	MOVQ DI, R10
+
+loop:
+	VMOVUPS (R9), Z0
+	LONG    $0x487ef262
+	WORD    $0xc072
+	VMOVUPS Y0, (R8)
 	ADDQ    $+32, R8
 	ADDQ    $+64, R9
 	SUBQ    $+16, R10

@@ -22,6 +22,11 @@ func roundRowsAVX2(dst *uint32, ldd int, src *float32, lds int, rows int, n int)
 //go:noescape
 func roundRowsAVX512(dst *uint32, ldd int, src *float32, lds int, rows int, n int)
 
+// roundRowsAVX512BF16 rounds rows of n float32 (a positive multiple of 16) to pairs of bfloat16, subnormal ones to zero.
+//
+//go:noescape
+func roundRowsAVX512BF16(dst *uint32, ldd int, src *float32, lds int, rows int, n int)
+
 // pairRowsAVX2 pairs each of 32 bfloat16 at a with the one at b.
 //
 //go:noescape

@@ -122,6 +122,7 @@ func TestMulLargeSameBits(t *testing.T) {
 	if supported() == Generic {
 		t.Skip("NOT CHECKED: products of more rows than a pass takes are too slow in plain Go")
 	}
+	setLevel(t, supported())
 	const rows, in, out = maxRows + 30, 330, 32*maxGroup + 50
 	for _, m := range multipliers(12, rows, in, out) {
 		want, got := make([]float32, rows*out), make([]float32, rows*out)

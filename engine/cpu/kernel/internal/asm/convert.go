@@ -18,27 +18,22 @@ func convert(g *gen) {
 			g.SUBQ(operand.I32(16), n)
 			g.JG(operand.LabelRef("loop"))
 		})
-	g.both("roundRows", "func(dst *uint32, ldd int, src *float32, lds, rows, n int)",
-		"rounds rows of n float32 (a positive multiple of 16) to pairs of bfloat16.", func() {
-			dst, ldd, src, lds := g.arg("dst"), g.arg("ldd"), g.arg("src"), g.arg("lds")
-			rows, n := g.arg("rows"), g.arg("n")
-			to, from, left := g.GP64(), g.GP64(), g.GP64()
-			g.SHLQ(operand.U8(2), ldd)
-			g.SHLQ(operand.U8(2), lds)
-			r := g.rounding()
-			g.Label("row")
-			g.MOVQ(dst, to)
-			g.MOVQ(src, from)
-			g.MOVQ(n, left)
-			g.Label("loop")
-			r.sixteen(g, to, from)
-			g.SUBQ(operand.I32(16), left)
-			g.JG(operand.LabelRef("loop"))
-			g.ADDQ(ldd, dst)
-			g.ADDQ(lds, src)
-			g.DECQ(rows)
-			g.JNE(operand.LabelRef("row"))
+	const rows = "func(dst *uint32, ldd int, src *float32, lds, rows, n int)"
+	const doc = "rounds rows of n float32 (a positive multiple of 16) to pairs of bfloat16"
+	g.both("roundRows", rows, doc+".", func() {
+		r := g.rounding()
+		g.roundRows(func(to, from reg.Register) { r.sixteen(g, to, from) })
+	})
+	g.wide = true
+	g.function("roundRowsAVX512BF16", rows, doc+", subnormal ones to zero.", func() {
+		g.roundRows(func(to, from reg.Register) {
+			g.VMOVUPS(mem(from, 0), zmm[0])
+			g.vcvtneps2bf16(0, 0)
+			g.VMOVUPS(ymm[0], mem(to, 0))
+			g.ADDQ(operand.I32(32), to)
+			g.ADDQ(operand.I32(64), from)
 		})
+	})
 	g.both("pairRows", "func(dst, a, b *uint32)",
 		"pairs each of 32 bfloat16 at a with the one at b.", func() {
 			dst, a, b := g.arg("dst"), g.arg("a"), g.arg("b")
@@ -92,6 +87,28 @@ func convert(g *gen) {
 			g.DECQ(n)
 			g.JNE(operand.LabelRef("loop"))
 		})
+}
+
+// roundRows loops over rows and calls step for each 16 elements, to move the pointers
+// on.
+func (g *gen) roundRows(step func(to, from reg.Register)) {
+	dst, ldd, src, lds := g.arg("dst"), g.arg("ldd"), g.arg("src"), g.arg("lds")
+	rows, n := g.arg("rows"), g.arg("n")
+	to, from, left := g.GP64(), g.GP64(), g.GP64()
+	g.SHLQ(operand.U8(2), ldd)
+	g.SHLQ(operand.U8(2), lds)
+	g.Label("row")
+	g.MOVQ(dst, to)
+	g.MOVQ(src, from)
+	g.MOVQ(n, left)
+	g.Label("loop")
+	step(to, from)
+	g.SUBQ(operand.I32(16), left)
+	g.JG(operand.LabelRef("loop"))
+	g.ADDQ(ldd, dst)
+	g.ADDQ(lds, src)
+	g.DECQ(rows)
+	g.JNE(operand.LabelRef("row"))
 }
 
 // rounding holds the constants that rounding to bfloat16 takes.
