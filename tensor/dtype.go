@@ -128,9 +128,6 @@ func (d DType) IsFloat() bool { return table[d.known()].class == classFloat }
 // IsBlock reports whether d is a GGUF block type.
 func (d DType) IsBlock() bool { return table[d.known()].class == classBlock }
 
-// isWeight reports whether Decode reads d.
-func (d DType) isWeight() bool { return d.IsFloat() || d.IsBlock() }
-
 // ParseDType returns the type of that name, in upper or lower case.
 func ParseDType(name string) (DType, error) {
 	for d := Invalid + 1; d < numDTypes; d++ {
