@@ -3,6 +3,7 @@ package safetensors
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -180,7 +181,7 @@ func TestSyntaxErrorsSayWhere(t *testing.T) {
 	wantError(t, err, "not valid UTF-8 at byte 3")
 }
 
-// Memory follows the header that is there: 100,000 tensors in a file of 6 MB.
+// The tensors of a 3B model, and 100,000 in a header of 11 MB.
 func BenchmarkReadHeader(b *testing.B) {
 	for _, n := range []int{254, 100_000} {
 		infos := make([]tensor.Info, n)
@@ -193,7 +194,7 @@ func BenchmarkReadHeader(b *testing.B) {
 		}
 		// The benchmark's reader holds the header alone: no data is ever read.
 		size := entries[len(entries)-1].End
-		b.Run(benchName(n), func(b *testing.B) {
+		b.Run(fmt.Sprintf("tensors=%d", n), func(b *testing.B) {
 			b.SetBytes(int64(len(prefix)))
 			b.ReportAllocs()
 			for b.Loop() {
