@@ -205,6 +205,7 @@ func TestHostile(t *testing.T) {
 		{"elements overflow", tensors(entry("a", []uint64{1 << 32, 1 << 32}, 0, 0)), []string{`tensor "a"`, "63 bits"}},
 		{"bytes overflow", tensors(entry("a", []uint64{1 << 62}, 0, 0)), []string{`tensor "a"`, "63 bits"}},
 		{"part of a block", tensors(entry("a", []uint64{33, 2}, 8, 0)), []string{`tensor "a"`, "33 elements", "Q8_0"}},
+		{"scalar of blocks", tensors(entry("a", nil, 8, 0)), []string{`tensor "a"`, "Q8_0"}},
 		{"IQ4_NL", tensors(entry("a", f32, 20, 0)), []string{`tensor "a"`, "20", "IQ4_NL"}},
 		{"MXFP4", tensors(entry("a", f32, 39, 0)), []string{`tensor "a"`, "39", "MXFP4"}},
 		{"removed type", tensors(entry("a", f32, 4, 0)), []string{`tensor "a"`, "4", "Q4_2"}},
