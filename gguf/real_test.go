@@ -71,7 +71,7 @@ func TestRealModel(t *testing.T) {
 		t.Errorf("%d token types, %v", len(kinds), err)
 	}
 
-	// Range is a tensor with its file range, as data_offset and n_bytes give it.
+	// at is a tensor with its file range, as data_offset and n_bytes give it.
 	at := func(name string, d tensor.DType, begin, bytes int64, shape ...int) gguf.Entry {
 		return gguf.Entry{Info: tensor.Info{Name: name, DType: d, Shape: shape}, Begin: begin, End: begin + bytes}
 	}

@@ -48,10 +48,10 @@ func all(t *testing.T) *gguf.File {
 	return f
 }
 
-// check compares what an accessor gives for each key: a value, or an error that names
-// the key and says the text.
+// wrong stands for an error that names the key and says this.
 type wrong string
 
+// check compares what an accessor gives for each key: a value, or what is wrong.
 func check[T any](t *testing.T, accessor string, get func(string) (T, error), want map[string]any) {
 	t.Helper()
 	for key, want := range want {
