@@ -4,7 +4,7 @@ SHARED ?= ../shared
 PEERS_VENV ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/coppice/peers-venv
 export CGO_ENABLED = 0
 
-.PHONY: build test real check lint race fuzz cross generate bench peers peers-venv
+.PHONY: build test real check lint race levels fuzz cross generate bench peers peers-venv
 
 build:
 	$(GO) build -o coppice ./cmd/coppice
@@ -23,6 +23,14 @@ lint:
 
 race:
 	CGO_ENABLED=1 $(GO) test -race ./score ./surgery ./checkpoint ./tokenizer
+
+# The packages with assembly, at each lower level of the CPU.
+levels:
+	COPPICE_CPU=generic $(GO) test -count=1 ./tensor
+	COPPICE_CPU=avx2 $(GO) test -count=1 ./tensor
+
+generate:
+	$(GO) generate ./tensor
 
 FUZZTIME ?= 20s
 fuzz:
