@@ -45,6 +45,7 @@ func FromConfig(c *Config) (Spec, error) {
 		return Spec{}, err
 	}
 	s := Spec{Family: fam}
+	const maxExtent = 1 << 24 // above any model; keeps one row of a hostile one small
 	for _, v := range []struct {
 		key      string
 		to       *int
@@ -67,6 +68,9 @@ func FromConfig(c *Config) (Spec, error) {
 				return Spec{}, fmt.Errorf("key %q is missing", v.key)
 			}
 			return Spec{}, fmt.Errorf("key %q is %d, expected at least %d", v.key, *v.to, v.min)
+		}
+		if *v.to > maxExtent {
+			return Spec{}, fmt.Errorf("key %q is %d, more than the %d supported", v.key, *v.to, maxExtent)
 		}
 	}
 	const maxLayers = 1 << 14 // far above any model; bounds what a hostile config makes us allocate
