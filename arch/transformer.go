@@ -57,12 +57,13 @@ type Layer struct {
 	Gate, Up, Down Projection
 }
 
-// Projection says where a matrix [out, in] is stored: in the rows of the tensor Weight
-// from FirstRow on (not 0 in fused tensors), with the bias [out] in the tensor Bias.
+// Projection says where a matrix [out, in] is stored: in Rows rows of the tensor Weight
+// from FirstRow on, all of its rows but in fused tensors, which have OfRows; the bias
+// [out] is the tensor Bias.
 type Projection struct {
-	Weight   string
-	FirstRow int
-	Bias     string
+	Weight                 string
+	FirstRow, Rows, OfRows int
+	Bias                   string
 }
 
 // QKNorm says whether queries and keys are normalised before they are rotated.
@@ -101,4 +102,15 @@ func parseActivation(name string) (Activation, error) {
 // String is the activation's name in a config.
 func (a Activation) String() string {
 	return [...]string{"silu", "gelu_pytorch_tanh", "gelu"}[a]
+}
+
+// Regime tells sequences apart that are rotated differently because of their lengths
+// (dynamic and longrope scaling): what was computed for a prefix serves another
+// sequence only where the regimes are equal.
+func (t *Transformer) Regime(length int) int {
+	regime := 0
+	for i := range t.Ropes {
+		regime = max(regime, t.Ropes[i].Regime(length))
+	}
+	return regime
 }

@@ -21,11 +21,11 @@ func (t *Transformer) nameTensors(s *Spec, norms normNames) {
 			return prefix + name + ".weight"
 		}
 		// projection finds a matrix under its own name or within a fused one.
-		projection := func(name, fused string, row int) Projection {
-			if !held[prefix+name+".weight"] {
-				return Projection{Weight: prefix + fused + ".weight", FirstRow: row}
+		projection := func(name string, rows int, fused string, first, of int) Projection {
+			p := Projection{Weight: prefix + name + ".weight", Rows: rows, OfRows: rows}
+			if !held[p.Weight] {
+				return Projection{Weight: prefix + fused + ".weight", FirstRow: first, Rows: rows, OfRows: of}
 			}
-			p := Projection{Weight: prefix + name + ".weight"}
 			if held[prefix+name+".bias"] {
 				p.Bias = prefix + name + ".bias"
 			}
@@ -34,12 +34,13 @@ func (t *Transformer) nameTensors(s *Spec, norms normNames) {
 		l.AttentionIn, l.AttentionOut = norm(norms.attentionIn), norm(norms.attentionOut)
 		l.MLPIn, l.MLPOut = norm(norms.mlpIn), norm(norms.mlpOut)
 		l.QNorm, l.KNorm = norm("self_attn.q_norm"), norm("self_attn.k_norm")
-		l.Q = projection("self_attn.q_proj", "self_attn.qkv_proj", 0)
-		l.K = projection("self_attn.k_proj", "self_attn.qkv_proj", queries)
-		l.V = projection("self_attn.v_proj", "self_attn.qkv_proj", queries+keys)
-		l.Out = projection("self_attn.o_proj", "", 0)
-		l.Gate = projection("mlp.gate_proj", "mlp.gate_up_proj", 0)
-		l.Up = projection("mlp.up_proj", "mlp.gate_up_proj", l.Width)
-		l.Down = projection("mlp.down_proj", "", 0)
+		const qkv, gateUp = "self_attn.qkv_proj", "mlp.gate_up_proj"
+		l.Q = projection("self_attn.q_proj", queries, qkv, 0, queries+2*keys)
+		l.K = projection("self_attn.k_proj", keys, qkv, queries, queries+2*keys)
+		l.V = projection("self_attn.v_proj", keys, qkv, queries+keys, queries+2*keys)
+		l.Out = projection("self_attn.o_proj", s.Hidden, "", 0, 0)
+		l.Gate = projection("mlp.gate_proj", l.Width, gateUp, 0, 2*l.Width)
+		l.Up = projection("mlp.up_proj", l.Width, gateUp, l.Width, 2*l.Width)
+		l.Down = projection("mlp.down_proj", s.Hidden, "", 0, 0)
 	}
 }
