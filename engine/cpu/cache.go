@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"context"
+	"math"
 
 	"github.com/coppice-lm/coppice/engine"
 )
@@ -79,7 +80,7 @@ func (c *cache) advance(ctx context.Context, logits []float32) error {
 		e.finish(part)
 	})
 	for _, v := range logits {
-		if v-v == 0 {
+		if v == v && v <= math.MaxFloat32 {
 			continue
 		}
 		layer, err := e.firstNonFinite(ctx, c.tokens)
