@@ -1,6 +1,6 @@
 module github.com/coppice-lm/coppice
 
-go 1.26.0
+go 1.26
 
 require (
 	github.com/mmcloughlin/avo v0.5.0 // indirect
