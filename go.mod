@@ -1,8 +1,7 @@
 module github.com/coppice-lm/coppice
 
-go 1.26
+go 1.26.0
 
-require (
-	github.com/mmcloughlin/avo v0.5.0 // indirect
-	golang.org/x/sys v0.50.0
-)
+require golang.org/x/sys v0.50.0
+
+require github.com/mmcloughlin/avo v0.5.0 // indirect

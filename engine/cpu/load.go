@@ -134,9 +134,9 @@ type rowReader struct {
 	src   engine.Source
 	parts []arch.Projection
 
-	info   tensor.Info
-	ahead  []float32 // rows read but not delivered
-	stored []byte
+	ahead   []float32 // rows decoded but not delivered
+	decoded []float32
+	stored  []byte
 }
 
 const readAhead = kernel.PanelCols // rows in one read
@@ -154,9 +154,10 @@ func (r *rowReader) read(row int, dst []float32) error {
 		info, _ := r.src.Lookup(p.Weight)
 		size := n * int(info.RowBytes())
 		if cap(r.stored) < size {
-			r.stored, r.ahead = make([]byte, size), make([]float32, n*in)
+			r.stored = make([]byte, size)
 		}
-		r.stored, r.ahead = r.stored[:size], r.ahead[:cap(r.ahead)][:n*in]
+		r.stored, r.decoded = r.stored[:size], grow(r.decoded, n*in)
+		r.ahead = r.decoded
 		if err := r.src.ReadRows(p.Weight, r.stored, p.FirstRow+first, n); err != nil {
 			return err
 		}
