@@ -26,6 +26,9 @@ func (e *Engine) Score(ctx context.Context, batch engine.Batch, observe engine.M
 			return nil, &engine.LengthError{Node: i, Length: n, Max: e.maxLength}
 		}
 	}
+	if len(batch.Nodes) == 0 {
+		return nil, ctx.Err()
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	p := &pass{e: e, ctx: ctx, layout: lay(batch, e.model.Regime), observe: observe}

@@ -34,7 +34,7 @@ func Recordings() ([]Recording, error) {
 
 // familyTolerance bounds the difference between recorded and computed log-probabilities,
 // relative to the largest of them: both programs round in float32.
-const familyTolerance = 1e-4
+const familyTolerance = 1e-5
 
 // testFamilies compares the log-probability of every token after every recorded
 // position with the recording, and the logits of decoding with it.
