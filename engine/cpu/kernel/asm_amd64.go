@@ -5,10 +5,16 @@ import (
 	"github.com/coppice-lm/coppice/tensor"
 )
 
-// Without assembly the twins do all the work: each function below says that it
-// handled none of the elements.
+// The functions below hand work to the assembly of the active level. Those that return
+// a number say how many elements they handled; the twin does the rest.
 
-func tileRows() int { return tile.MR256 }
+// tileRows is the greatest height of a product's tiles.
+func tileRows() int {
+	if active >= AVX512 {
+		return tile.MR512
+	}
+	return tile.MR256
+}
 
 func roundBF16Asm([]uint16, []float32) int { return 0 }
 func widenBF16Asm([]float32, []uint16) int { return 0 }
@@ -30,11 +36,26 @@ func maxAsm([]float32, *lanes) int                      { return 0 }
 func indexAsm([]float32, float32) int                   { return 0 }
 
 func tileF32(c []float32, ldc int, x, w []float32, k, rows int, load bool) {
-	tileF32Twin(c, ldc, x, w, k, rows, load)
+	switch {
+	case active >= AVX512:
+		tileF32AVX512(&c[0], ldc, &x[0], &w[0], k, rows, flag(load))
+	case active == AVX2:
+		tileF32AVX2(&c[0], ldc, &x[0], &w[0], k, rows, flag(load))
+		tileF32AVX2(&c[16], ldc, &x[0], &w[16], k, rows, flag(load))
+	default:
+		tileF32Twin(c, ldc, x, w, k, rows, load)
+	}
 }
 
 func tileBF16(c []float32, ldc int, x, w []uint32, k, rows int, load bool) {
-	tileBF16Twin(c, ldc, x, w, k, rows, load)
+	tileBF16AVX512(&c[0], ldc, &x[0], &w[0], k, rows, flag(load))
+}
+
+func flag(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 func widenPairs(dst []float32, src []uint32) { widenPairsTwin(dst, src) }
