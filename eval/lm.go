@@ -62,16 +62,18 @@ func (e *RequestError) Unwrap() error { return e.Err }
 
 // ModelInfo is what a result says about the model it was measured on.
 type ModelInfo struct {
-	Name       string // as the user named it: a directory, a file, owner/name
-	Parameters int64  // number of weights, tied embeddings counted once
-	Bytes      int64  // size of the weights as stored in the file
-	DType      string // precision of the computation: "f32" or "bf16"
-	MaxLength  int    // longest model input in tokens (max_position_embeddings)
+	Name       string `json:"name"`       // as the user named it: a directory, a file, owner/name
+	Parameters int64  `json:"parameters"` // number of weights, tied embeddings counted once
+	Bytes      int64  `json:"bytes"`      // size of the weights as stored in the file
+	DType      string `json:"dtype"`      // precision of the computation: "f32" or "bf16"
+	MaxLength  int    `json:"max_length"` // longest model input in tokens (max_position_embeddings)
 	// Weights and Tokenizer are fingerprints: equal exactly where the weights (with the
 	// config that shapes the computation) and the tokenizer are.
-	Weights, Tokenizer string
+	Weights   string `json:"weights"`
+	Tokenizer string `json:"tokenizer"`
 	// BOS and EOS are the tokenizer's special tokens, nil where it has none.
-	BOS, EOS *Token
+	BOS *Token `json:"bos"`
+	EOS *Token `json:"eos"`
 }
 
 // Token is a special token: its id and the text that stands for it.
