@@ -80,8 +80,8 @@ func (q *userQuestion) doc(r record) (eval.Doc, error) {
 	return multipleChoice(context, choices, gold, strconv.Itoa(gold))
 }
 
-// gold finds the right choice: by its label where there are labels, else by its text, else
-// by its index.
+// gold finds the right choice: by its label where there are labels, else by its text or its
+// index from 0, which must not contradict each other.
 func (q *userQuestion) gold(r record, choices []string) (int, error) {
 	answer, err := q.answer.render(r)
 	if err != nil {
@@ -100,18 +100,23 @@ func (q *userQuestion) gold(r record, choices []string) (int, error) {
 		}
 		return 0, fmt.Errorf("the answer %q is none of the labels %q", answer, labels)
 	}
-	if i := slices.Index(choices, answer); i >= 0 {
-		return i, nil
+	byText := slices.Index(choices, answer)
+	byIndex, err := strconv.Atoi(answer)
+	switch {
+	case answer == "false":
+		byIndex = 0
+	case answer == "true":
+		byIndex = 1
+	case err != nil:
+		byIndex = -1
 	}
-	switch answer {
-	case "false":
-		return 0, nil
-	case "true":
-		return 1, nil
-	}
-	i, err := strconv.Atoi(answer)
-	if err != nil {
+	switch {
+	case byText < 0 && byIndex < 0:
 		return 0, fmt.Errorf("the answer %q is neither one of the choices %q nor an index", answer, choices)
+	case byText < 0:
+		return byIndex, nil
+	case byIndex >= 0 && byIndex < len(choices) && byIndex != byText:
+		return 0, fmt.Errorf("the answer %q is the text of choice %d and the index of another; give the task labels", answer, byText)
 	}
-	return i, nil
+	return byText, nil
 }
