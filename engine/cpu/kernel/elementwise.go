@@ -33,8 +33,8 @@ func Max(x []float32) float32 {
 		acc[i] = float32(math.Inf(-1))
 	}
 	for i := maxAsm(x, &acc); i < len(x); i++ {
-		if x[i] > acc[0] {
-			acc[0] = x[i]
+		if x[i] > acc[i%16] {
+			acc[i%16] = x[i]
 		}
 	}
 	m := acc[0]

@@ -16,9 +16,9 @@ import (
 type gen struct {
 	*build.Context
 	wide   bool
-	name   string             // of the current function
-	labels int                // used in it
-	table  map[float32]string // constants emitted so far in this file
+	name   string          // of the current function
+	labels int             // used in it
+	table  map[uint32]bool // constants emitted so far in this file, by their bits
 }
 
 // function emits one function without a frame. Its pointers do not escape.
@@ -87,46 +87,42 @@ func (g *gen) broadcastArg(name string) reg.VecVirtual {
 // mem is base + off bytes.
 func mem(base reg.Register, off int) operand.Mem { return operand.Mem{Base: base, Disp: off} }
 
-// konst is a vector filled with a float32, for the last operand of an instruction:
-// a register with AVX-512, which has 32, and memory with AVX2, which has 16.
-func (g *gen) konst(f float32) operand.Op {
-	m := g.datum(f)
+// konst is a vector filled with a float32, for the last source of an instruction: a
+// register with AVX-512, which has 32, and memory with AVX2, which has 16.
+func (g *gen) konst(f float32) operand.Op { return g.konstBits(math.Float32bits(f)) }
+
+// konstBits is konst by its bits.
+func (g *gen) konstBits(bits uint32) operand.Op {
+	m := g.datumBits(bits)
 	if !g.wide {
 		return m
 	}
-	return g.konstReg(f)
-}
-
-// konstReg is konst in a register.
-func (g *gen) konstReg(f float32) reg.VecVirtual {
 	v := g.vec()
-	g.VBROADCASTSS(g.datum(f), v)
+	g.VBROADCASTSS(m, v)
 	return v
 }
 
-// datum is the constant in memory, repeated to 32 bytes.
-func (g *gen) datum(f float32) operand.Mem {
-	bits := math.Float32bits(f)
-	name := fmt.Sprintf("f%08x", bits)
-	m := operand.NewDataAddr(operand.NewStaticSymbol(name), 0)
-	if _, ok := g.table[f]; ok {
-		return m
-	}
+// datum is a constant in memory, repeated to 32 bytes.
+func (g *gen) datum(f float32) operand.Mem { return g.datumBits(math.Float32bits(f)) }
+
+func (g *gen) datumBits(bits uint32) operand.Mem {
+	name := fmt.Sprintf("x%08x", bits)
 	if g.table == nil {
-		g.table = map[float32]string{}
+		g.table = map[uint32]bool{}
 	}
-	g.table[f] = name
-	g.StaticGlobal(name)
-	g.DataAttributes(attr.RODATA | attr.NOPTR)
-	for i := range 8 {
-		g.AddDatum(4*i, operand.U32(bits))
+	if !g.table[bits] {
+		g.table[bits] = true
+		g.StaticGlobal(name)
+		g.DataAttributes(attr.RODATA | attr.NOPTR)
+		for i := range 8 {
+			g.AddDatum(4*i, operand.U32(bits))
+		}
 	}
-	return m
+	return operand.NewDataAddr(operand.NewStaticSymbol(name), 0)
 }
 
-// each runs body for successive vectors while the count n of elements, which it uses
-// up, is positive; body gets an advance function's work done after it: all pointers
-// move by one vector.
+// each loops over body until the count n of elements is used up. Body handles so many
+// vectors, by which the pointers then move.
 func (g *gen) each(n reg.Register, vectors int, body func(), pointers ...reg.Register) {
 	loop := g.label("loop")
 	g.Label(loop)

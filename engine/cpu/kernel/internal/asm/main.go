@@ -28,6 +28,12 @@ type family struct {
 
 var families = []family{
 	{".", "kernel", "matmul", matmul},
+	{".", "kernel", "convert", convert},
+	{".", "kernel", "exp", exponential},
+	{".", "kernel", "activation", activation},
+	{".", "kernel", "norm", norm},
+	{".", "kernel", "elementwise", elementwise},
+	{".", "kernel", "attention", attention},
 	{"internal/peak", "peak", "peak", peak},
 }
 
