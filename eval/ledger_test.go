@@ -30,12 +30,12 @@ func finishedLedger(t *testing.T) string {
 	return dir
 }
 
-// Wherever the file ends, whole lines are kept, the rest is cut and reported, and the
+// Wherever the file ends (tried at every third byte), whole lines are kept, the rest is cut and reported, and the
 // ledger that comes out is the same.
 func TestLedgerTornAnywhere(t *testing.T) {
 	whole := readFile(t, ledgerPath(finishedLedger(t)))
 	header := strings.IndexByte(whole, '\n') + 1
-	for size := range len(whole) {
+	for size := 0; size < len(whole); size += 3 {
 		dir := t.TempDir()
 		if err := os.WriteFile(ledgerPath(dir), []byte(whole[:size]), 0o666); err != nil {
 			t.Fatal(err)
