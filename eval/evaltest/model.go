@@ -21,9 +21,7 @@ const (
 // Model is an eval.LM with a toy tokenizer and log-likelihoods that are a fixed function of
 // the token ids, so that any two runs can be compared bit for bit.
 //
-// A token is a letter with the space before it, or any character alone; "ab" is one token
-// where the b stands at the end of a word, so that a context that ends in a is encoded
-// otherwise alone than with a continuation.
+// A token is a character with the space before it, or a character alone.
 type Model struct {
 	ModelInfo eval.ModelInfo
 	AddBOS    bool // the tokenizer's post-processor prepends BOS, as Llama 3's does
@@ -57,8 +55,6 @@ func (m *Model) Encode(text string, addSpecial bool) ([]int32, error) {
 		switch {
 		case strings.HasPrefix(text, "<s>"):
 			ids, text = append(ids, BOS), text[3:]
-		case text == "ab" || strings.HasPrefix(text, "ab "):
-			ids, text = append(ids, 9), text[2:]
 		case text[0] == ' ' && len(text) > 1 && text[1] != ' ':
 			r, size := utf8.DecodeRuneInString(text[1:])
 			ids, text = append(ids, 1<<20+r), text[1+size:]
