@@ -105,18 +105,31 @@ func (d DType) String() string {
 	return table[d].name
 }
 
+// known is d, or Invalid where d is a number that names no type, so that the
+// methods below hold for any DType.
+func (d DType) known() DType {
+	if d >= numDTypes {
+		return Invalid
+	}
+	return d
+}
+
 // BlockSize is the number of elements that are stored together: 1 for scalar types,
 // 32 or 256 for block types.
-func (d DType) BlockSize() int { return table[d].elems }
+func (d DType) BlockSize() int { return table[d.known()].elems }
 
-// BlockBytes is the number of bytes of one block (of one element, for scalar types).
-func (d DType) BlockBytes() int { return table[d].bytes }
+// BlockBytes is the number of bytes of one block (of one element, for scalar types);
+// 0 for Invalid and for a number that names no type.
+func (d DType) BlockBytes() int { return table[d.known()].bytes }
 
 // IsFloat reports whether d is a scalar floating-point type.
-func (d DType) IsFloat() bool { return table[d].class == classFloat }
+func (d DType) IsFloat() bool { return table[d.known()].class == classFloat }
 
 // IsBlock reports whether d is a GGUF block type.
-func (d DType) IsBlock() bool { return table[d].class == classBlock }
+func (d DType) IsBlock() bool { return table[d.known()].class == classBlock }
+
+// isWeight reports whether Decode reads d.
+func (d DType) isWeight() bool { return d.IsFloat() || d.IsBlock() }
 
 // ParseDType returns the type of that name, in upper or lower case.
 func ParseDType(name string) (DType, error) {

@@ -1,0 +1,125 @@
+package checkpoint
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// OutputError says that a model cannot be written where it was asked for: the user
+// named a place that holds something else, or that belongs to the input.
+type OutputError struct {
+	Path, Reason string
+}
+
+func (e *OutputError) Error() string { return e.Path + ": " + e.Reason }
+
+// CheckOutput refuses an output directory that is, holds or lies inside the input,
+// that is a link, or that is not empty without force. It writes nothing; Create calls
+// it, and so does whoever wants to know before a long computation.
+func CheckOutput(dir, input string, force bool) error {
+	p, err := places(dir)
+	if err != nil {
+		return err
+	}
+	if input != "" {
+		in, err := realPath(input)
+		if err != nil {
+			return err
+		}
+		out, err := realPath(p.out)
+		if err != nil {
+			return err
+		}
+		switch {
+		case in == out:
+			return &OutputError{dir, "is the input itself; name another output directory"}
+		case inside(out, in):
+			return &OutputError{dir, "lies inside the input " + input + "; name a directory outside it"}
+		case inside(in, out):
+			return &OutputError{dir, "holds the input " + input + "; name another output directory"}
+		}
+	}
+	st, err := os.Lstat(p.out)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if st.Mode()&fs.ModeSymlink != 0 {
+		return &OutputError{dir, "is a link; name the directory itself"}
+	}
+	if !st.IsDir() {
+		return &OutputError{dir, "is a file; name a directory"}
+	}
+	if force {
+		return nil
+	}
+	entries, err := os.ReadDir(p.out)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() == filepath.Base(inPlacePrefix)+"lock" {
+			return nil // a killed run in this very directory left it: Create clears it
+		}
+	}
+	if len(entries) > 0 {
+		return &OutputError{dir, "is not empty; use --force to replace what it holds"}
+	}
+	return nil
+}
+
+// inside reports whether path lies below dir.
+func inside(path, dir string) bool {
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && rel != "." && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator))
+}
+
+// realPath follows links as far as the path exists.
+func realPath(path string) (string, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	real, err := filepath.EvalSymlinks(abs)
+	if errors.Is(err, fs.ErrNotExist) {
+		parent, err := realPath(filepath.Dir(abs))
+		return filepath.Join(parent, filepath.Base(abs)), err
+	}
+	return real, err
+}
+
+// place is where a model is built and where it goes. Everything is written in stage
+// and published when whole; the lock is held while a run lives, stays behind when it
+// is killed, and marks stage as Coppice's own to clear.
+type place struct {
+	out, stage, lock string
+	inPlace          bool // stage is inside out, whose parent cannot take it
+}
+
+const inPlacePrefix = "/.coppice-"
+
+// places decides where to build. A sibling of the output can be renamed into place in
+// one step; where the output is a mount point or its parent cannot be written, the
+// model is built in a hidden directory inside it.
+func places(dir string) (place, error) {
+	out, err := filepath.Abs(dir)
+	if err != nil {
+		return place{}, err
+	}
+	parent, base := filepath.Split(out)
+	if base == "" {
+		return place{}, &OutputError{dir, "is the root of the file system; name a directory"}
+	}
+	prefix := filepath.Join(parent, "."+base+".coppice-")
+	inPlace := false
+	if st, err := os.Lstat(out); err == nil && st.IsDir() && (otherDevice(out, parent) || !writable(parent)) {
+		prefix, inPlace = out+inPlacePrefix, true
+	}
+	return place{out, prefix + "partial", prefix + "lock", inPlace}, nil
+}
