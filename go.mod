@@ -1,5 +1,5 @@
 module github.com/coppice-lm/coppice
 
-go 1.26.0
+go 1.26
 
-require golang.org/x/sys v0.50.0 // indirect
+require golang.org/x/sys v0.50.0

@@ -24,7 +24,8 @@ type Unit uint8
 
 const (
 	Untouched Unit = iota
-	Rows           // one row (or bias entry) a neuron
+	GateRows       // one row (or bias entry) a neuron
+	UpRows         // the same, of up_proj
 	FusedRows      // gate half, then up half: neuron j is rows j and width+j
 	Cols           // one column a neuron
 )
@@ -121,13 +122,13 @@ var (
 		{"self_attn.k_norm.weight", Norm, Untouched, always, []Dim{KeyValues}, "attn_k_norm"},
 	}
 	glu = []template{
-		{"mlp.gate_proj.weight", MLP, Rows, always, []Dim{Width, Hidden}, "ffn_gate"},
-		{"mlp.up_proj.weight", MLP, Rows, always, []Dim{Width, Hidden}, "ffn_up"},
+		{"mlp.gate_proj.weight", MLP, GateRows, always, []Dim{Width, Hidden}, "ffn_gate"},
+		{"mlp.up_proj.weight", MLP, UpRows, always, []Dim{Width, Hidden}, "ffn_up"},
 		{"mlp.down_proj.weight", MLP, Cols, always, []Dim{Hidden, Width}, "ffn_down"},
 	}
 	gluBias = []template{
-		{"mlp.gate_proj.bias", MLP, Rows, ifMLPBias, []Dim{Width}, "ffn_gate"},
-		{"mlp.up_proj.bias", MLP, Rows, ifMLPBias, []Dim{Width}, "ffn_up"},
+		{"mlp.gate_proj.bias", MLP, GateRows, ifMLPBias, []Dim{Width}, "ffn_gate"},
+		{"mlp.up_proj.bias", MLP, UpRows, ifMLPBias, []Dim{Width}, "ffn_up"},
 		{"mlp.down_proj.bias", MLP, Untouched, ifMLPBias, []Dim{Hidden}, "ffn_down"},
 	}
 	fusedGLU = []template{

@@ -37,11 +37,18 @@ func Decode(dst []float32, src []byte, d DType) error {
 	if err := checkLen(len(dst), len(src), d); err != nil {
 		return fmt.Errorf("decode %v: %w", d, err)
 	}
+	if i := decode(dst, src, d); i >= 0 {
+		return &OverflowError{Index: i, Value: f64At(src, i), To: F32}
+	}
+	return nil
+}
+
+// decode is Decode of a weight type and of lengths that agree. It returns the index of
+// the first finite value that became infinite, which only F64 has, or -1.
+func decode(dst []float32, src []byte, d DType) (overflow int) {
 	switch d {
 	case F64:
-		if i := decodeF64(dst, src); i >= 0 {
-			return &OverflowError{Index: i, Value: f64At(src, i), To: F32}
-		}
+		return decodeF64(dst, src)
 	case F32:
 		decodeF32(dst, src)
 	case F16:
@@ -59,7 +66,7 @@ func Decode(dst []float32, src []byte, d DType) error {
 	default:
 		decodeBlocks(dst, src, d)
 	}
-	return nil
+	return -1
 }
 
 // Encode writes src to dst as F64, F32, F16 or BF16 (the types that Coppice writes;
