@@ -19,6 +19,11 @@ path = pathlib.Path(sys.argv[1])
 where = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
 model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
 loaded = time.perf_counter()
+# The weights are plain floats by now, but transformers 5.24 still takes the model for
+# a quantised one and refuses to save it.
+model.hf_quantizer = None
+if hasattr(model.config, "quantization_config"):
+    del model.config.quantization_config
 tokenizer = AutoTokenizer.from_pretrained(**where)
 tokenized = time.perf_counter()
 model.save_pretrained(sys.argv[2])
