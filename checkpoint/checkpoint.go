@@ -146,6 +146,21 @@ func (c *Checkpoint) Quantised() bool {
 // GGUF reports whether the model was read from a GGUF file.
 func (c *Checkpoint) GGUF() bool { return c.gguf }
 
+// UniformType is the one element type of all weights, or Invalid where they differ.
+func (c *Checkpoint) UniformType() tensor.DType {
+	found := tensor.Invalid
+	for _, i := range c.infos {
+		switch {
+		case !i.DType.IsFloat():
+		case found == tensor.Invalid:
+			found = i.DType
+		case found != i.DType:
+			return tensor.Invalid
+		}
+	}
+	return found
+}
+
 // Extra lists the files to copy unchanged: tokenizer, generation config, chat
 // template, licences, anything that is not weights, index or config.json.
 func (c *Checkpoint) Extra() []ExtraFile { return slices.Clone(c.extra) }

@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -56,7 +57,11 @@ func (c *Checkpoint) readGGUF(path string) error {
 		return err
 	}
 	extra, err := tokenizer.FilesFromGGUF(first.File)
-	if err != nil {
+	switch {
+	case errors.Is(err, tokenizer.ErrNoVocabulary):
+		c.Notes = append(c.Notes, "the file has no vocabulary, so no tokenizer files come of it")
+		extra = map[string][]byte{}
+	case err != nil:
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	extra["generation_config.json"] = generationConfig(first.File)

@@ -15,7 +15,7 @@ const (
 	maxMemory = 48 << 20
 	// entryMemory is what a key or a tensor costs beside its bytes: the structures and
 	// the map entries that hold it, rounded up.
-	entryMemory = 256
+	entryMemory = 384
 	// maxNesting is how deep arrays may stand in arrays.
 	maxNesting = 8
 	bufferSize = 64 << 10

@@ -2,6 +2,7 @@ package gguf
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"strconv"
@@ -64,7 +65,11 @@ func (t Type) String() string {
 }
 
 // fixed reports whether every value of the type has the same size.
-func (t Type) fixed() bool { return t != String && t != Array }
+func (t Type) fixed() bool { return t < numTypes && t != String && t != Array }
+
+func (t Type) isFloat() bool { return t == Float32 || t == Float64 }
+
+func (t Type) isInteger() bool { return t.fixed() && t != Bool && !t.isFloat() }
 
 // Value is a metadata value as the file stores it. A large vocabulary stays one piece
 // of memory this way, and is decoded only where it is asked for.
@@ -72,7 +77,7 @@ type Value struct {
 	Type Type
 	// Data is the value in the encoding of the file, without its type: a little-endian
 	// number; a string with its u64 length before it; for an array the u32 type and u64
-	// count of the elements, then those. The values of a File are well formed.
+	// count of the elements, then those. Read has checked that it is one whole value.
 	Data []byte
 }
 
@@ -94,7 +99,7 @@ func (v Value) Elem() (Type, int, error) {
 }
 
 // errMalformed is for values that were not made by Read.
-var errMalformed = fmt.Errorf("its data is not a value of its type")
+var errMalformed = errors.New("its data is not a value of its type")
 
 // Text is the string v holds.
 func (v Value) Text() (string, error) {
@@ -161,20 +166,25 @@ func (v Value) Strings() ([]string, error) {
 // Ints is the array of integers v holds, of whatever type. One beyond 63 bits is an
 // error.
 func (v Value) Ints() ([]int64, error) {
-	return elements(v, func(elem Type, b []byte) (int64, error) { return Value{elem, b}.Int() })
+	return elements(v, "integers", Type.isInteger, func(elem Type, b []byte) (int64, error) { return Value{elem, b}.Int() })
 }
 
 // Floats is the array of float32 or float64 v holds.
-func (v Value) Floats() ([]float64, error) { return elements(v, float) }
+func (v Value) Floats() ([]float64, error) { return elements(v, "floats", Type.isFloat, float) }
 
 // Bools is the array of booleans v holds.
-func (v Value) Bools() ([]bool, error) { return elements(v, boolean) }
+func (v Value) Bools() ([]bool, error) {
+	return elements(v, "bools", func(t Type) bool { return t == Bool }, boolean)
+}
 
-// elements decodes an array of a type of fixed size.
-func elements[T any](v Value, decode func(elem Type, b []byte) (T, error)) ([]T, error) {
+// elements decodes an array whose element type, of fixed size, passes is.
+func elements[T any](v Value, what string, is func(Type) bool, decode func(elem Type, b []byte) (T, error)) ([]T, error) {
 	elem, n, err := v.Elem()
 	if err != nil {
 		return nil, err
+	}
+	if !is(elem) {
+		return nil, fmt.Errorf("it is an array of %v, not of %s", elem, what)
 	}
 	size := int(types[elem].size)
 	list := make([]T, n)
@@ -190,7 +200,7 @@ func elements[T any](v Value, decode func(elem Type, b []byte) (T, error)) ([]T,
 // integer is the two's complement of an integer of any type in 64 bits, and whether it
 // is negative.
 func integer(t Type, b []byte) (n uint64, negative bool, err error) {
-	if t >= numTypes || !t.fixed() || t == Bool || t == Float32 || t == Float64 {
+	if !t.isInteger() {
 		return 0, false, fmt.Errorf("it is %v, not an integer", t)
 	}
 	if int64(len(b)) != types[t].size {
@@ -222,7 +232,7 @@ func integer(t Type, b []byte) (n uint64, negative bool, err error) {
 
 func float(t Type, b []byte) (float64, error) {
 	switch {
-	case t != Float32 && t != Float64:
+	case !t.isFloat():
 		return 0, fmt.Errorf("it is %v, not a float", t)
 	case int64(len(b)) != types[t].size:
 		return 0, errMalformed
@@ -237,8 +247,10 @@ func boolean(t Type, b []byte) (bool, error) {
 	switch {
 	case t != Bool:
 		return false, fmt.Errorf("it is %v, not a bool", t)
-	case len(b) != 1 || b[0] > 1:
+	case len(b) != 1:
 		return false, errMalformed
+	case b[0] > 1:
+		return false, fmt.Errorf("its byte is %d, neither 0 nor 1", b[0])
 	default:
 		return b[0] == 1, nil
 	}

@@ -52,7 +52,7 @@ func KeepAll(model string, spec *arch.Spec) *Plan {
 // says; of equal scores the lower index. A rule that the model cannot follow is a
 // *RuleError.
 func Build(scores *score.Scores, spec *arch.Spec, rule Rule) (*Plan, error) {
-	if err := rule.validate(spec); err != nil {
+	if err := rule.CheckFor(spec); err != nil {
 		return nil, err
 	}
 	p := KeepAll(scores.Model, spec)

@@ -41,8 +41,9 @@ func ruleErrorf(format string, args ...any) error {
 	return &RuleError{fmt.Sprintf(format, args...)}
 }
 
-// validate checks what does not depend on a layer's width.
-func (r *Rule) validate(spec *arch.Spec) error {
+// Check is an error if the rule says too much, too little or the impossible, whatever
+// the model.
+func (r *Rule) Check() error {
 	set := 0
 	for _, given := range []bool{r.Ratio != nil, r.Width != nil, r.Expansion != nil} {
 		if given {
@@ -56,21 +57,43 @@ func (r *Rule) validate(spec *arch.Spec) error {
 		return ruleErrorf("one of --ratio, --width, --expansion or --drop-layers is needed")
 	case r.Ratio != nil && !(*r.Ratio > 0 && *r.Ratio < 1):
 		return ruleErrorf("--ratio %v: expected a number between 0 and 1, the share of neurons to remove", *r.Ratio)
-	case r.Expansion != nil && !(*r.Expansion > 0 && *r.Expansion < math.MaxInt32):
+	case r.Width != nil && *r.Width < 1:
+		return ruleErrorf("--width %d: expected at least 1, the number of neurons to keep", *r.Width)
+	case r.Expansion != nil && !(*r.Expansion > 0 && *r.Expansion < 1<<20):
 		return ruleErrorf("--expansion %v: expected a positive number, the width as a multiple of hidden_size", *r.Expansion)
 	case r.Align < 1:
 		return ruleErrorf("--align %d: expected at least 1", r.Align)
-	case r.Align > spec.Intermediate:
-		return ruleErrorf("--align %d is larger than the model's width %d", r.Align, spec.Intermediate)
 	case !slices.Contains([]AlignMode{Nearest, Down, Pad}, r.AlignMode):
 		return ruleErrorf("--align-mode %q: expected nearest, down or pad", r.AlignMode)
-	case len(r.Drop) >= spec.Layers:
+	}
+	return nil
+}
+
+// CheckFor is an error if a model cannot follow the rule. It needs no scores.
+func (r *Rule) CheckFor(spec *arch.Spec) error {
+	if err := r.Check(); err != nil {
+		return err
+	}
+	if r.Align > spec.Intermediate {
+		return ruleErrorf("--align %d is larger than the model's width %d", r.Align, spec.Intermediate)
+	}
+	if len(r.Drop) >= spec.Layers {
 		return ruleErrorf("--drop-layers names all %d layers", spec.Layers)
 	}
-	for flag, layers := range map[string][]int{"--layers": r.Layers, "--drop-layers": r.Drop} {
-		for _, l := range layers {
+	for _, named := range []struct {
+		flag   string
+		layers []int
+	}{{"--layers", r.Layers}, {"--drop-layers", r.Drop}} {
+		for _, l := range named.layers {
 			if l < 0 || l >= spec.Layers {
-				return ruleErrorf("%s: there is no layer %d; the model has layers 0 to %d", flag, l, spec.Layers-1)
+				return ruleErrorf("%s: there is no layer %d; the model has layers 0 to %d", named.flag, l, spec.Layers-1)
+			}
+		}
+	}
+	for l, d := range spec.Widths {
+		if r.prunes(l) && !slices.Contains(r.Drop, l) {
+			if _, _, err := r.widths(d, spec.Hidden); err != nil {
+				return err
 			}
 		}
 	}
@@ -126,6 +149,17 @@ func (r *Rule) widths(d, hidden int) (keep, width int, err error) {
 		return 0, 0, ruleErrorf("%s with --align %d prunes nothing: %d neurons become %d, and the model has %d; choose a larger ratio or a smaller alignment", asked, a, unrounded, width, d)
 	}
 	return keep, width, nil
+}
+
+// WidthAt is the width that a ratio gives for d neurons, rounded to the nearest multiple
+// of align but never above d: what inspect shows.
+func WidthAt(ratio float64, d, align int) int {
+	r := Rule{Ratio: &ratio, Align: align, AlignMode: Nearest}
+	_, width, err := r.widths(d, 0)
+	if err != nil {
+		return d
+	}
+	return width
 }
 
 func formatFloat(f float64) string { return strconv.FormatFloat(f, 'g', -1, 64) }

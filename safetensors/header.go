@@ -75,7 +75,6 @@ func ReadHeader(r io.ReaderAt, size int64) (*Header, error) {
 	if err := h.checkLayout(size - h.DataStart); err != nil {
 		return nil, err
 	}
-	h.index = make(map[string]int, len(h.Tensors))
 	for i := range h.Tensors {
 		e := &h.Tensors[i]
 		e.Begin += h.DataStart

@@ -11,8 +11,8 @@ import (
 // metadataKey is the one key of a header that is no tensor.
 const metadataKey = "__metadata__"
 
-// parse fills h.Metadata and h.Tensors from the JSON of a header. The tensors are in
-// the order of the text, and their offsets count from the start of the data.
+// parse fills h.Metadata, h.Tensors and h.index from the JSON of a header. The tensors
+// are in the order of the text, and their offsets count from the start of the data.
 func (h *Header) parse(text []byte) error {
 	if !utf8.Valid(text) {
 		return fmt.Errorf("header is not valid UTF-8 at byte %d", invalidUTF8(text))
@@ -21,19 +21,23 @@ func (h *Header) parse(text []byte) error {
 	if c := s.peek(); c != '{' {
 		return fmt.Errorf("not a safetensors file: its header is %s, not a JSON object", s.kind())
 	}
-	seen := make(map[string]struct{})
-	err := s.object(func(name string) error {
-		if _, dup := seen[name]; dup {
+	h.index = make(map[string]int)
+	hasMetadata := false
+	err := s.object(func(key []byte) error {
+		name := string(key)
+		_, dup := h.index[name]
+		if dup || hasMetadata && name == metadataKey {
 			return fmt.Errorf("header names %q twice", name)
 		}
-		seen[name] = struct{}{}
 		if name == metadataKey {
+			hasMetadata = true
 			return h.parseMetadata(s)
 		}
 		e, err := parseEntry(s, name)
 		if err != nil {
 			return fmt.Errorf("tensor %q: %w", name, err)
 		}
+		h.index[name] = len(h.Tensors)
 		h.Tensors = append(h.Tensors, e)
 		return nil
 	})
@@ -68,7 +72,8 @@ func (h *Header) parseMetadata(s *scanner) error {
 		return fmt.Errorf("%s is %s, not an object", metadataKey, s.kind())
 	}
 	h.Metadata = make(map[string]string)
-	return s.object(func(key string) error {
+	return s.object(func(text []byte) error {
+		key := string(text)
 		if _, dup := h.Metadata[key]; dup {
 			return fmt.Errorf("%s has the key %q twice", metadataKey, key)
 		}
@@ -76,7 +81,7 @@ func (h *Header) parseMetadata(s *scanner) error {
 			return fmt.Errorf("%s: the value of %q is %s, not a string", metadataKey, key, s.kind())
 		}
 		value, err := s.string()
-		h.Metadata[key] = value
+		h.Metadata[key] = string(value)
 		return err
 	})
 }
@@ -90,10 +95,10 @@ func parseEntry(s *scanner, name string) (Entry, error) {
 	}
 	var hasDType, hasShape, hasOffsets bool
 	var others map[string]bool
-	err := s.object(func(key string) error {
+	err := s.object(func(key []byte) error {
 		var err error
 		dup := false
-		switch key {
+		switch string(key) {
 		case "dtype":
 			dup, hasDType = hasDType, true
 			e.DType, err = parseDType(s)
@@ -104,11 +109,11 @@ func parseEntry(s *scanner, name string) (Entry, error) {
 			dup, hasOffsets = hasOffsets, true
 			e.Begin, e.End, err = parseOffsets(s)
 		default:
-			dup = others[key]
+			dup = others[string(key)]
 			if others == nil {
 				others = make(map[string]bool)
 			}
-			others[key] = true
+			others[string(key)] = true
 			err = s.skip(2)
 		}
 		if dup {
@@ -133,10 +138,11 @@ func parseDType(s *scanner) (tensor.DType, error) {
 	if s.peek() != '"' {
 		return tensor.Invalid, fmt.Errorf("dtype is %s, not a string", s.kind())
 	}
-	name, err := s.string()
+	text, err := s.string()
 	if err != nil {
 		return tensor.Invalid, err
 	}
+	name := string(text)
 	// ParseDType knows the block types of GGUF and takes lower case too; neither is
 	// safetensors.
 	d, err := tensor.ParseDType(name)
@@ -190,12 +196,12 @@ func parseCount(s *scanner, field string, bits int) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	for _, c := range []byte(text) {
+	for _, c := range text {
 		if !isDigit(c) {
 			return 0, fmt.Errorf("%s holds %.40s, not a whole number of digits alone", field, text)
 		}
 	}
-	n, err := strconv.ParseInt(text, 10, bits)
+	n, err := strconv.ParseInt(string(text), 10, bits)
 	if err != nil {
 		return 0, fmt.Errorf("%s holds %.40s, which overflows %d bits", field, text, bits-1)
 	}

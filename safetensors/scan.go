@@ -71,7 +71,7 @@ func (s *scanner) take(c byte) error {
 
 // object reads an object and calls member at the value of each key, which member must
 // read.
-func (s *scanner) object(member func(key string) error) error {
+func (s *scanner) object(member func(key []byte) error) error {
 	if err := s.take('{'); err != nil {
 		return err
 	}
@@ -117,10 +117,11 @@ func (s *scanner) array(element func() error) error {
 	}
 }
 
-// string reads a string and undoes its escapes.
-func (s *scanner) string() (string, error) {
+// string reads a string and undoes its escapes. The result may be a part of the text,
+// so that keys and types are compared without a copy of each.
+func (s *scanner) string() ([]byte, error) {
 	if err := s.take('"'); err != nil {
-		return "", err
+		return nil, err
 	}
 	var unescaped []byte // all before start, once there was an escape
 	start := s.pos
@@ -130,16 +131,16 @@ func (s *scanner) string() (string, error) {
 			part := s.text[start:s.pos]
 			s.pos++
 			if unescaped == nil {
-				return string(part), nil
+				return part, nil
 			}
-			return string(append(unescaped, part...)), nil
+			return append(unescaped, part...), nil
 		case c < ' ':
-			return "", s.errorf("control character %#02x in a string", c)
+			return nil, s.errorf("control character %#02x in a string", c)
 		case c == '\\':
 			unescaped = append(unescaped, s.text[start:s.pos]...)
 			r, err := s.escape()
 			if err != nil {
-				return "", err
+				return nil, err
 			}
 			unescaped = utf8.AppendRune(unescaped, r)
 			start = s.pos
@@ -147,7 +148,7 @@ func (s *scanner) string() (string, error) {
 			s.pos++
 		}
 	}
-	return "", s.errorf("a string does not end")
+	return nil, s.errorf("a string does not end")
 }
 
 // escape reads one escape sequence, two where they are a surrogate pair.
@@ -198,10 +199,10 @@ func (s *scanner) hex4() (rune, bool) {
 	return rune(v), true
 }
 
-// number takes a number and returns it as it is spelt.
-func (s *scanner) number() (string, error) {
+// number takes a number and returns it as it is spelt, a part of the text.
+func (s *scanner) number() ([]byte, error) {
 	if c := s.peek(); c != '-' && !isDigit(c) {
-		return "", s.errorf("want a number, found %s", s.kind())
+		return nil, s.errorf("want a number, found %s", s.kind())
 	}
 	start := s.pos
 	s.accept('-')
@@ -215,9 +216,9 @@ func (s *scanner) number() (string, error) {
 	}
 	// A digit that is left over follows a leading zero.
 	if !ok || s.pos < len(s.text) && isDigit(s.text[s.pos]) {
-		return "", s.errorf("malformed number")
+		return nil, s.errorf("malformed number")
 	}
-	return string(s.text[start:s.pos]), nil
+	return s.text[start:s.pos], nil
 }
 
 // accept takes c, without white space before it, if it is next.
@@ -259,7 +260,7 @@ func (s *scanner) skip(depth int) error {
 			return s.errorf("arrays and objects nest deeper than %d", maxDepth)
 		}
 		if c == '{' {
-			return s.object(func(string) error { return s.skip(depth + 1) })
+			return s.object(func([]byte) error { return s.skip(depth + 1) })
 		}
 		return s.array(func() error { return s.skip(depth + 1) })
 	case c == '"':
@@ -270,7 +271,7 @@ func (s *scanner) skip(depth int) error {
 		if err != nil {
 			return err
 		}
-		if _, err := strconv.ParseFloat(text, 64); err != nil {
+		if _, err := strconv.ParseFloat(string(text), 64); err != nil {
 			return s.errorf("number %.40s is out of range", text)
 		}
 		return nil

@@ -161,11 +161,11 @@ func plan(c *checkpoint.Checkpoint) []job {
 		case arch.FusedRows:
 			halves = []bool{false, true}
 		}
-		if len(t.Shape) != 2 {
-			continue // a bias takes no part in the scores
+		if len(halves) == 0 || len(t.Shape) != 2 { // a bias takes no part in the scores
+			continue
 		}
-		info, _ := c.Lookup(t.Name)
 		width := c.Spec.Widths[t.Layer]
+		info, _ := c.Lookup(t.Name)
 		step := max(1, int(chunkBytes/max(1, info.RowBytes())))
 		for h, up := range halves {
 			for r := 0; r < width; r += step {
@@ -174,6 +174,16 @@ func plan(c *checkpoint.Checkpoint) []job {
 		}
 	}
 	return jobs
+}
+
+// Bytes is how much Compute reads of a checkpoint for a method that reads weights.
+func Bytes(c *checkpoint.Checkpoint) int64 {
+	var n int64
+	for _, j := range plan(c) {
+		info, _ := c.Lookup(j.tensor.Name)
+		n += int64(j.n) * info.RowBytes()
+	}
+	return n
 }
 
 func newParts(widths []int) [][]float32 {

@@ -161,7 +161,10 @@ func outputConfig(p *plan.Plan, c *checkpoint.Checkpoint, spec arch.Spec, to ten
 	if to == tensor.Invalid {
 		return cfg, nil
 	}
-	name := map[tensor.DType]string{tensor.F16: "float16", tensor.BF16: "bfloat16", tensor.F32: "float32"}[to]
+	name, ok := map[tensor.DType]string{tensor.F16: "float16", tensor.BF16: "bfloat16", tensor.F32: "float32"}[to]
+	if !ok {
+		return cfg, nil // a stored type that no --dtype names: the config already says it
+	}
 	var keys []string
 	for _, k := range []string{"torch_dtype", "dtype"} { // the old spelling and the new
 		if cfg.Has(k) {

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 
 	"github.com/coppice-lm/coppice/checkpoint"
+	"github.com/coppice-lm/coppice/tensor"
 )
 
 // Options are what Run and Verify can be told.
@@ -80,6 +81,20 @@ func (p *Program) Verify(ctx context.Context, c, made *checkpoint.Checkpoint, op
 		}
 		return nil
 	})
+}
+
+// CheckWeights reads a whole checkpoint and is an error at the first weight that is NaN
+// or infinite.
+func CheckWeights(ctx context.Context, c *checkpoint.Checkpoint, opt Options) error {
+	p := &Program{}
+	for _, i := range c.Tensors() {
+		s := Step{In: i, Out: i}
+		if i.DType.IsBlock() {
+			s.Out.DType = tensor.F32
+		}
+		p.Steps = append(p.Steps, s)
+	}
+	return p.each(ctx, c, opt, func(chunk, []byte) error { return nil })
 }
 
 // each makes every chunk of the program, in order but many at a time, and hands it to

@@ -4,9 +4,9 @@ import "encoding/binary"
 
 // This file and kquants.go hold the block types of ggml. In each, n elements are
 // small integers q that share one or more scales, so that an element is d*q, d*q + m
-// or d*q - m. A product that is followed by a sum is converted to float32 explicitly: the language
-// then forbids a fused multiply-add, which some processors would use and which rounds
-// differently.
+// or d*q - m. Every product that meets a sum is converted to float32 explicitly, also
+// where a variable stands in between: nothing less forbids the fused multiply-add that
+// some processors have, which rounds once where the reference rounds twice.
 
 // decodeBlocks reads whole blocks; the lengths have been checked.
 func decodeBlocks(dst []float32, src []byte, d DType) {

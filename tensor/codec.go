@@ -77,10 +77,8 @@ func decode(dst []float32, src []byte, d DType) (overflow int) {
 // payload (F16 and BF16 make it quiet; F32 keeps its bits). A finite value that would
 // round to an infinity is an *OverflowError, and dst then holds nothing of use.
 func Encode(dst []byte, src []float32, d DType) error {
-	switch d {
-	case F64, F32, F16, BF16:
-	default:
-		return fmt.Errorf("encode to %v: only F64, F32, F16 and BF16 are written", d)
+	if !d.isWritten() {
+		return fmt.Errorf("encode to %v: %s", d, writtenTypes)
 	}
 	if err := checkLen(len(src), len(dst), d); err != nil {
 		return fmt.Errorf("encode to %v: %w", d, err)
@@ -120,18 +118,21 @@ func Convert(dst []byte, to DType, src []byte, from DType) error {
 	if !from.isWeight() {
 		return fmt.Errorf("convert %v to %v: %v is not a weight type", from, to, from)
 	}
-	if len(src)%from.BlockBytes() != 0 {
-		return fmt.Errorf("convert %v to %v: %d bytes are not a whole number of blocks of %d bytes", from, to, len(src), from.BlockBytes())
+	if !to.isWritten() {
+		return fmt.Errorf("convert %v to %v: %s", from, to, writtenTypes)
 	}
-	n := len(src) / from.BlockBytes() * from.BlockSize()
-	if size := to.BlockBytes(); !to.IsFloat() || n > math.MaxInt/size || len(dst) != n*size {
-		return fmt.Errorf("convert %v to %v: %d bytes for %d elements", from, to, len(dst), n)
+	inBytes, outBytes := from.BlockBytes(), to.BlockBytes()
+	if len(src)%inBytes != 0 {
+		return fmt.Errorf("convert %v to %v: %d bytes are not a whole number of blocks of %d bytes", from, to, len(src), inBytes)
+	}
+	n := len(src) / inBytes * from.BlockSize()
+	if len(dst) != n*outBytes {
+		return fmt.Errorf("convert %v to %v: %d bytes for %d elements, want %d", from, to, len(dst), n, n*outBytes)
 	}
 	var buf [chunk]float32
-	outBytes := to.BlockBytes()
 	for done := 0; done < n; {
 		v := buf[:min(chunk, n-done)]
-		in := src[:len(v)/from.BlockSize()*from.BlockBytes()]
+		in := src[:len(v)/from.BlockSize()*inBytes]
 		if err := convertChunk(dst[:len(v)*outBytes], to, in, from, v); err != nil {
 			if o, ok := err.(*OverflowError); ok {
 				o.Index += done
@@ -163,6 +164,14 @@ func convertChunk(dst []byte, to DType, src []byte, from DType, buf []float32) e
 	}
 	return err
 }
+
+const writtenTypes = "only F64, F32, F16 and BF16 are written"
+
+// isWritten reports whether Encode writes d.
+func (d DType) isWritten() bool { return d == F64 || d == F32 || d == F16 || d == BF16 }
+
+// isWeight reports whether Decode reads d.
+func (d DType) isWeight() bool { return d.IsFloat() || d.IsBlock() }
 
 // checkLen says whether bytes is the size of elems elements of the weight type d.
 func checkLen(elems, bytes int, d DType) error {

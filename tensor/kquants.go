@@ -16,7 +16,7 @@ func shift16(s int) uint8 { return uint8(s % 8 / 2 * 2) }
 func blockQ2_K(y []float32, b []byte) {
 	d, dmin := halfAt(b[80:]), halfAt(b[82:])
 	for s, sc := range b[:16] {
-		dl, ml := d*float32(sc&15), dmin*float32(sc>>4)
+		dl, ml := d*float32(sc&15), float32(dmin*float32(sc>>4))
 		shift, out := shift16(s), y[16*s:][:16]
 		for j, q := range b[16+sub16(s):][:16] {
 			out[j] = float32(dl*float32(q>>shift&3)) - ml
@@ -62,7 +62,7 @@ func blockQ4_K(y []float32, b []byte) {
 	d, dmin := halfAt(b), halfAt(b[2:])
 	for s := range 8 {
 		sc, m := scaleMin(b[4:16], s)
-		dl, ml := d*sc, dmin*m
+		dl, ml := d*sc, float32(dmin*m)
 		shift, out := s%2*4, y[32*s:][:32]
 		for j, q := range b[16+s/2*32:][:32] {
 			out[j] = float32(dl*float32(q>>shift&15)) - ml
@@ -77,7 +77,7 @@ func blockQ5_K(y []float32, b []byte) {
 	fifth := b[16:48]
 	for s := range 8 {
 		sc, m := scaleMin(b[4:16], s)
-		dl, ml := d*sc, dmin*m
+		dl, ml := d*sc, float32(dmin*m)
 		shift, out := s%2*4, y[32*s:][:32]
 		for j, q := range b[48+s/2*32:][:32] {
 			out[j] = float32(dl*float32(q>>shift&15|fifth[j]>>s&1<<4)) - ml

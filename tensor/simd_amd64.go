@@ -12,9 +12,9 @@ import (
 // vectorStep divides the number of elements that the vector functions take.
 const vectorStep = 64
 
-// useAVX2 is read once: the processor has AVX2 (those that do and have FMA have F16C
-// too), and COPPICE_CPU does not ask for the plain Go code. The functions here are limited by
-// memory at 256 bits already, so that avx512 names the same code.
+// useAVX2 is settled once, at the start: the processor has AVX2 (those that have it
+// and FMA have F16C too), and COPPICE_CPU does not ask for plain Go. At 256 bits memory is
+// the limit already, so that COPPICE_CPU=avx512 names the same code as avx2.
 var useAVX2 = os.Getenv("COPPICE_CPU") != "generic" && cpu.X86.HasAVX2 && cpu.X86.HasFMA
 
 // whole is the number of the n elements that go to a vector function.
