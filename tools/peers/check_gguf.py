@@ -6,13 +6,17 @@ For each file, `coppice import --dtype f32` must give:
     names, in its row order, with gemma's norms less one;
   - bit for bit what transformers loads from the GGUF file itself;
   - a directory that transformers loads with no missing or unexpected key;
-  - a tokenizer with the ids of the one transformers makes from the file.
+  - a tokenizer with the ids of the one transformers makes from the file, and the
+    settings of its config; for llama3 rope scaling, which transformers does not
+    read from a GGUF, the frequencies of the config that was meant.
 """
 
+import numpy as np
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from common import Checks, Coppice, arguments, differing, load, scratch, tensors
-from tiny_gguf import ARCHS, TYPES, write
+from tiny_gguf import ARCHS, SCALED_ARCHS, TYPES, rotary, write
 
 TEXTS = ["the other in there", "  a\n\n b\tc ", "caf\u00e9 \u4f60\u597d \U0001f642", "it's 12,345.67 we'll THE'RE"]
 
@@ -20,8 +24,6 @@ TEXTS = ["the other in there", "  a\n\n b\tc ", "caf\u00e9 \u4f60\u597d \U0001f6
 def reference(path):
     """The tensors that transformers reads from the GGUF file. It knows no biases
     in llama files, so it is not asked about those."""
-    import torch
-
     model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
     state = model.state_dict()
     if model.config.tie_word_embeddings:
@@ -59,13 +61,30 @@ def check_config(arch, coppice, checks, directory):
     ]  # fmt: skip
     pairs = {key: (getattr(got.config, key, None), getattr(want, key, None)) for key in keys}
     pairs["rope_theta"] = (got.config.rope_parameters["rope_theta"], want.rope_parameters["rope_theta"])
-    wrong = {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+    # GGUF floats are float32: transformers writes all digits, Coppice the shortest
+    # decimal that reads back as the same float32. No head_dim means hidden/heads.
+    same = lambda a, b: np.float32(a) == np.float32(b) if isinstance(b, float) else a == b
+    if pairs["head_dim"][1] is None:
+        pairs["head_dim"] = (pairs["head_dim"][0], want.hidden_size // want.num_attention_heads)
+    wrong = {key: pair for key, pair in pairs.items() if not same(*pair)}
     checks.that(f"{arch.name}: config", not wrong, f"(ours, transformers'): {wrong}" if wrong else "")
 
     ours, theirs = AutoTokenizer.from_pretrained(out), AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     for text in TEXTS:
         a, b = ours(text)["input_ids"], theirs(text)["input_ids"]
         checks.that(f"{arch.name}: ids of {text!r}", a == b, "" if a == b else f"{a}, want {b}")
+
+
+def check_scaling(arch, coppice, checks, directory):
+    """Llama 3's rope scaling, which a GGUF holds as a tensor of divisors."""
+    path, out = directory / "tiny.gguf", directory / "out"
+    write(path, arch, TYPES[0], seed=0)
+    coppice("import", path, "-o", out, "--dtype", "f32")
+    model, wrong = load(out)
+    checks.that(f"{arch.name}: keys", not wrong, wrong)
+    got, (_, want) = model.model.rotary_emb.inv_freq, rotary(arch)
+    gap = ((got - want).abs() / want).max().item()
+    checks.that(f"{arch.name}: frequencies", gap < 1e-6, f"largest relative difference {gap:.1e}")
 
 
 def main():
@@ -80,6 +99,10 @@ def main():
         if args.only in f"{arch.name} config":
             with scratch() as directory, checks.case(f"{arch.name} config"):
                 check_config(arch, coppice, checks, directory)
+    for arch in SCALED_ARCHS:
+        if args.only in arch.name:
+            with scratch() as directory, checks.case(arch.name):
+                check_scaling(arch, coppice, checks, directory)
     checks.finish()
 
 

@@ -12,9 +12,12 @@ import gguf
 import numpy as np
 import torch
 from gguf import GGMLQuantizationType as Type
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 # Rows must divide into blocks of 256, so this is as small as it gets.
 HIDDEN, WIDTH, LAYERS = 256, 512, 2
+THETA = 500000.0
 
 # Byte offsets of the float16 fields in a block, after gguf's own layouts.
 SCALES = {
@@ -64,6 +67,7 @@ class Arch:
     tied: bool = True
     attention_biases: tuple = ()
     mlp_biases: tuple = ()
+    rope_factor: float = 0.0  # of llama3 rope scaling; 0: none
 
 
 ARCHS = [
@@ -77,8 +81,9 @@ ARCHS = [
     ),
     Arch("qwen2", "qwen2", attention_biases=("attn_q", "attn_k", "attn_v")),
     Arch("qwen2 untied", "qwen2", tied=False, attention_biases=("attn_q", "attn_k", "attn_v")),
-    Arch("gemma2", "gemma2", heads=8, head_dim=64),
+    Arch("gemma2", "gemma2", heads=8),
 ]
+SCALED_ARCHS = [Arch(f"llama rope factor {f:g}", "llama", rope_factor=f) for f in (8.0, 32.0)]
 
 
 def random_rows(rng, kind, shape):
@@ -111,6 +116,27 @@ def half_split(rows, heads):
     head becomes row j*(head_dim/2)+i."""
     per_head = rows.reshape(heads, -1, *rows.shape[1:])
     return np.concatenate([per_head[:, 0::2], per_head[:, 1::2]], axis=1).reshape(rows.shape)
+
+
+def rotary(arch):
+    """The rotary frequencies of an architecture without scaling and with it, as
+    transformers computes them from a config."""
+    plain = {"rope_type": "default", "rope_theta": THETA}
+    scaled = {
+        "rope_type": "llama3",
+        "rope_theta": THETA,
+        "factor": arch.rope_factor,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    frequencies = lambda rope: LlamaRotaryEmbedding(
+        LlamaConfig(
+            hidden_size=HIDDEN, num_attention_heads=arch.heads, head_dim=arch.head_dim,
+            max_position_embeddings=131072, rope_parameters=rope,
+        )
+    ).inv_freq  # fmt: skip
+    return frequencies(plain), frequencies(scaled)
 
 
 def byte_characters():
@@ -170,13 +196,13 @@ def write(path, arch, kind, seed):
     writer = gguf.GGUFWriter(path, arch.arch)
     writer.add_name("tiny")
     writer.add_block_count(LAYERS)
-    writer.add_context_length(128)
+    writer.add_context_length(131072)
     writer.add_embedding_length(HIDDEN)
     writer.add_feed_forward_length(WIDTH)
     writer.add_head_count(arch.heads)
     writer.add_head_count_kv(arch.kv_heads)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_freq_base(50000.0)
+    writer.add_rope_freq_base(THETA)
     if arch.arch == "gemma2":
         writer.add_key_length(arch.head_dim)
         writer.add_value_length(arch.head_dim)
@@ -224,6 +250,9 @@ def write(path, arch, kind, seed):
                 vector(source + ".weight", target + ".weight", HIDDEN, role)
             if role in arch.attention_biases + arch.mlp_biases:
                 vector(source + ".bias", target + ".bias", shapes[role][0], role)
+    if arch.rope_factor:
+        plain, scaled = rotary(arch)
+        writer.add_tensor("rope_freqs.weight", (plain / scaled).numpy())
     vector("output_norm.weight", "model.norm.weight", HIDDEN, "output_norm")
     if not arch.tied:
         put("output.weight", "lm_head.weight", random_rows(rng, kind, (vocab, HIDDEN)), kind, "")
