@@ -98,6 +98,11 @@ func measureAll(ctx context.Context, o options) error {
 			return err
 		}
 	}
+	floor, _, err := b.run("true")
+	if err != nil {
+		return err
+	}
+	b.report.MemoryFloor = floor.Peak
 	b.report.judge(o.layers == fullLayers)
 	if err := b.report.print(os.Stdout); err != nil {
 		return err
@@ -141,15 +146,10 @@ func (b *bench) setUp() error {
 			return fmt.Errorf("go build ./cmd/coppice (run this at the root of the repository, or set -coppice): %w", err)
 		}
 	}
-	floor, _, err := b.run("true")
-	if err != nil {
-		return err
-	}
 	b.report = report{
 		Machine:      describeMachine(b.dir),
 		Peers:        b.peerVersions(),
 		Checkpoint:   checkpointInfo{Layers: b.layers, Bytes: modelBytes(b.layers), Parameters: parameters(b.layers, width)},
-		MemoryFloor:  floor.Peak,
 		Repetitions:  b.reps,
 		Measurements: map[string]series{},
 	}

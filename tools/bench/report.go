@@ -18,8 +18,8 @@ type report struct {
 	Peers       map[string]string `json:"peers,omitempty"`
 	Checkpoint  checkpointInfo    `json:"checkpoint"`
 	Repetitions int               `json:"repetitions"`
-	// MemoryFloor is the peak, in bytes, reported for a program that does nothing:
-	// no smaller one can be seen.
+	// MemoryFloor is the peak, in bytes, reported at the end of the run for a program
+	// that does nothing: this program's own, below which no peak can be seen.
 	MemoryFloor int64 `json:"memory_floor_bytes"`
 	// FullSize is false for a checkpoint of fewer layers, whose goals do not count.
 	FullSize     bool                            `json:"full_size"`

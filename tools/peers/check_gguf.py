@@ -56,16 +56,16 @@ def check_config(arch, coppice, checks, directory):
     keys = [
         "model_type", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
         "num_attention_heads", "num_key_value_heads", "head_dim", "max_position_embeddings",
-        "rms_norm_eps", "tie_word_embeddings", "bos_token_id", "eos_token_id", "hidden_act",
+        "rms_norm_eps", "tie_word_embeddings", "bos_token_id", "eos_token_id", "hidden_act", "hidden_activation",
         "sliding_window", "attn_logit_softcapping", "final_logit_softcapping",
     ]  # fmt: skip
-    pairs = {key: (getattr(got.config, key, None), getattr(want, key, None)) for key in keys}
+    pairs = {key: (getattr(got.config, key, None), getattr(want, key)) for key in keys if hasattr(want, key)}
     pairs["rope_theta"] = (got.config.rope_parameters["rope_theta"], want.rope_parameters["rope_theta"])
     # GGUF floats are float32: transformers writes all digits, Coppice the shortest
     # decimal that reads back as the same float32. No head_dim means hidden/heads.
     same = lambda a, b: np.float32(a) == np.float32(b) if isinstance(b, float) else a == b
-    if pairs["head_dim"][1] is None:
-        pairs["head_dim"] = (pairs["head_dim"][0], want.hidden_size // want.num_attention_heads)
+    if getattr(want, "head_dim", None) is None:
+        pairs["head_dim"] = (got.config.head_dim, want.hidden_size // want.num_attention_heads)
     wrong = {key: pair for key, pair in pairs.items() if not same(*pair)}
     checks.that(f"{arch.name}: config", not wrong, f"(ours, transformers'): {wrong}" if wrong else "")
 
