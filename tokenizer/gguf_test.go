@@ -201,6 +201,30 @@ func TestSentencePiece(t *testing.T) {
 	}
 }
 
+// TestGGUFTwoWays compares FromGGUF with the way through the files.
+func TestGGUFTwoWays(t *testing.T) {
+	for _, keys := range [][]kv{byteLevelKeys(), sentencePieceKeys()} {
+		files, err := FilesFromGGUF(ggufFile(t, keys...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		loaded := mustLoad(t, files[tokenizerFile], string(files[configFile]))
+		direct := fromGGUF(t, keys)
+		if loaded.Fingerprint() != direct.Fingerprint() {
+			t.Errorf("%v: the fingerprints differ", keys[0])
+		}
+		for _, text := range []string{"<s>a  ab12'A", "é<tool>"} {
+			ids := direct.Encode(text, true)
+			if got := loaded.Encode(text, true); !slices.Equal(got, ids) {
+				t.Errorf("%q: %v from the files, %v directly", text, got, ids)
+			}
+			if got := loaded.Decode(ids, false); got != direct.Decode(ids, false) {
+				t.Errorf("%v decodes to %q from the files", ids, got)
+			}
+		}
+	}
+}
+
 // TestGGUFFiles checks what the Hugging Face files say beside the ids.
 func TestGGUFFiles(t *testing.T) {
 	files, err := FilesFromGGUF(ggufFile(t, with(byteLevelKeys(), ggml+"padding_token_id", uint32(9))...))
