@@ -65,6 +65,9 @@ func (w *F32) Row(o int, dst []float32) {
 // columns o of panels p0..p1. Other columns of dst are not touched.
 func (w *F32) Mul(dst []float32, ldd int, x []float32, ldx int, rows, p0, p1 int) {
 	checkProduct("F32", len(dst), ldd, len(x), ldx, w.Out, w.In, rows, p0, p1)
+	if rows == 0 || w.mulFew(dst, ldd, x, ldx, rows, p0, p1) {
+		return
+	}
 	m := product[float32]{
 		out: w.Out, k: w.In, rows: rows, mr: tileRows(),
 		pack: func(buf []float32, r, k0, k1 int) { copy(buf, x[r*ldx+k0:r*ldx+k1]) },
@@ -77,16 +80,24 @@ func (w *F32) Mul(dst []float32, ldd int, x []float32, ldx int, rows, p0, p1 int
 }
 
 // tileF32Twin is product.tile for float32 in plain Go.
-func tileF32Twin(c []float32, ldc int, x, w []float32, k, rows int, load bool) {
+func tileF32Twin(dst []float32, ldd int, from []float32, ldf int, x, w []float32, k, rows int) {
 	for r := range rows {
-		row := c[r*ldc:][:tile.NR]
-		if !load {
-			clear(row)
-		}
+		row := startRow(dst[r*ldd:], from, r*ldf)
 		for i, v := range x[r*tile.XStride:][:k] {
 			for j, b := range w[i*tile.NR:][:tile.NR] {
 				row[j] = fma32(v, b, row[j])
 			}
 		}
 	}
+}
+
+// startRow fills a tile's row of dst with what its sums start from.
+func startRow(dst, from []float32, at int) []float32 {
+	row := dst[:tile.NR]
+	if from == nil {
+		clear(row)
+	} else {
+		copy(row, from[at:])
+	}
+	return row
 }
