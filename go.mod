@@ -1,6 +1,6 @@
 module github.com/coppice-lm/coppice
 
-go 1.26
+go 1.26.0
 
 require (
 	github.com/parquet-go/parquet-go v0.32.0
@@ -17,5 +17,6 @@ require (
 	github.com/pierrec/lz4/v4 v4.1.21 // indirect
 	github.com/twpayne/go-geom v1.6.1 // indirect
 	golang.org/x/sys v0.38.0 // indirect
+	golang.org/x/text v0.44.0 // indirect
 	google.golang.org/protobuf v1.34.2 // indirect
 )

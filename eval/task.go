@@ -54,7 +54,7 @@ type Task struct {
 	Group   string // the group whose size-weighted mean this task enters, or ""
 	Kind    Kind
 	Metrics []string // some of Kind.Metrics; the first is the one that rates of answers refer to
-	Version string   // of the task's definition; 1.0 as lm-eval numbers it
+	Version float64  // of the task's definition, as lm-eval numbers it
 	Source  string   // the file that the records came from
 	Answers []string // names of the answers by index where all records have the same, else nil
 	Docs    []Doc

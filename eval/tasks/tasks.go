@@ -16,7 +16,7 @@ type Definition struct {
 	Summary string   // one line for people
 	Kind    eval.Kind
 	Metrics []string
-	Version string   // of lm-eval's definition
+	Version float64  // of lm-eval's definition
 	Answers []string // names of the answers where they are the same in all records
 	Files   []string // where it is looked for below the data directory, in this order
 
