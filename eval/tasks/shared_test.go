@@ -24,9 +24,26 @@ func TestSharedCounts(t *testing.T) {
 			t.Errorf("%s has %d records, want %d", name, got, want)
 		}
 	}
-	musr, err := Open([]string{"musr", "musr_team_allocation"}, Data{Dir: dir})
-	if err != nil || len(musr) != 3 {
-		t.Errorf("musr is %d tasks, %v", len(musr), err)
+	// A group's tasks enter its mean where the group is asked for, and only there.
+	for _, c := range []struct {
+		names []string
+		tasks int
+		group string
+	}{
+		{[]string{"musr_team_allocation", "musr"}, 3, "musr"},
+		{[]string{"musr", "musr_team_allocation"}, 3, "musr"},
+		{[]string{"leaderboard_musr_team_allocation"}, 1, ""},
+	} {
+		tasks, err := Open(c.names, Data{Dir: dir})
+		if err != nil || len(tasks) != c.tasks {
+			t.Errorf("%v: %d tasks, %v", c.names, len(tasks), err)
+			continue
+		}
+		for _, task := range tasks {
+			if task.Group != c.group {
+				t.Errorf("%v: %s is of group %q", c.names, task.Name, task.Group)
+			}
+		}
 	}
 }
 

@@ -270,13 +270,18 @@ func TestData(t *testing.T) {
 	}
 }
 
-func TestCanonicalSamples(t *testing.T) {
-	got, err := CanonicalSamples(map[string][]int{"leaderboard_musr_team_allocation": {1}, "mine": {2}})
-	if diff := cmp.Diff(map[string][]int{"musr_team_allocation": {1}, "mine": {2}}, got); err != nil || diff != "" {
+func TestParseSamples(t *testing.T) {
+	got, err := ParseSamples(`{"leaderboard_musr_team_allocation": [1], "mine": [2, 0]}`)
+	if diff := cmp.Diff(map[string][]int{"musr_team_allocation": {1}, "mine": {2, 0}}, got); err != nil || diff != "" {
 		t.Error(diff, err)
 	}
-	if _, err := CanonicalSamples(map[string][]int{"leaderboard_musr_team_allocation": {1}, "musr_team_allocation": {2}}); err == nil {
-		t.Error("a task was given twice without an error")
+	for _, text := range []string{
+		``, `null`, `[1]`, `{"a": 1}`, `{"a": [0.5]}`, `{"leaderboard_musr_team_allocation": [1], "musr_team_allocation": [2]}`,
+	} {
+		_, err := ParseSamples(text)
+		if usage := new(eval.UsageError); !errors.As(err, &usage) || !strings.Contains(err.Error(), "--samples") {
+			t.Errorf("%s: error %v", text, err)
+		}
 	}
 }
 
