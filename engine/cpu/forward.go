@@ -34,7 +34,7 @@ type pass struct {
 	e      *Engine
 	ctx    context.Context
 	layout layout
-	n      int // rows of the residual stream: all, until the last layer narrows them
+	n      int          // rows of the residual stream: all, until the last layer narrows them
 	tables []*ropeTable // [nodes*ropes]
 	// stores returns where keys and values of a layer are kept; nil: only during the
 	// layer, each row in the slot of its number.

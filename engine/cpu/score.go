@@ -26,12 +26,12 @@ func (e *Engine) Score(ctx context.Context, batch engine.Batch, observe engine.M
 			return nil, &engine.LengthError{Node: i, Length: n, Max: e.maxLength}
 		}
 	}
-	if len(batch.Nodes) == 0 {
-		return nil, ctx.Err()
-	}
-	defer e.begin()()
 	p := &pass{e: e, ctx: ctx, layout: lay(batch, e.model.Regime), observe: observe}
 	scores, wanted := wantedOf(batch, &p.layout)
+	if len(batch.Nodes) == 0 || len(wanted) == 0 && observe == nil {
+		return scores, ctx.Err()
+	}
+	defer e.begin()()
 	rows := make([]int, len(wanted)) // of the residual stream
 	for i := range wanted {
 		rows[i] = wanted[i].row
