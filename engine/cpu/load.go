@@ -99,6 +99,9 @@ func (l *loader) matrix(in int, parts ...arch.Projection) *matrix {
 			m.bias = append(m.bias, bias...)
 		}
 	}
+	if l.err != nil {
+		return m
+	}
 	if l.precision == engine.BF16 {
 		m.bf16, l.err = kernel.NewBF16(m.out, in)
 	} else {
