@@ -62,6 +62,16 @@ type Engine struct {
 	ropes ropeTables
 }
 
+// begin takes the engine for one call; end gives it back.
+func (e *Engine) begin() (end func()) {
+	e.mu.Lock()
+	stop := e.pool.start()
+	return func() {
+		stop()
+		e.mu.Unlock()
+	}
+}
+
 var _ engine.Engine = (*Engine)(nil)
 
 // New reads and packs the weights of model from src. A tensor that is missing or has
@@ -77,7 +87,10 @@ func New(ctx context.Context, model *arch.Transformer, src engine.Source, opt Op
 	if e.maxLength == 0 {
 		e.maxLength = model.MaxPositions
 	}
-	if err := e.load(ctx, src); err != nil {
+	stop := e.pool.start()
+	err := e.load(ctx, src)
+	stop()
+	if err != nil {
 		return nil, err
 	}
 	e.ropes.model = model

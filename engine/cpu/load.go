@@ -24,7 +24,10 @@ type layer struct {
 // load reads and packs all weights.
 func (e *Engine) load(ctx context.Context, src engine.Source) error {
 	t := e.model
-	l := &loader{ctx: ctx, src: src, precision: e.precision, pool: &e.pool}
+	l := &loader{ctx: ctx, src: src, precision: e.precision, pool: &e.pool, readers: make([]rowReader, e.pool.threads)}
+	for i := range l.readers {
+		l.readers[i].src = src
+	}
 	e.embedding = l.vocabulary(t.Embedding, t.Vocab, t.Hidden)
 	e.head = e.embedding
 	if t.Head != t.Embedding {
@@ -60,6 +63,7 @@ type loader struct {
 	src       engine.Source
 	precision engine.Precision
 	pool      *pool
+	readers   []rowReader // one a thread
 	err       error
 }
 
@@ -95,6 +99,9 @@ func (l *loader) matrix(in int, parts ...arch.Projection) *matrix {
 			m.bias = append(m.bias, bias...)
 		}
 	}
+	if l.err != nil {
+		return m
+	}
 	if l.precision == engine.BF16 {
 		m.bf16, l.err = kernel.NewBF16(m.out, in)
 	} else {
@@ -111,9 +118,10 @@ func (l *loader) pack(m *matrix, parts []arch.Projection) {
 	const unit = 4 // panels
 	n := m.panels()
 	var once sync.Once
-	l.pool.run((n+unit-1)/unit, func(_, i int) {
+	l.pool.run((n+unit-1)/unit, func(worker, i int) {
 		p0, p1 := i*unit, min((i+1)*unit, n)
-		r := rowReader{src: l.src, parts: parts}
+		r := &l.readers[worker]
+		r.parts, r.ahead = parts, nil
 		err := l.ctx.Err()
 		switch {
 		case err != nil:
