@@ -123,9 +123,17 @@ func findShards(dir string) ([]shard, error) {
 				return nil, fmt.Errorf("%s: holds %s but no safetensors; save the model as safetensors first", dir, other)
 			}
 		}
-		return nil, fmt.Errorf("%s: no weights: expected %s or %s", dir, singleName, indexName)
+		return nil, &NoWeightsError{dir}
 	}
 	return nil, fmt.Errorf("%s: %d safetensors files and no %s to say which tensor is where", dir, len(found), indexName)
+}
+
+// NoWeightsError says that a directory has a config.json that can be read but no weights
+// in any form.
+type NoWeightsError struct{ Dir string }
+
+func (e *NoWeightsError) Error() string {
+	return fmt.Sprintf("%s: no weights: expected %s or %s; fetch them", e.Dir, singleName, indexName)
 }
 
 // globEscape makes a directory's name literal in a pattern.
