@@ -2,6 +2,7 @@ package checkpoint
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -107,6 +108,9 @@ func realPath(path string) (string, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		parent, err := realPath(filepath.Dir(abs))
 		return filepath.Join(parent, filepath.Base(abs)), err
+	}
+	if err != nil {
+		err = fmt.Errorf("%s: %w", path, err)
 	}
 	return real, err
 }
