@@ -175,7 +175,7 @@ func writeSafetensors(path, header string, n int64) error {
 //
 //	truncate N           to N bytes, or by N where N is negative
 //	grow N               by N zero bytes
-//	u32 OFFSET VALUE     write a little-endian number
+//	u32 OFFSET VALUE     write a little-endian number (at a negative offset: from the end)
 //	u64 OFFSET VALUE
 //	replace OLD NEW      the first occurrence of a text
 //	set TENSOR I VALUE   element I (-1: the last) of a tensor of a safetensors file: nan, inf, -inf or a number
@@ -208,10 +208,16 @@ func mutate(path, operation string, args []string) error {
 		b = b[:n]
 	case "grow":
 		b = append(b, make([]byte, number(0))...)
-	case "u32":
-		binary.LittleEndian.PutUint32(b[number(0):], uint32(number(1)))
-	case "u64":
-		binary.LittleEndian.PutUint64(b[number(0):], uint64(number(1)))
+	case "u32", "u64":
+		at := number(0)
+		if at < 0 {
+			at += int64(len(b))
+		}
+		if operation == "u32" {
+			binary.LittleEndian.PutUint32(b[at:], uint32(number(1)))
+		} else {
+			binary.LittleEndian.PutUint64(b[at:], uint64(number(1)))
+		}
 	case "replace":
 		if len(args) != 2 || !strings.Contains(string(b), args[0]) {
 			return usage
