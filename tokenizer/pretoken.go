@@ -99,10 +99,6 @@ func wordStep(w wordSplit) step {
 func digitStep(together bool) step {
 	t := classes()
 	return func(p piece, yield func(piece)) {
-		if !hasDigit(t, p.text) {
-			yield(p)
-			return
-		}
 		for i := 0; i < len(p.text); {
 			end := digitEnd(t, p.text, i, together)
 			yield(piece{p.text[i:end], p.first && i == 0})

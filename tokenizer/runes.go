@@ -6,8 +6,8 @@ import (
 	"unicode/utf8"
 )
 
-// A class is what the split patterns ask of a rune. A rune has at most one of the
-// first three.
+// A class is what pre-tokenizers ask of a rune. A rune has at most one of the first
+// three.
 type class uint8
 
 const (
@@ -15,15 +15,17 @@ const (
 	classNumber                    // \p{N}
 	classSpace                     // \s
 	classNewline                   // \r or \n, which are spaces too
+	classDigit                     // what the Digits pre-tokenizer calls a digit
 )
 
 const wordClass = classLetter | classNumber | classSpace
 
-// asciiClass and the pages below are two forms of one table: the ASCII part is an array
-// because nearly every rune of most texts is there.
+// A runeTable has the class of every rune in pages of 256, those of unassigned runes
+// shared. The ASCII part is there a second time, because nearly every rune of most texts
+// is in it.
 type runeTable struct {
 	ascii [utf8.RuneSelf]class
-	index [(unicode.MaxRune + 1) >> pageBits]uint16
+	index [(unicode.MaxRune + 1) >> pageBits]uint16 // of the rune's page
 	pages [][1 << pageBits]class
 }
 
@@ -47,8 +49,9 @@ var classes = sync.OnceValue(func() *runeTable {
 	}
 	set(unicode.L, classLetter)
 	set(newLetters, classLetter)
-	set(unicode.N, classNumber)
-	set(newNumbers, classNumber)
+	set(unicode.N, classNumber|classDigit)
+	set(newNumbers, classNumber|classDigit)
+	set(newestNumbers, classDigit)
 	set(unicode.White_Space, classSpace)
 	set(&unicode.RangeTable{R16: []unicode.Range16{{Lo: '\n', Hi: '\r', Stride: '\r' - '\n'}}}, classNewline)
 	return t
@@ -85,9 +88,4 @@ func (t *runeTable) at(s string, i int) (class, int) {
 	}
 	r, n := utf8.DecodeRuneInString(s[i:])
 	return t.pages[t.index[r>>pageBits]][r&(1<<pageBits-1)], n
-}
-
-// isNumber reports whether r is in \p{N}.
-func (t *runeTable) isNumber(r rune) bool {
-	return t.pages[t.index[r>>pageBits]][r&(1<<pageBits-1)]&classNumber != 0
 }

@@ -1,9 +1,6 @@
 package tokenizer
 
-import (
-	"strings"
-	"unicode/utf8"
-)
+import "strings"
 
 // A wordSplit is one of the published split patterns, written out by hand: they differ
 // in few points, and a regular expression engine with look-ahead takes most of the time
@@ -164,33 +161,21 @@ func (w *wordSplit) spaces(t *runeTable, s string, i int) int {
 	}
 }
 
-// digitEnd is the end of the piece at s[i] for the Digits pre-tokenizer: one number rune
-// (or, if together, a run of them), or all up to the next number.
+// digitEnd is the end of the piece at s[i] for the Digits pre-tokenizer: one digit (or,
+// if together is set, a run of them), or all up to the next digit.
 func digitEnd(t *runeTable, s string, i int, together bool) int {
 	c, n := t.at(s, i)
-	number := c & classNumber
+	digit := c & classDigit
 	i += n
-	if number != 0 && !together {
+	if digit != 0 && !together {
 		return i
 	}
 	for i < len(s) {
 		c, n := t.at(s, i)
-		if c&classNumber != number {
+		if c&classDigit != digit {
 			break
 		}
 		i += n
 	}
 	return i
-}
-
-// hasDigit reports whether any rune of s is a number.
-func hasDigit(t *runeTable, s string) bool {
-	for i := 0; i < len(s); i++ {
-		if c := s[i]; c >= utf8.RuneSelf {
-			return strings.IndexFunc(s[i:], t.isNumber) >= 0
-		} else if t.ascii[c] == classNumber {
-			return true
-		}
-	}
-	return false
 }

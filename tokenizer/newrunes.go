@@ -2,10 +2,11 @@ package tokenizer
 
 import "unicode"
 
-// The tables of Go 1.26 are those of Unicode 15.0, the tokenizers package's those of
-// 16.0. newLetters and newNumbers are what Unicode 15.1 and 16.0 added to \p{L} and
-// \p{N} (no rune changed from one to the other); \s is the same in both. The peer check
-// in tools/peers compares the class of every code point.
+// Go 1.26 has the tables of Unicode 15.0. The regular expressions of the tokenizers
+// package have those of 16.0: newLetters and newNumbers are what 15.1 and 16.0 added to
+// \p{L} and \p{N}; \s is the same in both. Its Digits pre-tokenizer asks Rust instead,
+// which has 17.0: newestNumbers are what that added. The peer check in tools/peers
+// encodes every code point.
 var (
 	newLetters = &unicode.RangeTable{
 		R16: []unicode.Range16{
@@ -44,6 +45,12 @@ var (
 			{Lo: 0x16d70, Hi: 0x16d79, Stride: 1},
 			{Lo: 0x1ccf0, Hi: 0x1ccf9, Stride: 1},
 			{Lo: 0x1e5f1, Hi: 0x1e5fa, Stride: 1},
+		},
+	}
+	newestNumbers = &unicode.RangeTable{
+		R32: []unicode.Range32{
+			{Lo: 0x11de0, Hi: 0x11de9, Stride: 1},
+			{Lo: 0x16ff4, Hi: 0x16ff6, Stride: 1},
 		},
 	}
 )

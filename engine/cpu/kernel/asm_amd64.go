@@ -1,0 +1,309 @@
+package kernel
+
+import (
+	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/tile"
+	"github.com/coppice-lm/coppice/tensor"
+)
+
+// The functions below hand work to the assembly of the active level. Those that return
+// a number say how many elements they handled; the twin does the rest.
+
+// tileRows is the greatest height of a product's tiles.
+func tileRows() int {
+	if active >= AVX512 {
+		return tile.MR512
+	}
+	return tile.MR256
+}
+
+// body is the part of n elements that a kernel handles: whole groups of 16 at the
+// levels that have assembly.
+func body(n int) int {
+	if active < AVX2 {
+		return 0
+	}
+	return n &^ 15
+}
+
+func roundBF16Asm(dst []uint16, src []float32) int {
+	n := body(len(src))
+	switch {
+	case n == 0:
+	case active >= AVX512:
+		roundBF16AVX512(&dst[0], &src[0], n)
+	default:
+		roundBF16AVX2(&dst[0], &src[0], n)
+	}
+	return n
+}
+
+func widenBF16Asm(dst []float32, src []uint16) int {
+	n := body(len(src))
+	switch {
+	case n == 0:
+	case active >= AVX512:
+		widenBF16AVX512(&dst[0], &src[0], n)
+	default:
+		widenBF16AVX2(&dst[0], &src[0], n)
+	}
+	return n
+}
+
+func widenF16Asm(dst []float32, src []uint16) int {
+	n := body(len(src))
+	switch {
+	case n == 0:
+	case active >= AVX512:
+		widenF16AVX512(&dst[0], &src[0], n)
+	default:
+		widenF16AVX2(&dst[0], &src[0], n)
+	}
+	return n
+}
+
+func expAsm(dst, x []float32) int {
+	n := body(len(x))
+	switch {
+	case n == 0:
+	case active >= AVX512:
+		expAVX512(&dst[0], &x[0], n)
+	default:
+		expAVX2(&dst[0], &x[0], n)
+	}
+	return n
+}
+
+func siluMulAsm(dst, gate, up []float32) int {
+	n := body(len(gate))
+	switch {
+	case n == 0:
+	case active >= AVX512:
+		siluMulAVX512(&dst[0], &gate[0], &up[0], n)
+	default:
+		siluMulAVX2(&dst[0], &gate[0], &up[0], n)
+	}
+	return n
+}
+
+func geluTanhMulAsm(dst, gate, up []float32) int {
+	n := body(len(gate))
+	switch {
+	case n == 0:
+	case active >= AVX512:
+		geluTanhMulAVX512(&dst[0], &gate[0], &up[0], n)
+	default:
+		geluTanhMulAVX2(&dst[0], &gate[0], &up[0], n)
+	}
+	return n
+}
+
+func geluErfMulAsm(dst, gate, up []float32) int {
+	n := body(len(gate))
+	switch {
+	case n == 0:
+	case active >= AVX512:
+		geluErfMulAVX512(&dst[0], &gate[0], &up[0], n)
+	default:
+		geluErfMulAVX2(&dst[0], &gate[0], &up[0], n)
+	}
+	return n
+}
+
+func softCapAsm(x []float32, inv, limit float32) int {
+	n := body(len(x))
+	switch {
+	case n == 0:
+	case active >= AVX512:
+		softCapAVX512(&x[0], n, inv, limit)
+	default:
+		softCapAVX2(&x[0], n, inv, limit)
+	}
+	return n
+}
+
+func normScaleAsm(dst, x, w []float32, inv, offset float32) int {
+	n := body(len(x))
+	switch {
+	case n == 0:
+	case active >= AVX512:
+		normScaleAVX512(&dst[0], &x[0], &w[0], n, inv, offset)
+	default:
+		normScaleAVX2(&dst[0], &x[0], &w[0], n, inv, offset)
+	}
+	return n
+}
+
+func ropeAsm(lo, hi, cos, sin []float32) int {
+	n := body(len(lo))
+	switch {
+	case n == 0:
+	case active >= AVX512:
+		ropeAVX512(&lo[0], &hi[0], &cos[0], &sin[0], n)
+	default:
+		ropeAVX2(&lo[0], &hi[0], &cos[0], &sin[0], n)
+	}
+	return n
+}
+
+func addAsm(dst, x []float32) int {
+	n := body(len(x))
+	switch {
+	case n == 0:
+	case active >= AVX512:
+		addAVX512(&dst[0], &x[0], n)
+	default:
+		addAVX2(&dst[0], &x[0], n)
+	}
+	return n
+}
+
+func scaleAsm(x []float32, a float32) int {
+	n := body(len(x))
+	switch {
+	case n == 0:
+	case active >= AVX512:
+		scaleAVX512(&x[0], n, a)
+	default:
+		scaleAVX2(&x[0], n, a)
+	}
+	return n
+}
+
+func axpyAsm(a float32, x, y []float32) int {
+	n := body(len(x))
+	switch {
+	case n == 0:
+	case active >= AVX512:
+		axpyAVX512(a, &x[0], &y[0], n)
+	default:
+		axpyAVX2(a, &x[0], &y[0], n)
+	}
+	return n
+}
+
+func maxAsm(x []float32, acc *lanes) int {
+	n := body(len(x))
+	switch {
+	case n == 0:
+	case active >= AVX512:
+		maxAVX512(&x[0], n, &acc[0])
+	default:
+		maxAVX2(&x[0], n, &acc[0])
+	}
+	return n
+}
+
+func indexAsm(x []float32, m float32) int {
+	n := body(len(x))
+	switch {
+	case n == 0:
+	case active >= AVX512:
+		return indexAVX512(&x[0], n, m)
+	default:
+		return indexAVX2(&x[0], n, m)
+	}
+	return n
+}
+
+func dotAsm(x, y []float32, acc *[4]lanes) int {
+	n := body(len(x)) &^ 63
+	switch {
+	case n == 0:
+	case active >= AVX512:
+		dotAVX512(&x[0], &y[0], n, &acc[0][0])
+	default:
+		dotAVX2(&x[0], &y[0], n, &acc[0][0])
+	}
+	return n
+}
+
+func expSumAsm(dst, x []float32, m float32, acc *lanes) int {
+	n := body(len(x))
+	switch {
+	case n == 0:
+	case active >= AVX512 && dst == nil:
+		expSumAVX512(&x[0], n, m, &acc[0])
+	case active >= AVX512:
+		expSumStoreAVX512(&dst[0], &x[0], n, m, &acc[0])
+	case dst == nil:
+		expSumAVX2(&x[0], n, m, &acc[0])
+	default:
+		expSumStoreAVX2(&dst[0], &x[0], n, m, &acc[0])
+	}
+	return n
+}
+
+func tileF32(c []float32, ldc int, x, w []float32, k, rows int, load bool) {
+	switch {
+	case active >= AVX512:
+		tileF32AVX512(&c[0], ldc, &x[0], &w[0], k, rows, flag(load))
+	case active == AVX2:
+		tileF32AVX2(&c[0], ldc, &x[0], &w[0], k, rows, flag(load))
+		tileF32AVX2(&c[16], ldc, &x[0], &w[16], k, rows, flag(load))
+	default:
+		tileF32Twin(c, ldc, x, w, k, rows, load)
+	}
+}
+
+func tileBF16(c []float32, ldc int, x, w []uint32, k, rows int, load bool) {
+	tileBF16AVX512(&c[0], ldc, &x[0], &w[0], k, rows, flag(load))
+}
+
+func flag(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func widenPairs(dst []float32, src []uint32) {
+	switch {
+	case active >= AVX512:
+		widenPairsAVX512(&dst[0], &src[0], len(src)/tile.NR)
+	case active == AVX2:
+		widenPairsAVX2(&dst[0], &src[0], len(src)/tile.NR)
+	default:
+		widenPairsTwin(dst, src)
+	}
+}
+
+// transposeAsm transposes the first elements of 16 rows and says how many.
+func transposeAsm(dst, src []float32, ld, dim int) int {
+	n := dim &^ 15
+	if active < AVX512 || n == 0 {
+		return 0
+	}
+	transposeAVX512(&dst[0], &src[0], ld, n)
+	return n
+}
+
+func softmaxStep(p []float32, vecs int, scale float32, m, l, corr []float32) {
+	if active < AVX2 {
+		softmaxStepTwin(p, vecs, scale, m, l, corr)
+		return
+	}
+	var top, sum, old [16]float32
+	rows := len(m)
+	copy(top[:], m)
+	copy(old[:], m)
+	if active >= AVX512 {
+		scoreMaxAVX512(&p[0], rows, vecs*16, scale, &top[0])
+		scoreExpAVX512(&p[0], rows, vecs*16, &top[0], &sum[0])
+	} else {
+		scoreMaxAVX2(&p[0], rows, vecs*16, scale, &top[0])
+		scoreExpAVX2(&p[0], rows, vecs*16, &top[0], &sum[0])
+	}
+	for i, t := range top {
+		old[i] -= t
+	}
+	Exp(old[:], old[:])
+	for i := range m {
+		corr[i] = old[i]
+		l[i] = float32(l[i]*corr[i]) + sum[i]
+	}
+	copy(m, top[:])
+}
+
+func quantAsm(tensor.DType, *[tile.NR]float32, []byte, []int8, []float32, []int32) bool {
+	return false
+}

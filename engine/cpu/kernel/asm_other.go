@@ -1,0 +1,52 @@
+//go:build !amd64
+
+package kernel
+
+import (
+	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/tile"
+	"github.com/coppice-lm/coppice/tensor"
+)
+
+// Without assembly the twins do all the work: each function below says that it
+// handled none of the elements.
+
+func tileRows() int { return tile.MR256 }
+
+func roundBF16Asm([]uint16, []float32) int { return 0 }
+func widenBF16Asm([]float32, []uint16) int { return 0 }
+func widenF16Asm([]float32, []uint16) int  { return 0 }
+
+func expAsm(_, _ []float32) int                         { return 0 }
+func expSumAsm(_, _ []float32, _ float32, _ *lanes) int { return 0 }
+func siluMulAsm(_, _, _ []float32) int                  { return 0 }
+func geluTanhMulAsm(_, _, _ []float32) int              { return 0 }
+func geluErfMulAsm(_, _, _ []float32) int               { return 0 }
+func softCapAsm([]float32, float32, float32) int        { return 0 }
+func dotAsm(_, _ []float32, _ *[4]lanes) int            { return 0 }
+func normScaleAsm(_, _, _ []float32, _, _ float32) int  { return 0 }
+func ropeAsm(_, _, _, _ []float32) int                  { return 0 }
+func addAsm(_, _ []float32) int                         { return 0 }
+func scaleAsm([]float32, float32) int                   { return 0 }
+func axpyAsm(float32, []float32, []float32) int         { return 0 }
+func maxAsm([]float32, *lanes) int                      { return 0 }
+func indexAsm([]float32, float32) int                   { return 0 }
+
+func tileF32(c []float32, ldc int, x, w []float32, k, rows int, load bool) {
+	tileF32Twin(c, ldc, x, w, k, rows, load)
+}
+
+func tileBF16(c []float32, ldc int, x, w []uint32, k, rows int, load bool) {
+	tileBF16Twin(c, ldc, x, w, k, rows, load)
+}
+
+func widenPairs(dst []float32, src []uint32) { widenPairsTwin(dst, src) }
+
+func transposeAsm(_, _ []float32, _, _ int) int { return 0 }
+
+func softmaxStep(p []float32, vecs int, scale float32, m, l, corr []float32) {
+	softmaxStepTwin(p, vecs, scale, m, l, corr)
+}
+
+func quantAsm(tensor.DType, *[tile.NR]float32, []byte, []int8, []float32, []int32) bool {
+	return false
+}

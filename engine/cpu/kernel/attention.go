@@ -1,0 +1,262 @@
+package kernel
+
+import (
+	"fmt"
+	"math"
+	"sync"
+
+	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/tile"
+)
+
+// attnKeys is the number of keys in a block of the grid on which attention walks over
+// the keys. The grid starts at position 0 of the sequence.
+const attnKeys = 128
+
+// Attention describes causal attention of a group of query heads that share one
+// key/value head.
+type Attention struct {
+	HeadDim int // elements of a head, 1..256
+	Heads   int // query heads of the group (1 without grouped-query attention)
+
+	Scale   float32 // factor of the dot products, usually 1/sqrt(HeadDim)
+	SoftCap float32 // scores become SoftCap*tanh(score/SoftCap); 0 for none
+	Window  int     // a query sees the last Window positions, its own included; 0 for all
+}
+
+// KV is a run of N successive positions' keys and values for one head: those of
+// position i at K[i*LdK:] and V[i*LdV:], HeadDim elements each.
+type KV struct {
+	N        int
+	K, V     []float32
+	LdK, LdV int
+}
+
+// Run computes attention for nq successive positions from pos on. The keys and values
+// of positions 0, 1, ... are those of the runs in kv, one after the other; there are
+// at least pos+nq (a shared prefix and a continuation are two runs). Query t of head h
+// is at q[t*ldq+h*HeadDim:], its result goes to dst[t*ldd+h*HeadDim:].
+//
+// Scores exist for one block of 128 keys at a time (the online softmax of Milakov and
+// Gimelshein, 2018, as in FlashAttention): memory does not grow with the number of
+// keys. The result for a query has the same bits whatever pos and nq it is computed
+// with and however kv is cut. Packing a block of keys is shared by all queries of the
+// call: 64 rows (nq*Heads) or more make it negligible.
+//
+// A NaN or Inf in the value of a masked position of the same 128-key block makes the
+// result NaN, as it does where 0 multiplies it.
+func (a Attention) Run(dst []float32, ldd int, q []float32, ldq, nq, pos int, kv []KV) {
+	a.check(len(dst), ldd, len(q), ldq, nq, pos, kv)
+	s := attnPool.Get().(*attnScratch)
+	defer attnPool.Put(s)
+	rows := nq * a.Heads
+	s.reset(rows, a.HeadDim)
+	for r := range rows {
+		copy(s.q[r*tile.XStride:], q[r/a.Heads*ldq+r%a.Heads*a.HeadDim:][:a.HeadDim])
+	}
+	first := 0
+	if a.Window > 0 {
+		first = max(0, pos-a.Window+1) / attnKeys * attnKeys
+	}
+	for k0 := first; k0 < pos+nq; k0 += attnKeys {
+		n := min(attnKeys, pos+nq-k0)
+		s.packBlock(kv, k0, n, a.HeadDim)
+		// Rows whose position is before the block see none of it.
+		r0 := max(0, k0-pos) * a.Heads
+		mr := tileRows()
+		tiles := (rows - r0 + mr - 1) / mr
+		for t := range tiles {
+			a.tile(s, r0+t*(rows-r0)/tiles, r0+(t+1)*(rows-r0)/tiles, k0, n, pos)
+		}
+	}
+	width := padded(a.HeadDim)
+	for r := range rows {
+		// Adding 0 makes a -0 positive: its sign depends on how many masked keys
+		// were added.
+		inv, o := 1/s.l[r], dst[r/a.Heads*ldd+r%a.Heads*a.HeadDim:][:a.HeadDim]
+		for i, v := range s.o[r*width:][:a.HeadDim] {
+			o[i] = float32(v*inv) + 0
+		}
+	}
+}
+
+// tile adds the keys k0..k0+n to the running softmax of rows r0..r1.
+func (a Attention) tile(s *attnScratch, r0, r1, k0, n, pos int) {
+	// Keys after the last row's position are left out, rounded up to whole vectors.
+	n = min(n, pos+(r1-1)/a.Heads+1-k0)
+	for p := 0; p < n; p += tile.NR {
+		tileF32(s.p[p:], tile.XStride, s.q[r0*tile.XStride:], s.k[p/tile.NR*a.HeadDim*tile.NR:], a.HeadDim, r1-r0, false)
+	}
+	vecs := (n + 15) / 16
+	scale := a.Scale
+	if a.SoftCap > 0 {
+		for r := range r1 - r0 {
+			row := s.p[r*tile.XStride:][:n]
+			Scale(row, scale)
+			SoftCap(row, a.SoftCap)
+		}
+		scale = 1
+	}
+	for r := r0; r < r1; r++ {
+		at := pos + r/a.Heads
+		row := s.p[(r-r0)*tile.XStride:][:vecs*16]
+		if end := at + 1 - k0; end < len(row) {
+			fill(row[end:], negInf)
+		}
+		if start := at - a.Window + 1 - k0; a.Window > 0 && start > 0 {
+			fill(row[:min(start, len(row))], negInf)
+		}
+	}
+	softmaxStep(s.p[:], vecs, scale, s.m[r0:r1], s.l[r0:r1], s.corr[:r1-r0])
+	width := padded(a.HeadDim)
+	for r, c := range s.corr[:r1-r0] {
+		if c != 1 {
+			Scale(s.o[(r0+r)*width:][:width], c)
+		}
+	}
+	for c := 0; c < width; c += tile.NR {
+		tileF32(s.o[r0*width+c:], width, s.p[:], s.v[c*attnKeys:], vecs*16, r1-r0, true)
+	}
+}
+
+var negInf = float32(math.Inf(-1))
+
+func fill(x []float32, v float32) {
+	for i := range x {
+		x[i] = v
+	}
+}
+
+// padded is a head's width in whole panels.
+func padded(dim int) int { return panels(dim) * tile.NR }
+
+// softmaxStepTwin takes a block of scores into the running softmax of each row: with m
+// the greatest scaled score so far and l the sum of exponentials, it replaces the
+// row's vecs*16 scores by exp(scale*score-m'), m by the new maximum m', l by
+// l*corr + their sum, and sets corr = exp(m-m'), by which earlier results must be
+// multiplied.
+func softmaxStepTwin(p []float32, vecs int, scale float32, m, l, corr []float32) {
+	for r := range m {
+		row := p[r*tile.XStride:][:vecs*16]
+		top := m[r]
+		for i, v := range row {
+			row[i] = v * scale
+			if row[i] > top {
+				top = row[i]
+			}
+		}
+		var acc lanes
+		for i, v := range row {
+			row[i] = exp32(v - top)
+			acc[i%16] += row[i]
+		}
+		corr[r] = exp32(m[r] - top)
+		l[r] = float32(l[r]*corr[r]) + acc.sum()
+		m[r] = top
+	}
+}
+
+// attnScratch is one call's working memory.
+type attnScratch struct {
+	q    []float32 // rows x XStride: queries
+	o    []float32 // rows x padded head: results before division by l
+	m, l []float32 // rows: greatest score, sum of exponentials
+	k    []float32 // block of keys as panels of 32 keys, head x 32 each
+	v    []float32 // block of values as panels of 32 elements, attnKeys x 32 each
+	p    [tile.MR512 * tile.XStride]float32
+	corr [tile.MR512]float32
+}
+
+var attnPool = sync.Pool{New: func() any { return new(attnScratch) }}
+
+// reset makes room for the rows and starts their softmax. m starts at the least
+// finite value, not -Inf: a row that has seen only masked keys then stays at sums of
+// exact zeros.
+func (s *attnScratch) reset(rows, dim int) {
+	width := padded(dim)
+	s.q = grow(s.q, rows*tile.XStride)
+	s.o = grow(s.o, rows*width)
+	s.m = grow(s.m, rows)
+	s.l = grow(s.l, rows)
+	s.k = grow(s.k, attnKeys*dim)
+	s.v = grow(s.v, attnKeys*width)
+	clear(s.o)
+	clear(s.l)
+	fill(s.m, -maxF32)
+}
+
+func grow(b []float32, n int) []float32 {
+	if cap(b) < n {
+		return make([]float32, n)
+	}
+	return b[:n]
+}
+
+// packBlock packs keys and values k0..k0+n, which may lie in several runs. The rest of
+// the block's last 32 keys is zero.
+func (s *attnScratch) packBlock(kv []KV, k0, n, dim int) {
+	whole := (n + tile.NR - 1) / tile.NR * tile.NR
+	if n < whole {
+		clear(s.k[n/tile.NR*tile.NR*dim:][:tile.NR*dim])
+	}
+	for c := 0; c < dim; c += tile.NR {
+		clear(s.v[c*attnKeys+n*tile.NR : c*attnKeys+whole*tile.NR])
+	}
+	base := 0
+	for _, run := range kv {
+		lo, hi := max(k0, base), min(k0+n, base+run.N)
+		if lo < hi {
+			packKeys(s.k, run.K[(lo-base)*run.LdK:], run.LdK, lo-k0, hi-lo, dim)
+			packValues(s.v, run.V[(lo-base)*run.LdV:], run.LdV, lo-k0, hi-lo, dim)
+		}
+		base += run.N
+	}
+}
+
+// packKeys transposes n keys into panels, from key i0 of the block on.
+func packKeys(dst, k []float32, ldk, i0, n, dim int) {
+	for i := 0; i < n; {
+		at := i0 + i
+		p := dst[at/tile.NR*tile.NR*dim+at%tile.NR:]
+		if at%16 == 0 && n-i >= 16 {
+			d := transposeAsm(p, k[i*ldk:], ldk, dim)
+			for j := range 16 {
+				for e, v := range k[(i+j)*ldk:][:dim][d:] {
+					p[(d+e)*tile.NR+j] = v
+				}
+			}
+			i += 16
+			continue
+		}
+		for e, v := range k[i*ldk:][:dim] {
+			p[e*tile.NR] = v
+		}
+		i++
+	}
+}
+
+// packValues copies n values into panels of 32 elements, from row i0 of the block on.
+func packValues(dst, v []float32, ldv, i0, n, dim int) {
+	for i := range n {
+		row := v[i*ldv:][:dim]
+		for c := 0; c < dim; c += tile.NR {
+			part := row[c:min(c+tile.NR, dim)]
+			d := dst[c*attnKeys+(i0+i)*tile.NR:][:tile.NR]
+			clear(d[copy(d, part):])
+		}
+	}
+}
+
+func (a Attention) check(dst, ldd, q, ldq, nq, pos int, kv []KV) {
+	d, row, n := a.HeadDim, a.HeadDim*a.Heads, 0
+	ok := d >= 1 && d <= tile.KC && a.Heads >= 1 && nq >= 0 && pos >= 0
+	for _, run := range kv {
+		n += run.N
+		ok = ok && run.N >= 0 && (run.N == 0 || run.LdK >= d && run.LdV >= d &&
+			len(run.K) >= (run.N-1)*run.LdK+d && len(run.V) >= (run.N-1)*run.LdV+d)
+	}
+	ok = ok && n >= pos+nq && (nq == 0 || ldd >= row && ldq >= row && dst >= (nq-1)*ldd+row && q >= (nq-1)*ldq+row)
+	if !ok {
+		panic(fmt.Sprintf("kernel: Attention.Run: %+v, %d queries from position %d, %d keys: dst has %d (row distance %d), q has %d (row distance %d), or a run of keys is short",
+			a, nq, pos, n, dst, ldd, q, ldq))
+	}
+}

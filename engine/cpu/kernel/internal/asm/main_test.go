@@ -1,0 +1,27 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// The committed assembly is what the generator writes.
+func TestCommittedFilesAreGenerated(t *testing.T) {
+	for _, f := range families {
+		files, err := f.generate()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, want := range files {
+			got, err := os.ReadFile(filepath.Join("..", "..", name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(got, want) {
+				t.Errorf("%s is not what the generator writes: run go generate ./engine/cpu/kernel", name)
+			}
+		}
+	}
+}

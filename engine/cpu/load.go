@@ -1,0 +1,219 @@
+package cpu
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/coppice-lm/coppice/arch"
+	"github.com/coppice-lm/coppice/engine"
+	"github.com/coppice-lm/coppice/engine/cpu/kernel"
+	"github.com/coppice-lm/coppice/tensor"
+)
+
+// layer is the weights of a decoder layer; a nil norm is left out.
+type layer struct {
+	attentionIn, attentionOut, mlpIn, mlpOut []float32 // [hidden]
+	qNorm, kNorm                             []float32
+
+	qkv            *matrix // queries, keys and values, one below the other
+	out            *matrix
+	gate, up, down *matrix
+}
+
+// load reads and packs all weights.
+func (e *Engine) load(ctx context.Context, src engine.Source) error {
+	t := e.model
+	l := &loader{ctx: ctx, src: src, precision: e.precision, pool: &e.pool}
+	e.embedding = l.vocabulary(t.Embedding, t.Vocab, t.Hidden)
+	e.head = e.embedding
+	if t.Head != t.Embedding {
+		e.head = l.vocabulary(t.Head, t.Vocab, t.Hidden)
+	}
+	e.finalNorm = l.norm(t.FinalNorm, t.Hidden, t.NormPlusOne)
+	e.layers = make([]layer, len(t.Layers))
+	queries, keys := t.Heads*t.HeadDim, t.KVHeads*t.HeadDim
+	qNorm, kNorm := t.HeadDim, t.HeadDim
+	if t.QKNorm == arch.QKNormWhole {
+		qNorm, kNorm = queries, keys
+	}
+	for i := range t.Layers {
+		from, to := &t.Layers[i], &e.layers[i]
+		to.attentionIn = l.norm(from.AttentionIn, t.Hidden, t.NormPlusOne)
+		to.attentionOut = l.norm(from.AttentionOut, t.Hidden, t.NormPlusOne)
+		to.mlpIn = l.norm(from.MLPIn, t.Hidden, t.NormPlusOne)
+		to.mlpOut = l.norm(from.MLPOut, t.Hidden, t.NormPlusOne)
+		to.qNorm = l.norm(from.QNorm, qNorm, t.NormPlusOne)
+		to.kNorm = l.norm(from.KNorm, kNorm, t.NormPlusOne)
+		to.qkv = l.matrix(t.Hidden, from.Q, from.K, from.V)
+		to.out = l.matrix(queries, from.Out)
+		to.gate = l.matrix(t.Hidden, from.Gate)
+		to.up = l.matrix(t.Hidden, from.Up)
+		to.down = l.matrix(from.Width, from.Down)
+	}
+	return l.err
+}
+
+// loader packs one tensor after another and keeps the first error.
+type loader struct {
+	ctx       context.Context
+	src       engine.Source
+	precision engine.Precision
+	pool      *pool
+	err       error
+}
+
+// vocabulary packs a matrix [vocab, in] in parts of vocabPart rows.
+func (l *loader) vocabulary(name string, vocab, in int) []*matrix {
+	var parts []*matrix
+	for first := 0; first < vocab; first += vocabPart {
+		parts = append(parts, l.matrix(in, arch.Projection{
+			Weight: name, FirstRow: first, Rows: min(vocabPart, vocab-first), OfRows: vocab,
+		}))
+	}
+	return parts
+}
+
+// matrix packs the parts, each with `in` columns, one below the other.
+func (l *loader) matrix(in int, parts ...arch.Projection) *matrix {
+	m := &matrix{in: in}
+	biased := false
+	for _, p := range parts {
+		l.check(p.Weight, tensor.Shape{p.OfRows, in})
+		m.out += p.Rows
+		biased = biased || p.Bias != ""
+	}
+	if l.err != nil {
+		return m
+	}
+	if biased {
+		for _, p := range parts {
+			bias := make([]float32, p.Rows)
+			if p.Bias != "" {
+				copy(bias, l.vector(p.Bias, p.Rows))
+			}
+			m.bias = append(m.bias, bias...)
+		}
+	}
+	if l.precision == engine.BF16 {
+		m.bf16, l.err = kernel.NewBF16(m.out, in)
+	} else {
+		m.f32, l.err = kernel.NewF32(m.out, in)
+	}
+	if l.err == nil {
+		l.pack(m, parts)
+	}
+	return m
+}
+
+// pack fills the panels of m on all threads.
+func (l *loader) pack(m *matrix, parts []arch.Projection) {
+	const unit = 4 // panels
+	n := m.panels()
+	var once sync.Once
+	l.pool.run((n+unit-1)/unit, func(_, i int) {
+		p0, p1 := i*unit, min((i+1)*unit, n)
+		r := rowReader{src: l.src, parts: parts}
+		err := l.ctx.Err()
+		switch {
+		case err != nil:
+		case m.bf16 != nil:
+			err = m.bf16.Pack(p0, p1, r.read)
+		default:
+			err = m.f32.Pack(p0, p1, r.read)
+		}
+		if err != nil {
+			once.Do(func() { l.err = err })
+		}
+	})
+}
+
+// rowReader delivers rows of the parts in ascending order as float32, reading several
+// at a time.
+type rowReader struct {
+	src   engine.Source
+	parts []arch.Projection
+
+	ahead   []float32 // rows decoded but not delivered
+	decoded []float32
+	stored  []byte
+}
+
+const readAhead = kernel.PanelCols // rows in one read
+
+func (r *rowReader) read(row int, dst []float32) error {
+	if len(r.ahead) == 0 {
+		in := len(dst)
+		first := row
+		i := 0
+		for ; first >= r.parts[i].Rows; i++ {
+			first -= r.parts[i].Rows
+		}
+		p := r.parts[i]
+		n := min(readAhead, p.Rows-first)
+		info, _ := r.src.Lookup(p.Weight)
+		size := n * int(info.RowBytes())
+		if cap(r.stored) < size {
+			r.stored = make([]byte, size)
+		}
+		r.stored, r.decoded = r.stored[:size], grow(r.decoded, n*in)
+		r.ahead = r.decoded
+		if err := r.src.ReadRows(p.Weight, r.stored, p.FirstRow+first, n); err != nil {
+			return err
+		}
+		if err := tensor.Decode(r.ahead, r.stored, info.DType); err != nil {
+			return fmt.Errorf("tensor %q: %w", p.Weight, err)
+		}
+	}
+	copy(dst, r.ahead)
+	r.ahead = r.ahead[len(dst):]
+	return nil
+}
+
+// norm reads a norm's weights, nil for the empty name.
+func (l *loader) norm(name string, n int, plusOne bool) []float32 {
+	if name == "" {
+		return nil
+	}
+	w := l.vector(name, n)
+	if plusOne {
+		for i := range w {
+			w[i]++
+		}
+	}
+	return w
+}
+
+// vector reads a tensor of one dimension.
+func (l *loader) vector(name string, n int) []float32 {
+	w := make([]float32, n)
+	l.check(name, tensor.Shape{n})
+	if l.err != nil {
+		return w
+	}
+	info, _ := l.src.Lookup(name)
+	size, err := info.Bytes()
+	if err == nil {
+		stored := make([]byte, size)
+		if err = l.src.ReadRows(name, stored, 0, n); err == nil {
+			err = tensor.Decode(w, stored, info.DType)
+		}
+	}
+	if err != nil {
+		l.err = fmt.Errorf("tensor %q: %w", name, err)
+	}
+	return w
+}
+
+// check reports a tensor that is missing or has another shape.
+func (l *loader) check(name string, want tensor.Shape) {
+	if l.err != nil {
+		return
+	}
+	info, ok := l.src.Lookup(name)
+	if !ok {
+		l.err = fmt.Errorf("the checkpoint has no tensor %q, which the model needs", name)
+	} else if !info.Shape.Equal(want) {
+		l.err = fmt.Errorf("tensor %q has the shape %v, the model needs %v", name, info.Shape, want)
+	}
+}
