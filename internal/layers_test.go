@@ -61,7 +61,7 @@ var sameLayer = []string{
 }
 
 // testOnly are packages that no product package may import.
-var testOnly = []string{"internal/shared", "internal/ggufwrite"}
+var testOnly = []string{"internal/shared", "internal/ggufwrite", "eval/evaltest", "engine/enginetest"}
 
 func TestLayers(t *testing.T) {
 	out, err := exec.Command("go", "list", "-json=ImportPath,Imports", module+"...").Output()

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -115,10 +114,7 @@ func (f *evalFlags) check() error {
 		return fmt.Errorf("--bos: %w", err)
 	}
 	if f.samples != "" {
-		if err := json.Unmarshal([]byte(f.samples), &f.picked); err != nil {
-			return fmt.Errorf("--samples: expected JSON such as '{\"arc_easy\":[0,5]}': %w", err)
-		}
-		if f.picked, err = tasks.CanonicalSamples(f.picked); err != nil {
+		if f.picked, err = tasks.ParseSamples(f.samples); err != nil {
 			return fmt.Errorf("--samples: %w", err)
 		}
 	}
