@@ -250,8 +250,28 @@ func tileF32(dst []float32, ldd int, from []float32, ldf int, x, w, next []float
 	}
 }
 
+// tileBF16 widens both sides where there is no product of pairs, in the order of its
+// sums. Products that reuse weights widen them once instead: BF16.mulWide.
 func tileBF16(dst []float32, ldd int, from []float32, ldf int, x, w, next []uint32, k, rows int) {
-	tileBF16AVX512(&dst[0], ldd, unsafe.SliceData(from), ldf, &x[0], &w[0], unsafe.SliceData(next), k, rows)
+	switch {
+	case active >= AVX512BF16:
+		tileBF16AVX512(&dst[0], ldd, unsafe.SliceData(from), ldf, &x[0], &w[0], unsafe.SliceData(next), k, rows)
+	case active >= AVX2:
+		s := scratchPool.Get().(*scratch)
+		defer scratchPool.Put(s)
+		wide := dwords[float32](&s.w, 2*k*tile.NR)
+		widenPairs(wide, w[:k*tile.NR])
+		xs := dwords[float32](&s.x, rows*tile.XStride)
+		for r := range rows {
+			for i, v := range x[r*tile.XStride:][:k] {
+				xs[r*tile.XStride+2*i] = widenBF16(uint16(v >> 16))
+				xs[r*tile.XStride+2*i+1] = widenBF16(uint16(v))
+			}
+		}
+		tileF32(dst, ldd, from, ldf, xs, wide, wide, 2*k, rows)
+	default:
+		tileBF16Twin(dst, ldd, from, ldf, x, w, k, rows)
+	}
 }
 
 func widenPairs(dst []float32, src []uint32) {
@@ -263,6 +283,14 @@ func widenPairs(dst []float32, src []uint32) {
 	default:
 		widenPairsTwin(dst, src)
 	}
+}
+
+// pairUpAsm joins whole pairs, which have their order in memory already: amd64 is
+// little-endian.
+func pairUpAsm(dst []uint32, src []uint16) int {
+	n := len(src) / 2
+	copy(dst, unsafe.Slice((*uint32)(unsafe.Pointer(unsafe.SliceData(src))), n))
+	return n
 }
 
 // transposeAsm transposes the first elements of 16 rows and says how many.
@@ -344,4 +372,29 @@ func roundBlocks(dst []int8, x, inv []float32, sum []int32) {
 	default:
 		roundBlocksTwin(dst, x, inv, sum)
 	}
+}
+
+func roundRowsAsm(dst []uint32, ldd int, src []float32, lds, rows, n int) int {
+	n = body(n)
+	switch {
+	case n == 0 || rows == 0:
+		return 0
+	case active >= AVX512:
+		roundRowsAVX512(&dst[0], ldd, &src[0], lds, rows, n)
+	default:
+		roundRowsAVX2(&dst[0], ldd, &src[0], lds, rows, n)
+	}
+	return n
+}
+
+func pairRowsAsm(dst, a, b []uint32) bool {
+	switch {
+	case active >= AVX512:
+		pairRowsAVX512(&dst[0], &a[0], &b[0])
+	case active == AVX2:
+		pairRowsAVX2(&dst[0], &a[0], &b[0])
+	default:
+		return false
+	}
+	return true
 }

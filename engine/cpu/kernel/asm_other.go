@@ -54,3 +54,9 @@ func quantAsm(tensor.DType, *[tile.NR]float32, []byte, []int8, []float32, []int3
 func blockTops(top, x []float32) { blockTopsTwin(top, x) }
 
 func roundBlocks(dst []int8, x, inv []float32, sum []int32) { roundBlocksTwin(dst, x, inv, sum) }
+
+func pairUpAsm([]uint32, []uint16) int { return 0 }
+
+func roundRowsAsm([]uint32, int, []float32, int, int, int) int { return 0 }
+
+func pairRowsAsm(_, _, _ []uint32) bool { return false }

@@ -31,18 +31,15 @@ func PackBF16(out, in int, row func(o int, dst []float32) error) (*BF16, error) 
 // Pack fills panels p0..p1 as PackBF16 does. Threads may fill different panels at the
 // same time if row allows it.
 func (w *BF16) Pack(p0, p1 int, row func(o int, dst []float32) error) error {
-	buf := make([]float32, w.In)
-	half := make([]uint16, w.In)
-	pair := make([]uint32, pairs(w.In))
-	for o := p0 * tile.NR; o < min(p1*tile.NR, w.Out); o++ {
+	buf, half := make([]float32, w.In), make([]uint16, w.In)
+	return packPanels(w.data, w.Out, pairs(w.In), p0, p1, func(o int, dst []uint32) error {
 		if err := row(o, buf); err != nil {
 			return err
 		}
 		RoundBF16(half, buf)
-		pairUp(pair, half)
-		scatter(w.data[(o/tile.NR)*len(pair)*tile.NR+o%tile.NR:], pair)
-	}
-	return nil
+		pairUp(dst, half)
+		return nil
+	})
 }
 
 // pairs is the number of 32-bit steps of n bfloat16.
@@ -50,7 +47,7 @@ func pairs(n int) int { return (n + 1) / 2 }
 
 // pairUp joins successive bfloat16 in dst; an odd last one is joined with zero.
 func pairUp(dst []uint32, src []uint16) {
-	for i := range len(src) / 2 {
+	for i := pairUpAsm(dst, src); i < len(src)/2; i++ {
 		dst[i] = uint32(src[2*i]) | uint32(src[2*i+1])<<16
 	}
 	if n := len(src); n%2 == 1 {

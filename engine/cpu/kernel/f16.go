@@ -38,7 +38,10 @@ func (w *F16) Pack(p0, p1 int, row func(o int, dst []uint16) error) error {
 		if err := row(o, buf); err != nil {
 			return err
 		}
-		scatter(w.data[(o/tile.NR)*w.In*tile.NR+o%tile.NR:], buf)
+		panel := w.data[(o/tile.NR)*w.In*tile.NR+o%tile.NR:]
+		for i, v := range buf {
+			panel[i*tile.NR] = v
+		}
 	}
 	return nil
 }

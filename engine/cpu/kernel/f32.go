@@ -19,8 +19,8 @@ func NewF32(out, in int) (*F32, error) {
 }
 
 // PackF32 packs the out x in weights that row delivers: row(o, dst) writes row o to
-// dst, which has in elements. Rows are asked for in ascending order; only one is held
-// beside the packed weights.
+// dst, which has in elements. Rows are asked for in ascending order; 16 are held beside
+// the packed weights.
 func PackF32(out, in int, row func(o int, dst []float32) error) (*F32, error) {
 	w, err := NewF32(out, in)
 	if err != nil {
@@ -32,20 +32,33 @@ func PackF32(out, in int, row func(o int, dst []float32) error) (*F32, error) {
 // Pack fills panels p0..p1 as PackF32 does. Threads may fill different panels at the
 // same time if row allows it.
 func (w *F32) Pack(p0, p1 int, row func(o int, dst []float32) error) error {
-	buf := make([]float32, w.In)
-	for o := p0 * tile.NR; o < min(p1*tile.NR, w.Out); o++ {
-		if err := row(o, buf); err != nil {
-			return err
+	return packPanels(w.data, w.Out, w.In, p0, p1, row)
+}
+
+// packPanels fills panels p0..p1 with rows of k dwords, 16 rows at a time.
+func packPanels[E dword](data []E, out, k, p0, p1 int, row func(o int, dst []E) error) error {
+	const group = 16
+	buf := make([]E, group*k)
+	for o := p0 * tile.NR; o < min(p1*tile.NR, out); o += group {
+		n := min(group, out-o)
+		for j := range n {
+			if err := row(o+j, buf[j*k:][:k]); err != nil {
+				return err
+			}
 		}
-		scatter(w.data[(o/tile.NR)*w.In*tile.NR+o%tile.NR:], buf)
+		clear(buf[n*k:])
+		transpose(floats(data[o/tile.NR*tile.NR*k+o%tile.NR:]), floats(buf), k, k)
 	}
 	return nil
 }
 
-// scatter writes src to every NR-th element of dst.
-func scatter[E any](dst, src []E) {
-	for i, v := range src {
-		dst[i*tile.NR] = v
+// transpose writes element e of 16 rows, ld elements apart, to dst[e*NR:], for e < n.
+func transpose(dst, src []float32, ld, n int) {
+	d := transposeAsm(dst, src, ld, n)
+	for j := range 16 {
+		for e, v := range src[j*ld:][:n][d:] {
+			dst[(d+e)*tile.NR+j] = v
+		}
 	}
 }
 

@@ -3,7 +3,6 @@ package kernel
 import (
 	"fmt"
 	"sync"
-	"unsafe"
 
 	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/tile"
 )
@@ -13,7 +12,8 @@ const PanelCols = tile.NR
 
 // maxRows and maxGroup bound the rows and panels that one pass takes, so that a K block
 // of its activations (693 KiB) and its partial sums (264 KiB) fit a second-level cache
-// of 1 MiB. Fewer rows would read the weights more often.
+// of 1 MiB. Fewer rows would read the weights more often. In a pass of fewer than
+// fewTiles tiles the reading of weights is what takes time.
 const (
 	maxRows  = 528
 	maxGroup = 4
@@ -39,8 +39,8 @@ type product[E dword] struct {
 	unpacks bool
 	// tile computes dst[r*ldd+j] = from[r*ldf+j] + sum over i<k of
 	// x[r*XStride+i]*w[i*NR+j] for r<rows, j<NR, in ascending order of i; from is 0
-	// where it is nil. It may prefetch 32*k bytes from next on, or, if next is nil,
-	// what follows w.
+	// where it is nil. It may prefetch 16*k bytes from next on, or, if next is nil,
+	// what follows w at the rate at which it reads.
 	tile func(dst []float32, ldd int, from []float32, ldf int, x, w, next []E, k, rows int)
 }
 
@@ -49,21 +49,21 @@ type product[E dword] struct {
 // It takes blocks of rows, packs all their activations, and for a group of panels at a
 // time walks over K in blocks. Partial sums of the group wait in scratch, not in dst,
 // whose rows are far apart and compete for cache sets. They are stored and reloaded
-// exactly, so no block size changes a bit of the result. Few rows (decoding) take one
-// panel at a time, so that weights are read in one stream.
+// exactly, so no block size changes a bit of the result.
 func (m *product[E]) run(dst []float32, ldd, p0, p1 int) {
 	s := scratchPool.Get().(*scratch)
 	defer scratchPool.Put(s)
 	blocks := (m.k + tile.KC - 1) / tile.KC
 	// Equal blocks of whole steps of 4, which no pair of bfloat16 straddles.
 	kc := ((m.k+blocks-1)/blocks + 3) &^ 3
+	blocks = (m.k + kc - 1) / kc
 	parts := (m.rows + maxRows - 1) / maxRows
 	for i := range parts {
 		c := pass[E]{product: m, s: s, dst: dst, ldd: ldd, kc: kc, blocks: blocks, r0: i * m.rows / parts, r1: (i + 1) * m.rows / parts}
 		c.pack()
 		group := maxGroup
 		if c.r1-c.r0 <= m.mr {
-			group = 1
+			group = 1 // weights are read once, in one stream
 		}
 		for p := p0; p < p1; p += group {
 			c.group(p, min(p+group, p1))
@@ -134,8 +134,8 @@ func (c *pass[E]) group(p0, p1 int) {
 }
 
 // next is the share of a panel that comes after panel p and K block b, for tiles to
-// prefetch a part each; w itself where there is none in memory yet. A tile that is
-// alone gets nil: weights are then one stream, and pass by faster.
+// prefetch a part each; w itself where there is none in memory yet. If there are few
+// tiles it is nil for the first, which then reads ahead in the stream of weights.
 func (c *pass[E]) next(w []E, p, p0, p1, b int) []E {
 	if c.r1-c.r0 < fewTiles*c.mr && !c.unpacks {
 		return nil
@@ -158,15 +158,6 @@ type scratch struct {
 }
 
 var scratchPool = sync.Pool{New: func() any { return new(scratch) }}
-
-// dwords returns n elements of *buf as E, growing it if needed. Both element types
-// have the size and alignment of a float32.
-func dwords[E dword](buf *[]float32, n int) []E {
-	if cap(*buf) < n {
-		*buf = make([]float32, n)
-	}
-	return unsafe.Slice((*E)(unsafe.Pointer(unsafe.SliceData(*buf))), n)
-}
 
 // checkProduct panics if the operands of a product are too short for it.
 func checkProduct(name string, dst, ldd, x, ldx, out, in, rows, p0, p1 int) {

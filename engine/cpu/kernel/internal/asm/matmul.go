@@ -28,7 +28,7 @@ var (
 // with AVX2.
 func matmul(g *gen) {
 	f32 := fmt.Sprintf(tileSig, "float32")
-	doc := "computes dst = from + k steps of a product for 1..%d rows of %d columns; from may be nil for zero, row distances are in elements. On the way it prefetches 32*k bytes from next on, or, if that is nil, what follows w."
+	doc := "computes dst = from + k steps of a product for 1..%d rows of %d columns; from may be nil for zero, row distances are in elements. On the way it prefetches 16*k bytes from next on, or, if that is nil, what follows w."
 	g.function("tileF32AVX512", f32, fmt.Sprintf(doc, tile.MR512, 32), func() {
 		g.tiles(tile.MR512, zmm, func(dst, w, x int) { g.VFMADD231PS(zmm[x], zmm[w], zmm[dst]) })
 	})
