@@ -31,12 +31,12 @@ func axpyAsm(float32, []float32, []float32) int         { return 0 }
 func maxAsm([]float32, *lanes) int                      { return 0 }
 func indexAsm([]float32, float32) int                   { return 0 }
 
-func tileF32(c []float32, ldc int, x, w []float32, k, rows int, load bool) {
-	tileF32Twin(c, ldc, x, w, k, rows, load)
+func tileF32(dst []float32, ldd int, from []float32, ldf int, x, w, _ []float32, k, rows int) {
+	tileF32Twin(dst, ldd, from, ldf, x, w, k, rows)
 }
 
-func tileBF16(c []float32, ldc int, x, w []uint32, k, rows int, load bool) {
-	tileBF16Twin(c, ldc, x, w, k, rows, load)
+func tileBF16(dst []float32, ldd int, from []float32, ldf int, x, w, _ []uint32, k, rows int) {
+	tileBF16Twin(dst, ldd, from, ldf, x, w, k, rows)
 }
 
 func widenPairs(dst []float32, src []uint32) { widenPairsTwin(dst, src) }
@@ -50,3 +50,9 @@ func softmaxStep(p []float32, vecs int, scale float32, m, l, corr []float32) {
 func quantAsm(tensor.DType, *[tile.NR]float32, []byte, []int8, []float32, []int32) bool {
 	return false
 }
+
+func blockTops(top, x []float32) { blockTopsTwin(top, x) }
+
+func roundBlocks(dst []int8, x, inv []float32, sum []int32) { roundBlocksTwin(dst, x, inv, sum) }
+
+func pairUpAsm([]uint32, []uint16) int { return 0 }

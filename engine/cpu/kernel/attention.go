@@ -84,7 +84,8 @@ func (a Attention) tile(s *attnScratch, r0, r1, k0, n, pos int) {
 	// Keys after the last row's position are left out, rounded up to whole vectors.
 	n = min(n, pos+(r1-1)/a.Heads+1-k0)
 	for p := 0; p < n; p += tile.NR {
-		tileF32(s.p[p:], tile.XStride, s.q[r0*tile.XStride:], s.k[p/tile.NR*a.HeadDim*tile.NR:], a.HeadDim, r1-r0, false)
+		k := s.k[p/tile.NR*a.HeadDim*tile.NR:]
+		tileF32(s.p[p:], tile.XStride, nil, 0, s.q[r0*tile.XStride:], k, k, a.HeadDim, r1-r0)
 	}
 	vecs := (n + 15) / 16
 	scale := a.Scale
@@ -114,7 +115,8 @@ func (a Attention) tile(s *attnScratch, r0, r1, k0, n, pos int) {
 		}
 	}
 	for c := 0; c < width; c += tile.NR {
-		tileF32(s.o[r0*width+c:], width, s.p[:], s.v[c*attnKeys:], vecs*16, r1-r0, true)
+		o, v := s.o[r0*width+c:], s.v[c*attnKeys:]
+		tileF32(o, width, o, width, s.p[:], v, v, vecs*16, r1-r0)
 	}
 }
 
@@ -218,12 +220,7 @@ func packKeys(dst, k []float32, ldk, i0, n, dim int) {
 		at := i0 + i
 		p := dst[at/tile.NR*tile.NR*dim+at%tile.NR:]
 		if at%16 == 0 && n-i >= 16 {
-			d := transposeAsm(p, k[i*ldk:], ldk, dim)
-			for j := range 16 {
-				for e, v := range k[(i+j)*ldk:][:dim][d:] {
-					p[(d+e)*tile.NR+j] = v
-				}
-			}
+			transpose(p, k[i*ldk:], ldk, dim)
 			i += 16
 			continue
 		}
@@ -236,12 +233,15 @@ func packKeys(dst, k []float32, ldk, i0, n, dim int) {
 
 // packValues copies n values into panels of 32 elements, from row i0 of the block on.
 func packValues(dst, v []float32, ldv, i0, n, dim int) {
-	for i := range n {
-		row := v[i*ldv:][:dim]
-		for c := 0; c < dim; c += tile.NR {
-			part := row[c:min(c+tile.NR, dim)]
-			d := dst[c*attnKeys+(i0+i)*tile.NR:][:tile.NR]
-			clear(d[copy(d, part):])
+	for c := 0; c < dim; c += tile.NR {
+		panel := dst[c*attnKeys+i0*tile.NR:]
+		for i := range n {
+			row, to := v[i*ldv+c:], panel[i*tile.NR:]
+			if c+tile.NR <= dim {
+				*(*[tile.NR]float32)(to) = *(*[tile.NR]float32)(row)
+			} else {
+				clear(to[copy(to, row[:dim-c]):tile.NR])
+			}
 		}
 	}
 }

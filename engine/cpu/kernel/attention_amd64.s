@@ -36,7 +36,7 @@ loop2:
 	VMAXPS       X2, X1, X1
 	VMOVSS       X1, (BX)
 	ADDQ         $+4, BX
-	ADDQ         $+1088, AX
+	ADDQ         $+1344, AX
 	DECQ         CX
 	JNE          row1
 	VZEROUPPER
@@ -73,7 +73,7 @@ loop2:
 	VMAXPS        X1, X2, X2
 	VMOVSS        X2, (BX)
 	ADDQ          $+4, BX
-	ADDQ          $+1088, AX
+	ADDQ          $+1344, AX
 	DECQ          CX
 	JNE           row1
 	VZEROUPPER
@@ -165,7 +165,7 @@ loop2:
 	VMOVSS       X0, (SI)
 	ADDQ         $+4, BX
 	ADDQ         $+4, SI
-	ADDQ         $+1088, AX
+	ADDQ         $+1344, AX
 	DECQ         CX
 	JNE          row1
 	VZEROUPPER
@@ -350,7 +350,7 @@ loop2:
 	VMOVSS        X11, (SI)
 	ADDQ          $+4, BX
 	ADDQ          $+4, SI
-	ADDQ          $+1088, AX
+	ADDQ          $+1344, AX
 	DECQ          CX
 	JNE           row1
 	VZEROUPPER

@@ -38,7 +38,10 @@ func (w *F16) Pack(p0, p1 int, row func(o int, dst []uint16) error) error {
 		if err := row(o, buf); err != nil {
 			return err
 		}
-		scatter(w.data[(o/tile.NR)*w.In*tile.NR+o%tile.NR:], buf)
+		panel := w.data[(o/tile.NR)*w.In*tile.NR+o%tile.NR:]
+		for i, v := range buf {
+			panel[i*tile.NR] = v
+		}
 	}
 	return nil
 }
@@ -58,9 +61,13 @@ func (w *F16) Row(o int, dst []float32) {
 // columns o of panels p0..p1. Other columns of dst are not touched.
 func (w *F16) Mul(dst []float32, ldd int, x []float32, ldx int, rows, p0, p1 int) {
 	checkProduct("F16", len(dst), ldd, len(x), ldx, w.Out, w.In, rows, p0, p1)
+	if rows == 0 || w.mulFew(dst, ldd, x, ldx, rows, p0, p1) {
+		return
+	}
 	m := product[float32]{
 		out: w.Out, k: w.In, rows: rows, mr: tileRows(),
-		pack: func(buf []float32, r, k0, k1 int) { copy(buf, x[r*ldx+k0:r*ldx+k1]) },
+		pack:    func(buf []float32, r, k0, k1 int) { copy(buf, x[r*ldx+k0:r*ldx+k1]) },
+		unpacks: true,
 		panel: func(scratch []float32, p, k0, k1 int) []float32 {
 			dst := scratch[:(k1-k0)*tile.NR]
 			WidenF16(dst, w.data[(p*w.In+k0)*tile.NR:(p*w.In+k1)*tile.NR])

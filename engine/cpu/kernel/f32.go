@@ -1,6 +1,10 @@
 package kernel
 
-import "github.com/coppice-lm/coppice/engine/cpu/kernel/internal/tile"
+import (
+	"unsafe"
+
+	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/tile"
+)
 
 // F32 holds the weights W (Out x In) of a linear layer in float32, packed for
 // products: panels of 32 rows of W, in each panel In steps of 32 values, one a row of
@@ -19,8 +23,8 @@ func NewF32(out, in int) (*F32, error) {
 }
 
 // PackF32 packs the out x in weights that row delivers: row(o, dst) writes row o to
-// dst, which has in elements. Rows are asked for in ascending order; only one is held
-// beside the packed weights.
+// dst, which has in elements. Rows are asked for in ascending order; 16 are held beside
+// the packed weights.
 func PackF32(out, in int, row func(o int, dst []float32) error) (*F32, error) {
 	w, err := NewF32(out, in)
 	if err != nil {
@@ -32,21 +36,39 @@ func PackF32(out, in int, row func(o int, dst []float32) error) (*F32, error) {
 // Pack fills panels p0..p1 as PackF32 does. Threads may fill different panels at the
 // same time if row allows it.
 func (w *F32) Pack(p0, p1 int, row func(o int, dst []float32) error) error {
-	buf := make([]float32, w.In)
-	for o := p0 * tile.NR; o < min(p1*tile.NR, w.Out); o++ {
-		if err := row(o, buf); err != nil {
-			return err
+	return packPanels(w.data, w.Out, w.In, p0, p1, row)
+}
+
+// packPanels fills panels p0..p1 with rows of k dwords, 16 rows at a time.
+func packPanels[E dword](data []E, out, k, p0, p1 int, row func(o int, dst []E) error) error {
+	const group = 16
+	buf := make([]E, group*k)
+	for o := p0 * tile.NR; o < min(p1*tile.NR, out); o += group {
+		n := min(group, out-o)
+		for j := range n {
+			if err := row(o+j, buf[j*k:][:k]); err != nil {
+				return err
+			}
 		}
-		scatter(w.data[(o/tile.NR)*w.In*tile.NR+o%tile.NR:], buf)
+		clear(buf[n*k:])
+		transpose(floats(data[o/tile.NR*tile.NR*k+o%tile.NR:]), floats(buf), k, k)
 	}
 	return nil
 }
 
-// scatter writes src to every NR-th element of dst.
-func scatter[E any](dst, src []E) {
-	for i, v := range src {
-		dst[i*tile.NR] = v
+// transpose writes element e of 16 rows, ld elements apart, to dst[e*NR:], for e < n.
+func transpose(dst, src []float32, ld, n int) {
+	d := transposeAsm(dst, src, ld, n)
+	for j := range 16 {
+		for e, v := range src[j*ld:][:n][d:] {
+			dst[(d+e)*tile.NR+j] = v
+		}
 	}
+}
+
+// floats is s as float32, to be moved but not to be calculated with.
+func floats[E dword](s []E) []float32 {
+	return unsafe.Slice((*float32)(unsafe.Pointer(unsafe.SliceData(s))), len(s))
 }
 
 // Panels is the number of panels, ceil(Out/32).
@@ -65,6 +87,9 @@ func (w *F32) Row(o int, dst []float32) {
 // columns o of panels p0..p1. Other columns of dst are not touched.
 func (w *F32) Mul(dst []float32, ldd int, x []float32, ldx int, rows, p0, p1 int) {
 	checkProduct("F32", len(dst), ldd, len(x), ldx, w.Out, w.In, rows, p0, p1)
+	if rows == 0 || w.mulFew(dst, ldd, x, ldx, rows, p0, p1) {
+		return
+	}
 	m := product[float32]{
 		out: w.Out, k: w.In, rows: rows, mr: tileRows(),
 		pack: func(buf []float32, r, k0, k1 int) { copy(buf, x[r*ldx+k0:r*ldx+k1]) },
@@ -77,16 +102,24 @@ func (w *F32) Mul(dst []float32, ldd int, x []float32, ldx int, rows, p0, p1 int
 }
 
 // tileF32Twin is product.tile for float32 in plain Go.
-func tileF32Twin(c []float32, ldc int, x, w []float32, k, rows int, load bool) {
+func tileF32Twin(dst []float32, ldd int, from []float32, ldf int, x, w []float32, k, rows int) {
 	for r := range rows {
-		row := c[r*ldc:][:tile.NR]
-		if !load {
-			clear(row)
-		}
+		row := startRow(dst[r*ldd:], from, r*ldf)
 		for i, v := range x[r*tile.XStride:][:k] {
 			for j, b := range w[i*tile.NR:][:tile.NR] {
 				row[j] = fma32(v, b, row[j])
 			}
 		}
 	}
+}
+
+// startRow fills a tile's row of dst with what its sums start from.
+func startRow(dst, from []float32, at int) []float32 {
+	row := dst[:tile.NR]
+	if from == nil {
+		clear(row)
+	} else {
+		copy(row, from[at:])
+	}
+	return row
 }

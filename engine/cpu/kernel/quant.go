@@ -126,38 +126,63 @@ func (q *Q8) Quantise(x []float32, ldx, rows, in int) {
 	}
 	q.quant, q.scale, q.sum = q.quant[:rows*in], q.scale[:rows*blocks], q.sum[:rows*blocks]
 	for t := range rows {
-		for b := range blocks {
-			at := t*blocks + b
-			q.scale[at], q.sum[at] = quantise(q.quant[at*quantBlock:][:quantBlock], x[t*ldx+b*quantBlock:][:quantBlock])
+		quant := q.quant[t*in:][:in]
+		scale, sum := q.scale[t*blocks:][:blocks], q.sum[t*blocks:][:blocks]
+		row := x[t*ldx:][:in]
+		blockTops(scale, row)
+		var inv [64]float32
+		for b0 := 0; b0 < blocks; b0 += len(inv) {
+			b1 := min(b0+len(inv), blocks)
+			for b := b0; b < b1; b++ {
+				scale[b], inv[b-b0] = step(scale[b])
+			}
+			roundBlocks(quant[b0*quantBlock:b1*quantBlock], row[b0*quantBlock:b1*quantBlock], inv[:b1-b0], sum[b0:b1])
+			for b := b0; b < b1; b++ {
+				if inv[b-b0] == 0 {
+					clear(quant[b*quantBlock:][:quantBlock])
+					sum[b] = 0
+				}
+			}
 		}
 	}
 }
 
-func quantise(dst []int8, x []float32) (step float32, sum int32) {
-	var top float32
-	for _, v := range x {
-		a := abs32(v)
-		if a != a {
-			top = a
-			break
+// step is the step of a block with the greatest magnitude top, and its inverse: 0 for
+// a block that has none, being zero (or below 1e-36, where the inverse overflows), or
+// not finite.
+func step(top float32) (scale, inv float32) {
+	scale, inv = top/127, 127/top
+	switch {
+	case inv > 0 && inv <= maxF32:
+		return scale, inv
+	case top < 1:
+		return 0, 0
+	}
+	return top - top, 0 // NaN
+}
+
+// blockTopsTwin sets top to each block's greatest magnitude, by its bits: an infinity
+// is above all numbers, a NaN above all.
+func blockTopsTwin(top, x []float32) {
+	for b := range top {
+		var m uint32
+		for _, v := range x[b*quantBlock:][:quantBlock] {
+			m = max(m, math.Float32bits(v)&^signBit)
 		}
-		top = max(top, a)
+		top[b] = math.Float32frombits(m)
 	}
-	scale, inv := top/127, 127/top
-	if !(inv > 0 && inv <= maxF32) {
-		// All zero (or below 1e-36, where 1/scale overflows), or not finite.
-		clear(dst)
-		if top < 1 {
-			return 0, 0
+}
+
+// roundBlocksTwin rounds each block times its inverse step, and sums what it gives.
+func roundBlocksTwin(dst []int8, x, inv []float32, sum []int32) {
+	for b, f := range inv {
+		sum[b] = 0
+		for i, v := range x[b*quantBlock:][:quantBlock] {
+			n := int32(math.RoundToEven(float64(v * f)))
+			dst[b*quantBlock+i] = int8(n)
+			sum[b] += n
 		}
-		return top - top, 0
 	}
-	for i, v := range x {
-		n := math.RoundToEven(float64(v * inv))
-		dst[i] = int8(n)
-		sum += int32(n)
-	}
-	return scale, sum
 }
 
 // Mul computes dst[t*ldd+o] = sum over i of x[t,i]*W[o,i] for the rows t of x and the
