@@ -29,3 +29,18 @@ func BenchmarkEncode(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkLoad loads SmolLM2's tokenizer from its GGUF file, already read.
+func BenchmarkLoad(b *testing.B) {
+	f := openGGUF(b, filepath.Join(shared.Dir(b), "models", "SmolLM2-135M-Instruct.Q4_1.gguf"))
+	files, err := FilesFromGGUF(f)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := Load(files[tokenizerFile], files[configFile]); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
