@@ -76,7 +76,7 @@ func (c *cache) advance(ctx context.Context, logits []float32) error {
 	e.pool.run(len(e.head), func(_, i int) {
 		m := e.head[i]
 		part := logits[i*vocabPart:][:m.out]
-		m.mul(part, m.out, *last, 1, 0, m.panels())
+		m.mul(part, m.out, *last, 1, 0, m.Panels())
 		e.finish(part)
 	})
 	for _, v := range logits {

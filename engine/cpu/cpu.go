@@ -49,6 +49,7 @@ type Engine struct {
 	model     *arch.Transformer
 	precision engine.Precision
 	maxLength int
+	rounds    bool // some products take activations in bfloat16
 
 	embedding []*matrix // [Vocab, Hidden] in parts of vocabPart tokens; also the head where tied
 	head      []*matrix

@@ -63,7 +63,7 @@ func (p *pass) run() error {
 		for r := r0; r < r1; r++ {
 			x := ws.x[r*t.Hidden : (r+1)*t.Hidden]
 			token := int(p.layout.tokens[r])
-			e.embedding[token/vocabPart].row(token%vocabPart, x)
+			e.embedding[token/vocabPart].Row(token%vocabPart, x)
 			if t.EmbeddingScale != 1 {
 				kernel.Scale(x, t.EmbeddingScale)
 			}
@@ -207,11 +207,11 @@ func grow(b []float32, n int) []float32 {
 	return b[:n]
 }
 
-// growRows makes room for n rows of width values, and for their rounded form where the
-// precision asks for it.
+// growRows makes room for n rows of width values, and for their rounded form where
+// products need it.
 func (e *Engine) growRows(x *rows, n, width int) {
 	x.width, x.values = width, grow(x.values, n*width)
-	if e.precision != engine.BF16 {
+	if !e.rounds {
 		return
 	}
 	if cap(x.rounded) < n*width {

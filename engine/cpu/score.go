@@ -139,7 +139,7 @@ func (e *Engine) reduce(ctx context.Context, list []wanted, rows []int) error {
 		r1 := min(r0+headRows, len(list))
 		e.ws.logits[worker] = grow(e.ws.logits[worker], headRows*vocabPart)
 		logits := e.ws.logits[worker][:(r1-r0)*m.out]
-		m.mul(logits, m.out, last.slice(r0, r1), r1-r0, 0, m.panels())
+		m.mul(logits, m.out, last.slice(r0, r1), r1-r0, 0, m.Panels())
 		e.finish(logits)
 		for r := r0; r < r1; r++ {
 			list[r].take(i, logits[(r-r0)*m.out:][:m.out])
