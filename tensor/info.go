@@ -45,6 +45,14 @@ func (s Shape) Equal(t Shape) bool {
 	return true
 }
 
+// last is the fastest extent, the length of a stored row; 1 for a scalar.
+func (s Shape) last() int64 {
+	if len(s) == 0 {
+		return 1
+	}
+	return int64(s[len(s)-1])
+}
+
 // Info is what a header says of a tensor: everything but where its bytes are.
 type Info struct {
 	Name  string
@@ -63,9 +71,9 @@ func (i Info) Bytes() (int64, error) {
 	if bb == 0 {
 		return 0, fmt.Errorf("tensor %q: element type %v has no size", i.Name, i.DType)
 	}
-	if bs > 1 && n > 0 && int64(i.Shape[len(i.Shape)-1])%bs != 0 {
+	if row := i.Shape.last(); n > 0 && row%bs != 0 {
 		return 0, fmt.Errorf("tensor %q: a row of %d elements is not a whole number of %v blocks of %d",
-			i.Name, i.Shape[len(i.Shape)-1], i.DType, bs)
+			i.Name, row, i.DType, bs)
 	}
 	if n/bs > math.MaxInt64/bb {
 		return 0, fmt.Errorf("tensor %q: more bytes than fit in 63 bits", i.Name)

@@ -1,0 +1,230 @@
+// Package checkpoint is a model on disk. Open reads what headers and config say, in
+// milliseconds whatever the size, and hands out weights by range when they are asked
+// for; a Sink writes a Hugging Face directory that is whole or not there.
+//
+// A Checkpoint always speaks Hugging Face: the tensor names, row order and config.json
+// of the family, whether the bytes lie in one safetensors file, in shards with an
+// index, in a GGUF file or in the local Hugging Face cache. What is below those names
+// (a permuted row, a norm stored plus one, a head that is a copy of the embedding) is
+// undone while reading.
+package checkpoint
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/coppice-lm/coppice/arch"
+	"github.com/coppice-lm/coppice/tensor"
+)
+
+// Checkpoint is an opened model. Its methods may be called from many goroutines.
+type Checkpoint struct {
+	Path   string       // the directory or file that was opened
+	Config *arch.Config // config.json (made from the metadata for a GGUF file)
+	Spec   arch.Spec    // with the widths that the tensors have
+	Notes  []string     // what the user should be told about this model
+
+	infos   []tensor.Info // in the order of the files
+	sources map[string]source
+	files   []*dataFile
+	extra   []ExtraFile
+	gguf    bool
+}
+
+// source is where a tensor's bytes are and what must be undone to read them.
+type source struct {
+	info     tensor.Info
+	file     *dataFile
+	begin    int64
+	headDim  int  // > 0: rows are interleaved within heads of this many rows (GGUF llama)
+	minusOne bool // the file holds the values plus one (GGUF gemma)
+}
+
+// dataFile is an open file that knows its name for messages.
+type dataFile struct {
+	*os.File
+	path string
+	size int64
+}
+
+// openData opens a regular file for reading by range.
+func openData(path string) (*dataFile, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		err = fmt.Errorf("%s: not a regular file", path)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return &dataFile{f, path, st.Size()}, nil
+}
+
+// readFull fills p from off. A file that has become shorter is an error that says so.
+func (f *dataFile) readFull(p []byte, off int64) error {
+	n, err := f.ReadAt(p, off)
+	if n == len(p) {
+		return nil
+	}
+	if errors.Is(err, io.EOF) {
+		return fmt.Errorf("%s: ends at byte %d, expected %d: the file shrank while it was read; restore it and run again", f.path, off+int64(n), f.size)
+	}
+	return fmt.Errorf("%s: %w", f.path, err)
+}
+
+// ExtraFile is a file of the model that holds no weights and is copied unchanged.
+type ExtraFile struct {
+	Name string // relative to the model's directory, with slashes
+	Open func() (io.ReadCloser, error)
+}
+
+// Open opens a model: a Hugging Face directory, a .gguf file (or the first of its
+// splits), or owner/name[@revision] in the local Hugging Face cache. Headers, config
+// and shapes are checked against one another; no weights are read, but for a head that
+// claims to be tied and is in the file all the same.
+func Open(model string) (*Checkpoint, error) {
+	c, err := open(model)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.check(); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+func open(model string) (*Checkpoint, error) {
+	st, err := os.Stat(model)
+	switch {
+	case err == nil && st.IsDir():
+		return openDir(model)
+	case err == nil && strings.EqualFold(filepath.Ext(model), ".gguf"):
+		return openGGUF(model)
+	case err == nil:
+		return nil, fmt.Errorf("%s: neither a directory nor a .gguf file; name the directory that holds config.json", model)
+	}
+	dir, herr := findInCache(model)
+	if herr != nil {
+		return nil, herr
+	}
+	return openDir(dir)
+}
+
+// Close closes the files.
+func (c *Checkpoint) Close() error {
+	var errs []error
+	for _, f := range c.files {
+		errs = append(errs, f.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Tensors lists what the checkpoint holds, in the order of its files.
+func (c *Checkpoint) Tensors() []tensor.Info { return slices.Clone(c.infos) }
+
+// Lookup returns what the header says of a tensor.
+func (c *Checkpoint) Lookup(name string) (tensor.Info, bool) {
+	s, ok := c.sources[name]
+	return s.info, ok
+}
+
+// Quantised reports whether the weights are in GGUF block types.
+func (c *Checkpoint) Quantised() bool {
+	return slices.ContainsFunc(c.infos, func(i tensor.Info) bool { return i.DType.IsBlock() })
+}
+
+// GGUF reports whether the model was read from a GGUF file.
+func (c *Checkpoint) GGUF() bool { return c.gguf }
+
+// UniformType is the one element type of all weights, or Invalid where they differ.
+func (c *Checkpoint) UniformType() tensor.DType {
+	found := tensor.Invalid
+	for _, i := range c.infos {
+		switch {
+		case !i.DType.IsFloat():
+		case found == tensor.Invalid:
+			found = i.DType
+		case found != i.DType:
+			return tensor.Invalid
+		}
+	}
+	return found
+}
+
+// Extra lists the files to copy unchanged: tokenizer, generation config, chat
+// template, licences, anything that is not weights, index or config.json.
+func (c *Checkpoint) Extra() []ExtraFile { return slices.Clone(c.extra) }
+
+// Bytes is the size of all weights as stored.
+func (c *Checkpoint) Bytes() int64 {
+	var n int64
+	for _, i := range c.infos {
+		b, _ := i.Bytes() // checked when the header was read
+		n += b
+	}
+	return n
+}
+
+// ReadRows reads rows [row, row+n) of a tensor, in its stored type and Hugging Face
+// order, into dst, which must have exactly their size. A row is one index of the first
+// extent.
+func (c *Checkpoint) ReadRows(name string, dst []byte, row, n int) error {
+	s, ok := c.sources[name]
+	if !ok {
+		return fmt.Errorf("%s: no tensor %q", c.Path, name)
+	}
+	rb := s.info.RowBytes()
+	if row < 0 || n < 0 || row+n > s.info.Rows() || int64(len(dst)) != int64(n)*rb {
+		return fmt.Errorf("tensor %q: rows %d to %d into %d bytes, but it has %d rows of %d bytes", name, row, row+n, len(dst), s.info.Rows(), rb)
+	}
+	if s.headDim == 0 {
+		if err := s.file.readFull(dst, s.begin+int64(row)*rb); err != nil {
+			return fmt.Errorf("tensor %q: %w", name, err)
+		}
+	} else if err := s.readInterleaved(dst, row, n, rb); err != nil {
+		return fmt.Errorf("tensor %q: %w", name, err)
+	}
+	if s.minusOne {
+		return subtractOne(dst, s.info.DType)
+	}
+	return nil
+}
+
+// readInterleaved undoes the row order of llama in GGUF: within a head of d rows, row
+// 2p+s of the file is row s*d/2+p of the model (rotary pairs beside one another in the
+// file, half a head apart in the model).
+func (s *source) readInterleaved(dst []byte, row, n int, rb int64) error {
+	d := s.headDim
+	head := make([]byte, int64(d)*rb)
+	for first := row / d * d; first < row+n; first += d {
+		if err := s.file.readFull(head, s.begin+int64(first)*rb); err != nil {
+			return err
+		}
+		for r := max(row, first); r < min(row+n, first+d); r++ {
+			half, p := (r-first)/(d/2), (r-first)%(d/2)
+			copy(dst[int64(r-row)*rb:][:rb], head[int64(2*p+half)*rb:])
+		}
+	}
+	return nil
+}
+
+func subtractOne(b []byte, d tensor.DType) error {
+	v := make([]float32, len(b)/d.BlockBytes())
+	if err := tensor.Decode(v, b, d); err != nil {
+		return err
+	}
+	for i := range v {
+		v[i]--
+	}
+	return tensor.Encode(b, v, d)
+}

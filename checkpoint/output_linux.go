@@ -1,0 +1,36 @@
+package checkpoint
+
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// otherDevice reports whether two directories are on different file systems.
+func otherDevice(a, b string) bool {
+	var s, t unix.Stat_t
+	return unix.Stat(a, &s) == nil && unix.Stat(b, &t) == nil && s.Dev != t.Dev
+}
+
+// writable reports whether entries can be made in a directory.
+func writable(dir string) bool { return unix.Access(dir, unix.W_OK|unix.X_OK) == nil }
+
+// lockFile takes the lock of an open file, or reports that another process holds it.
+func lockFile(f *os.File) (held bool, err error) {
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err == unix.EWOULDBLOCK {
+		return true, nil
+	}
+	return false, err
+}
+
+// exchange swaps two directories in one step.
+func exchange(a, b string) error {
+	return unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE)
+}
+
+// startWriteback asks the kernel to begin writing a range to disk, so that the final
+// fsync finds little left to do. It is a hint: an error changes nothing.
+func startWriteback(f *os.File, off, n int64) {
+	_ = unix.SyncFileRange(int(f.Fd()), off, n, unix.SYNC_FILE_RANGE_WRITE)
+}

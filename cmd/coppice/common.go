@@ -1,0 +1,243 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/coppice-lm/coppice/arch"
+	"github.com/coppice-lm/coppice/checkpoint"
+	"github.com/coppice-lm/coppice/plan"
+	"github.com/coppice-lm/coppice/score"
+	"github.com/coppice-lm/coppice/surgery"
+)
+
+// openModel opens a model and passes on what is to be said about it.
+func (a *app) openModel(path string) (*checkpoint.Checkpoint, error) {
+	c, err := checkpoint.Open(path)
+	if err != nil {
+		return nil, badInput(err)
+	}
+	a.notes(c.Notes)
+	return c, nil
+}
+
+// readFile reads a file of scores or a plan.
+func readFile[T any](path string, decode func([]byte) (T, error)) (T, error) {
+	b, err := os.ReadFile(path)
+	var v T
+	if err == nil {
+		if v, err = decode(b); err != nil {
+			err = fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	return v, badInput(err)
+}
+
+// writeFile writes a small file whole or not at all.
+func writeFile(path string, b []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".coppice-*")
+	if err != nil {
+		return &checkpoint.WriteError{Err: err}
+	}
+	defer os.Remove(f.Name())
+	_, err = f.Write(b)
+	err = errors.Join(err, f.Sync(), f.Chmod(0o666&^umask()), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return &checkpoint.WriteError{Err: err}
+	}
+	return nil
+}
+
+// checkFileOutput refuses to write a file over anything but a file, or over or into the
+// model that was opened.
+func checkFileOutput(path, model string) error {
+	if path == "" {
+		return nil // a dry run
+	}
+	if err := checkpoint.CheckOutside(path, model); err != nil {
+		return err
+	}
+	st, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil && !st.Mode().IsRegular() {
+		err = usagef("-o %s: is not a regular file", path)
+	}
+	return err
+}
+
+// scoreFlags are the flags that choose scores.
+type scoreFlags struct {
+	method         string
+	seed           uint64
+	allowNonFinite bool
+}
+
+func (f *scoreFlags) register(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.method, "method", string(score.MaxAbs), "how neurons are scored: maxabs, variance, product, l2 or random")
+	cmd.Flags().Uint64Var(&f.seed, "seed", 0, "seed of --method random")
+	cmd.Flags().BoolVar(&f.allowNonFinite, "allow-nonfinite", false, "go on where a weight is NaN or infinite (such a neuron scores lowest)")
+	var methods []string
+	for _, m := range score.Methods {
+		methods = append(methods, string(m))
+	}
+	completeWords(cmd, "method", methods...)
+}
+
+// check validates the flags without opening anything.
+func (f *scoreFlags) check() error {
+	if _, err := score.ParseMethod(f.method); err != nil {
+		return &usageError{fmt.Errorf("--method: %w", err)}
+	}
+	return nil
+}
+
+// compute scores a checkpoint as the flags say.
+func (a *app) compute(ctx context.Context, c *checkpoint.Checkpoint, f *scoreFlags) (*score.Scores, error) {
+	if err := c.RequireUniform(); err != nil {
+		return nil, badInput(err)
+	}
+	p := a.progress("scoring", score.Bytes(c))
+	s, err := score.Compute(ctx, c, score.Method(f.method), score.Options{
+		Seed: f.seed, Threads: a.threads, AllowNonFinite: f.allowNonFinite, Progress: p.callback()})
+	p.finish()
+	return s, badInput(err)
+}
+
+// ruleFlags are the flags that say how much goes.
+type ruleFlags struct {
+	ratio, expansion float64
+	width, align     int
+	mode             string
+	layers, drop     string
+	pad              bool
+}
+
+func (f *ruleFlags) register(cmd *cobra.Command) {
+	fl := cmd.Flags()
+	fl.Float64Var(&f.ratio, "ratio", 0, "share of each layer's neurons to remove, between 0 and 1")
+	fl.IntVar(&f.width, "width", 0, "neurons to keep in each layer")
+	fl.Float64Var(&f.expansion, "expansion", 0, "neurons to keep, as a multiple of hidden_size")
+	fl.StringVar(&f.layers, "layers", "", "prune these layers only, for example 2-20,24")
+	fl.StringVar(&f.drop, "drop-layers", "", "drop these layers whole")
+	fl.IntVar(&f.align, "align", 1, "round the width to a multiple of this")
+	fl.StringVar(&f.mode, "align-mode", string(plan.Nearest), "how to round: nearest, down, or pad (with zero neurons)")
+	fl.BoolVar(&f.pad, "pad", false, "fill narrower layers with zero neurons up to the widest (saves no bytes)")
+	completeWords(cmd, "align-mode", string(plan.Nearest), string(plan.Down), string(plan.Pad))
+}
+
+// rule reads the flags.
+func (f *ruleFlags) rule(cmd *cobra.Command) (plan.Rule, error) {
+	r := plan.Rule{Align: f.align, AlignMode: plan.AlignMode(f.mode)}
+	changed := cmd.Flags().Changed
+	if changed("ratio") {
+		r.Ratio = &f.ratio
+	}
+	if changed("width") {
+		r.Width = &f.width
+	}
+	if changed("expansion") {
+		r.Expansion = &f.expansion
+	}
+	for _, l := range []struct {
+		flag, text string
+		to         *[]int
+	}{{"layers", f.layers, &r.Layers}, {"drop-layers", f.drop, &r.Drop}} {
+		if !changed(l.flag) {
+			continue
+		}
+		var err error
+		if *l.to, err = plan.ParseLayers(l.text); err != nil {
+			return r, &usageError{fmt.Errorf("--%s: %w", l.flag, err)}
+		}
+	}
+	return r, r.Check()
+}
+
+// build makes the plan.
+func (f *ruleFlags) build(s *score.Scores, spec *arch.Spec, r plan.Rule) (*plan.Plan, error) {
+	p, err := plan.Build(s, spec, r)
+	if err != nil {
+		return nil, badInput(err)
+	}
+	if f.pad {
+		p = p.Padded()
+	}
+	return p, nil
+}
+
+// outFlags are the flags of verbs that write a checkpoint.
+type outFlags struct {
+	out, dtype, shard string
+	force, dryRun     bool
+}
+
+func (f *outFlags) register(cmd *cobra.Command, dtype, dtypes string) {
+	fl := cmd.Flags()
+	fl.StringVarP(&f.out, "output", "o", "", "directory to write")
+	fl.StringVar(&f.dtype, "dtype", dtype, "element type of the weights: "+dtypes)
+	fl.StringVar(&f.shard, "max-shard-size", "5GB", "most bytes of one weight file, for example 2GB or 500MB")
+	fl.BoolVar(&f.force, "force", false, "replace what the output directory holds")
+	fl.BoolVar(&f.dryRun, "dry-run", false, "say what would be done and write nothing")
+	types := []string{"f16", "bf16", "f32"}
+	if dtype == "same" {
+		types = append(types, dtype)
+	}
+	completeWords(cmd, "dtype", types...)
+}
+
+// check validates the flags for an input, before anything long begins.
+func (f *outFlags) check(input string) error {
+	if _, err := surgery.DType(f.dtype); err != nil {
+		return &usageError{fmt.Errorf("--dtype: %w", err)}
+	}
+	if _, err := parseBytes(f.shard); err != nil {
+		return &usageError{fmt.Errorf("--max-shard-size: %w", err)}
+	}
+	if f.out == "" {
+		if f.dryRun {
+			return nil
+		}
+		return usagef("-o DIR is needed: the directory to write")
+	}
+	return checkpoint.CheckOutput(f.out, input, f.force)
+}
+
+// write compiles a plan and, unless this is a dry run, writes the checkpoint.
+func (a *app) write(ctx context.Context, c *checkpoint.Checkpoint, p *plan.Plan, f *outFlags, files map[string][]byte, allowNonFinite bool) (*surgery.Program, error) {
+	to, err := surgery.DType(f.dtype)
+	if err != nil {
+		return nil, &usageError{err}
+	}
+	prog, err := surgery.Compile(p, c, to)
+	if err != nil {
+		return nil, badInput(err)
+	}
+	a.notes(prog.Notes[len(c.Notes):])
+	if f.dryRun {
+		return prog, nil
+	}
+	shard, err := parseBytes(f.shard)
+	if err != nil {
+		return nil, &usageError{err}
+	}
+	sink, err := checkpoint.Create(f.out, c.Path, f.force)
+	if err != nil {
+		return nil, err
+	}
+	defer sink.Abort()
+	bar := a.progress("writing", prog.Bytes())
+	err = prog.Run(ctx, c, sink, files, surgery.Options{Threads: a.threads, ShardBytes: shard, AllowNonFinite: allowNonFinite, Progress: bar.callback()})
+	bar.finish()
+	return prog, badInput(err)
+}

@@ -1,0 +1,187 @@
+package main
+
+import (
+	"fmt"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/coppice-lm/coppice/checkpoint"
+	"github.com/coppice-lm/coppice/plan"
+	"github.com/coppice-lm/coppice/score"
+)
+
+func (a *app) plan() *cobra.Command {
+	var s scoreFlags
+	var r ruleFlags
+	var out, scores string
+	var dryRun bool
+	cmd := &cobra.Command{
+		Use:   "plan MODEL -o FILE (--ratio R | --width N | --expansion X)",
+		Short: "Decide which neurons stay, and write the decision down",
+		Long: `Decide which neurons of which layer stay, and write the decision as a plan: JSON that
+names the model by fingerprint, the rule, and every neuron that stays. The same inputs
+give the same bytes. ` + "`coppice apply`" + ` carries a plan out.`,
+		Example: `  coppice plan ./Llama-3.2-3B --ratio 0.6 -o plan.json
+  coppice plan ./Llama-3.2-3B --expansion 1.4 --align 256 --scores scores.json -o plan.json
+  coppice plan show plan.json
+  coppice plan diff plan.json other.json`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			rule, err := r.rule(cmd)
+			if err == nil {
+				err = s.check()
+			}
+			if err == nil && scores != "" && (cmd.Flags().Changed("method") || cmd.Flags().Changed("seed")) {
+				err = usagef("--scores already says the method and the seed")
+			}
+			if err == nil && out == "" && !dryRun {
+				err = usagef("-o FILE is needed: the file to write")
+			}
+			if err != nil {
+				return err
+			}
+			c, err := a.openModel(args[0])
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			if err := checkFileOutput(out, c.Path); err != nil {
+				return err
+			}
+			if err := rule.CheckFor(&c.Spec); err != nil {
+				return err
+			}
+			var sc *score.Scores
+			if scores != "" {
+				sc, err = a.readScores(scores, c)
+			} else {
+				sc, err = a.compute(cmd.Context(), c, &s)
+			}
+			if err != nil {
+				return err
+			}
+			p, err := r.build(sc, &c.Spec, rule)
+			if err != nil {
+				return err
+			}
+			b, err := p.Encode()
+			if err != nil {
+				return err
+			}
+			if !dryRun {
+				if err := writeFile(out, b); err != nil {
+					return err
+				}
+			}
+			if a.json {
+				return a.result(p)
+			}
+			if a.quiet {
+				return nil
+			}
+			if err := p.Show(a.stdout); err != nil {
+				return err
+			}
+			if !dryRun {
+				a.printf("\nnext: coppice apply %s --plan %s -o DIR\n", args[0], out)
+			}
+			return nil
+		},
+	}
+	s.register(cmd)
+	r.register(cmd)
+	cmd.Flags().StringVarP(&out, "output", "o", "", "file to write")
+	cmd.Flags().StringVar(&scores, "scores", "", "use the scores of this file instead of computing them")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "show the plan and write nothing")
+	cmd.AddCommand(a.planShow(), a.planDiff())
+	return cmd
+}
+
+// readScores reads a file of scores and checks that they are of this model.
+func (a *app) readScores(path string, c *checkpoint.Checkpoint) (*score.Scores, error) {
+	s, err := readFile(path, score.Decode)
+	if err != nil {
+		return nil, err
+	}
+	fingerprint, err := c.Fingerprint()
+	if err != nil {
+		return nil, badInput(err)
+	}
+	if s.Model != fingerprint {
+		return nil, badInput(fmt.Errorf("%s: the scores are of another model (scores: %s, model: %s); make them for this one with `coppice score`", path, s.Model, fingerprint))
+	}
+	return s, badInput(c.RequireUniform())
+}
+
+func (a *app) planShow() *cobra.Command {
+	return &cobra.Command{
+		Use:     "show FILE",
+		Short:   "Show a plan: its rule, and how many neurons of each layer stay",
+		Example: "  coppice plan show plan.json\n  coppice plan show plan.json --json",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			p, err := readFile(args[0], plan.Decode)
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.result(p)
+			}
+			if a.quiet {
+				return nil
+			}
+			return p.Show(a.stdout)
+		},
+	}
+}
+
+func (a *app) planDiff() *cobra.Command {
+	return &cobra.Command{
+		Use:     "diff A B",
+		Short:   "Compare two plans layer by layer",
+		Example: "  coppice plan diff maxabs.json variance.json",
+		Args:    cobra.ExactArgs(2),
+		RunE: func(_ *cobra.Command, args []string) error {
+			x, err := readFile(args[0], plan.Decode)
+			if err != nil {
+				return err
+			}
+			y, err := readFile(args[1], plan.Decode)
+			if err != nil {
+				return err
+			}
+			diffs, err := plan.Diff(x, y)
+			if err != nil {
+				return badInput(err)
+			}
+			if a.json {
+				return a.result(diffs)
+			}
+			if a.quiet {
+				return nil
+			}
+			if x.Model != y.Model {
+				fmt.Fprintf(a.stdout, "the plans are for different models\n")
+			}
+			fmt.Fprintf(a.stdout, "A  %s, %s\nB  %s, %s\n", x.Method, x.Rule.String(), y.Method, y.Rule.String())
+			t := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
+			fmt.Fprintln(t, "layer\tkept A\tkept B\tboth\tonly A\tonly B\twidth A\twidth B\t")
+			same := 0
+			for _, d := range diffs {
+				if d.Same() {
+					same++
+					continue
+				}
+				fmt.Fprintf(t, "%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t\n", d.Layer, d.KeepA, d.KeepB, d.Both, d.KeepA-d.Both, d.KeepB-d.Both, d.WidthA, d.WidthB)
+			}
+			if same < len(diffs) {
+				if err := t.Flush(); err != nil {
+					return err
+				}
+			}
+			fmt.Fprintf(a.stdout, "%d of %d layers are the same\n", same, len(diffs))
+			return nil
+		},
+	}
+}

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"fmt"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/coppice-lm/coppice/arch"
+	"github.com/coppice-lm/coppice/checkpoint"
+	"github.com/coppice-lm/coppice/plan"
+	"github.com/coppice-lm/coppice/surgery"
+)
+
+func (a *app) prune() *cobra.Command {
+	var s scoreFlags
+	var r ruleFlags
+	var o outFlags
+	cmd := &cobra.Command{
+		Use:   "prune MODEL -o DIR (--ratio R | --width N | --expansion X)",
+		Short: "Score, plan and apply in one go",
+		Long: `Remove neurons from every gated MLP and write a checkpoint that loads wherever the
+original loads. It is the same as score, plan and apply one after the other, and the plan
+is kept in the output as ` + checkpoint.PlanName + `. The default is the published recipe:
+scores by maximum absolute weight (maxabs), the same width in all layers.`,
+		Example: `  coppice prune ./Llama-3.2-3B -o pruned60 --ratio 0.6
+  coppice prune ./Llama-3.2-3B -o pruned40 --ratio 0.4 --align 256 --dtype f16
+  coppice prune SmolLM2-135M-Instruct.Q4_1.gguf -o smol60 --ratio 0.6
+  coppice prune ./Llama-3.2-3B --width 4096 --dry-run`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			start := time.Now()
+			rule, err := r.rule(cmd)
+			if err == nil {
+				err = s.check()
+			}
+			if err == nil {
+				err = o.check(args[0])
+			}
+			if err != nil {
+				return err
+			}
+			c, err := a.openModel(args[0])
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			// What the rule makes of this model is refused before its weights are read.
+			if err := rule.CheckFor(&c.Spec); err != nil {
+				return err
+			}
+			if err := checkpoint.CheckOutput(orDot(o.out), c.Path, o.force); o.out != "" && err != nil {
+				return err
+			}
+			sc, err := a.compute(cmd.Context(), c, &s)
+			if err != nil {
+				return err
+			}
+			p, err := r.build(sc, &c.Spec, rule)
+			if err != nil {
+				return err
+			}
+			return a.carryOut(cmd, args[0], c, p, &o, s.allowNonFinite, start)
+		},
+	}
+	s.register(cmd)
+	r.register(cmd)
+	o.register(cmd, "same", "same, f16, bf16 or f32 (same is f16 for a quantised GGUF)")
+	return cmd
+}
+
+func orDot(path string) string {
+	if path == "" {
+		return "."
+	}
+	return path
+}
+
+func (a *app) apply() *cobra.Command {
+	var o outFlags
+	var planFile string
+	var pad, allowNonFinite bool
+	cmd := &cobra.Command{
+		Use:   "apply MODEL --plan FILE -o DIR",
+		Short: "Carry a plan out",
+		Long:  "Write the checkpoint that a plan describes. The plan must have been made for this model.",
+		Example: `  coppice apply ./Llama-3.2-3B --plan plan.json -o pruned60
+  coppice apply ./Llama-3.2-3B --plan plan.json -o pruned60 --dtype f16`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			start := time.Now()
+			if err := o.check(args[0]); err != nil {
+				return err
+			}
+			if planFile == "" {
+				return usagef("--plan FILE is needed: a plan made by `coppice plan`")
+			}
+			p, err := readFile(planFile, plan.Decode)
+			if err != nil {
+				return err
+			}
+			c, err := a.openModel(args[0])
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			if err := c.RequireUniform(); err != nil {
+				return badInput(err)
+			}
+			if pad {
+				p = p.Padded()
+			}
+			return a.carryOut(cmd, args[0], c, p, &o, allowNonFinite, start)
+		},
+	}
+	o.register(cmd, "same", "same, f16, bf16 or f32 (same is f16 for a quantised GGUF)")
+	cmd.Flags().StringVar(&planFile, "plan", "", "the plan to carry out")
+	cmd.Flags().BoolVar(&pad, "pad", false, "fill narrower layers with zero neurons up to the widest (saves no bytes)")
+	cmd.Flags().BoolVar(&allowNonFinite, "allow-nonfinite", false, "go on where a weight is NaN or infinite")
+	return cmd
+}
+
+// carryOut writes a planned checkpoint with its plan beside it, and says what changed.
+func (a *app) carryOut(cmd *cobra.Command, model string, c *checkpoint.Checkpoint, p *plan.Plan, o *outFlags, allowNonFinite bool, start time.Time) error {
+	b, err := p.Encode()
+	if err != nil {
+		return err
+	}
+	prog, err := a.write(cmd.Context(), c, p, o, map[string][]byte{checkpoint.PlanName: b}, allowNonFinite)
+	if err != nil {
+		return err
+	}
+	sum := summarise(c, prog)
+	sum.Output, sum.DryRun, sum.Seconds = o.out, o.dryRun, time.Since(start).Seconds()
+	if a.json {
+		return a.result(sum)
+	}
+	if a.quiet {
+		return nil
+	}
+	sum.table(a)
+	if o.dryRun {
+		a.printf("\ndry run: nothing was written\n")
+		return nil
+	}
+	a.printf("\nwritten to %s in %.1f s; next:\n  coppice verify %s --against %s\n  coppice inspect %s\n", o.out, sum.Seconds, o.out, model, o.out)
+	return nil
+}
+
+// side is one side of a comparison.
+type side struct {
+	Layers       int     `json:"num_hidden_layers"`
+	Width        int     `json:"intermediate_size"`
+	Expansion    float64 `json:"expansion_ratio"`
+	Parameters   int64   `json:"parameters"`
+	Bytes        int64   `json:"bytes"`
+	MemoryOf1000 int64   `json:"memory_with_1000_tokens"` // weights and the KV cache of 1,000 tokens
+}
+
+// summary is what pruning changed.
+type summary struct {
+	Output  string  `json:"output,omitempty"`
+	DryRun  bool    `json:"dry_run"`
+	Before  side    `json:"before"`
+	After   side    `json:"after"`
+	Seconds float64 `json:"seconds"`
+}
+
+func summarise(c *checkpoint.Checkpoint, prog *surgery.Program) summary {
+	make := func(spec arch.Spec, bytes int64) side {
+		_, n := spec.Parameters()
+		return side{spec.Layers, spec.Intermediate, float64(spec.Intermediate) / float64(spec.Hidden), n, bytes, bytes + kvBytes(&spec)}
+	}
+	return summary{Before: make(c.Spec, c.Bytes()), After: make(prog.Spec, prog.Bytes())}
+}
+
+// kvBytes is the size of the keys and values of 1,000 tokens at two bytes each.
+func kvBytes(spec *arch.Spec) int64 { return 1000 * 2 * spec.KVElements() }
+
+func (s *summary) table(a *app) {
+	t := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
+	row := func(name string, format func(side) string, value func(side) float64) {
+		change := "-"
+		if b := value(s.Before); b != 0 {
+			change = fmt.Sprintf("%+.1f %%", 100*(value(s.After)/b-1))
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t\n", name, format(s.Before), format(s.After), change)
+	}
+	fmt.Fprintln(t, "\tbefore\tafter\tchange\t")
+	if s.Before.Layers != s.After.Layers {
+		row("layers", func(s side) string { return fmt.Sprint(s.Layers) }, func(s side) float64 { return float64(s.Layers) })
+	}
+	row("MLP width", func(s side) string { return fmt.Sprint(s.Width) }, func(s side) float64 { return float64(s.Width) })
+	row("expansion ratio", func(s side) string { return fmt.Sprintf("%.3f", s.Expansion) }, func(s side) float64 { return s.Expansion })
+	row("parameters", func(s side) string { return countText(s.Parameters) }, func(s side) float64 { return float64(s.Parameters) })
+	row("weights", func(s side) string { return bytesText(s.Bytes) }, func(s side) float64 { return float64(s.Bytes) })
+	row("memory, 1,000 tokens", func(s side) string { return bytesText(s.MemoryOf1000) }, func(s side) float64 { return float64(s.MemoryOf1000) })
+	t.Flush()
+}

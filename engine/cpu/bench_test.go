@@ -1,0 +1,129 @@
+package cpu_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/coppice-lm/coppice/arch"
+	"github.com/coppice-lm/coppice/engine"
+	"github.com/coppice-lm/coppice/engine/cpu"
+	"github.com/coppice-lm/coppice/tensor"
+)
+
+// Shapes of real models, for benchmarks that need no weights.
+const (
+	smolLM2135M = `{"model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536,
+		"num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "max_position_embeddings": 8192,
+		"rms_norm_eps": 1e-5, "rope_theta": 100000, "tie_word_embeddings": true}`
+	llama321B = `{"model_type": "llama", "vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192,
+		"num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 131072,
+		"rms_norm_eps": 1e-5, "rope_theta": 500000, "tie_word_embeddings": true}`
+)
+
+// noise is a source of small random weights of a model's shapes, all in bfloat16.
+type noise struct {
+	shapes map[string]tensor.Shape
+	block  []byte
+}
+
+func newNoise(spec *arch.Spec) noise {
+	n := noise{shapes: map[string]tensor.Shape{}, block: make([]byte, 1<<20)}
+	for _, t := range spec.Tensors() {
+		n.shapes[t.Name] = t.Shape
+	}
+	r := rand.New(rand.NewPCG(1, 2))
+	for i := 0; i < len(n.block); i += 2 {
+		n.block[i] = byte(r.Uint32())
+		n.block[i+1] = 0x3c | byte(r.Uint32())&0x80 // 2^-7 to 2^-5, either sign
+	}
+	return n
+}
+
+func (n noise) Lookup(name string) (tensor.Info, bool) {
+	s, ok := n.shapes[name]
+	return tensor.Info{Name: name, DType: tensor.BF16, Shape: s}, ok
+}
+
+func (n noise) ReadRows(name string, dst []byte, first, rows int) error {
+	for at := 0; at < len(dst); {
+		at += copy(dst[at:], n.block[(first*7919%4096)*2:])
+	}
+	return nil
+}
+
+// shaped opens a model of the given shape with random weights.
+func shaped(b *testing.B, config string, opt cpu.Options) *cpu.Engine {
+	b.Helper()
+	c, err := arch.ParseConfig([]byte(config))
+	if err != nil {
+		b.Fatal(err)
+	}
+	spec, err := arch.FromConfig(c)
+	if err != nil {
+		b.Fatal(err)
+	}
+	model, err := spec.Transformer(c)
+	if err != nil {
+		b.Fatal(err)
+	}
+	e, err := cpu.New(context.Background(), model, newNoise(&spec), opt)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return e
+}
+
+// each runs f for both precisions and one and two threads.
+func each(b *testing.B, config string, f func(b *testing.B, e *cpu.Engine)) {
+	for _, precision := range []engine.Precision{engine.F32, engine.BF16} {
+		for _, threads := range []int{1, 2} {
+			b.Run(fmt.Sprintf("%v/%d", precision, threads), func(b *testing.B) {
+				f(b, shaped(b, config, cpu.Options{Precision: precision, Threads: threads}))
+			})
+		}
+	}
+}
+
+func benchmarkScore(b *testing.B, config string) {
+	const n = 512
+	each(b, config, func(b *testing.B, e *cpu.Engine) {
+		node := engine.Node{Parent: -1}
+		for i := range int32(n) {
+			node.Tokens = append(node.Tokens, i*37%10007)
+			node.Targets = append(node.Targets, engine.Target{Index: int(i), Token: i})
+		}
+		for b.Loop() {
+			if _, err := e.Score(context.Background(), engine.Batch{Nodes: []engine.Node{node}}, nil); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.ReportMetric(n*float64(b.N)/b.Elapsed().Seconds(), "tokens/s")
+	})
+}
+
+func benchmarkDecode(b *testing.B, config string) {
+	const n = 32
+	each(b, config, func(b *testing.B, e *cpu.Engine) {
+		logits := make([]float32, e.Model().Vocab)
+		cache := e.NewCache()
+		for b.Loop() {
+			cache.Truncate(0)
+			for i := range int32(n) {
+				if err := cache.Append(context.Background(), []int32{i}, logits); err != nil {
+					b.Fatal(err)
+				}
+			}
+		}
+		b.ReportMetric(n*float64(b.N)/b.Elapsed().Seconds(), "tokens/s")
+	})
+}
+
+// Scoring 512 tokens with the logits of all positions.
+func BenchmarkScore135M(b *testing.B) { benchmarkScore(b, smolLM2135M) }
+func BenchmarkScore1B(b *testing.B)   { benchmarkScore(b, llama321B) }
+
+// Decoding 32 tokens one by one.
+func BenchmarkDecode135M(b *testing.B) { benchmarkDecode(b, smolLM2135M) }
+func BenchmarkDecode1B(b *testing.B)   { benchmarkDecode(b, llama321B) }

@@ -1,0 +1,90 @@
+package cpu
+
+import (
+	"github.com/coppice-lm/coppice/engine"
+	"github.com/coppice-lm/coppice/engine/cpu/kernel"
+)
+
+// layout places the tokens of a batch on rows, and says where the keys of each token's
+// sequence are.
+type layout struct {
+	n      int // rows
+	tokens []int32
+	rows   []engine.Row
+	nodes  []segment
+}
+
+// segment is the rows of a node.
+type segment struct {
+	first, n int // rows
+	position int // of the first row in its sequence
+	regime   int // of the rotary embedding
+	path     []span
+}
+
+// span is a run of successive positions whose keys and values are in successive slots
+// of a store. The spans of a path, one after another, are positions 0, 1, ...
+type span struct{ slot, n int }
+
+// lay makes the layout of a valid batch: slots are rows. All sequences of a tree are
+// rotated as its longest one is.
+func lay(b engine.Batch, regime func(length int) int) layout {
+	l := layout{n: b.Tokens()}
+	l.tokens = make([]int32, 0, l.n)
+	l.rows = make([]engine.Row, 0, l.n)
+	l.nodes = make([]segment, len(b.Nodes))
+	longest := make([]int, len(b.Nodes)) // of the tree, at its root
+	root := make([]int, len(b.Nodes))
+	lengths := b.Lengths()
+	for i, n := range b.Nodes {
+		s := &l.nodes[i]
+		*s = segment{first: len(l.tokens), n: len(n.Tokens), position: lengths[i] - len(n.Tokens)}
+		root[i] = i
+		if n.Parent >= 0 {
+			root[i] = root[n.Parent]
+			s.path = append(s.path, l.nodes[n.Parent].path...)
+		}
+		longest[root[i]] = max(longest[root[i]], lengths[i])
+		if k := len(s.path) - 1; k >= 0 && s.path[k].slot+s.path[k].n == s.first {
+			s.path[k].n += s.n
+		} else {
+			s.path = append(s.path, span{s.first, s.n})
+		}
+		l.tokens = append(l.tokens, n.Tokens...)
+		for j := range n.Tokens {
+			l.rows = append(l.rows, engine.Row{Node: i, Index: j, Position: s.position + j})
+		}
+	}
+	for i := range l.nodes {
+		l.nodes[i].regime = regime(longest[root[i]])
+	}
+	return l
+}
+
+// extend makes the layout of tokens that follow those of a cache, whose slots are the
+// positions of the one sequence.
+func extend(tokens []int32, position, regime int) layout {
+	l := layout{n: len(tokens), tokens: tokens, rows: make([]engine.Row, len(tokens))}
+	for i := range l.rows {
+		l.rows[i] = engine.Row{Index: i, Position: position + i}
+	}
+	l.nodes = []segment{{n: len(tokens), position: position, regime: regime, path: []span{{0, position + len(tokens)}}}}
+	return l
+}
+
+// store holds the keys and values of a layer: those of slot s and head h begin at
+// s*stride + h*HeadDim.
+type store struct {
+	k, v   []float32
+	stride int
+}
+
+// runs are the keys and values of one head along a path.
+func (s store) runs(path []span, head, dim int) []kernel.KV {
+	kv := make([]kernel.KV, len(path))
+	for i, p := range path {
+		at := p.slot*s.stride + head*dim
+		kv[i] = kernel.KV{N: p.n, K: s.k[at:], V: s.v[at:], LdK: s.stride, LdV: s.stride}
+	}
+	return kv
+}

@@ -1,0 +1,129 @@
+// Package engine says what a running model can do, without saying how: score token
+// sequences, be observed while it does, and decode one token after another with a
+// cache. Training will be added when a program needs it.
+//
+// The contract is coarse on purpose. An engine takes a whole batch, a tree of token
+// sequences with the predictions wanted of them, and answers with log-probabilities. It
+// never hands out tensors or single operations, because an engine on another device
+// wants whole graphs. What it does promise:
+//
+//   - Scoring a sequence gives the same bits whatever else is in the batch, in whatever
+//     order, with its prefix shared or not, and at any number of threads.
+//   - Decoding through a Cache may use other kernels; its logits are within 1e-4 of those
+//     of scoring.
+//   - F32 is the precision of record. BF16 rounds weights, and activations where they
+//     enter a matrix product, to bfloat16; everything else stays in float32.
+//
+// Package enginetest holds the suite that every engine must pass.
+package engine
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/coppice-lm/coppice/arch"
+	"github.com/coppice-lm/coppice/tensor"
+)
+
+// Engine is a model that is loaded and can run. Its methods may be called from several
+// goroutines; each call uses all of the engine's threads, so calls gain nothing from
+// running side by side.
+type Engine interface {
+	// Model is the computation that the engine runs. It must not be changed.
+	Model() *arch.Transformer
+
+	// Score answers every Target of the batch; result[i][j] belongs to
+	// batch.Nodes[i].Targets[j]. observe, if not nil, sees every MLP as it runs.
+	//
+	// A batch that Validate refuses is an error, and so is a sequence beyond the longest
+	// that the engine accepts (a *LengthError), and a logit that is not a number (a
+	// *NonFiniteError). When ctx ends, Score returns its error soon.
+	Score(ctx context.Context, batch Batch, observe MLPObserver) ([][]Score, error)
+
+	// NewCache returns an empty cache. It may be used beside others, but not by two
+	// goroutines at a time.
+	NewCache() Cache
+}
+
+// Cache holds what a model remembers of one sequence while it is being decoded.
+type Cache interface {
+	// Append runs the tokens after those that are cached and stores the logits of the
+	// token that follows the last of them, Vocab values, in logits. At least one token
+	// must be given. Errors are those of Score, with node 0; after an error the cache
+	// holds what it held before.
+	Append(ctx context.Context, tokens []int32, logits []float32) error
+
+	// Tokens returns the cached sequence. It must not be changed.
+	Tokens() []int32
+
+	// Truncate forgets all but the first n tokens; n is at most the number cached.
+	Truncate(n int)
+}
+
+// Score is the answer to a Target.
+type Score struct {
+	// LogProb is the natural logarithm of the token's probability: its logit less the
+	// log-sum-exp of the logits of the whole vocabulary.
+	LogProb float32
+	// Greedy is true where no logit is larger than the token's and none with a lower id
+	// is equal to it.
+	Greedy bool
+}
+
+// MLPObserver is called with the rows of one layer's MLP as they are computed: in the
+// order of layers, a layer in one or several calls, each row of the batch in exactly
+// one of them. An error stops Score and is returned as it is.
+type MLPObserver func(MLP) error
+
+// MLP is what passes through the gated MLP of a layer. The slices are valid during the
+// call only. In BF16 they hold the values before rounding.
+type MLP struct {
+	Layer         int
+	Rows          []Row
+	Hidden, Width int
+	Input         []float32 // [len(Rows), Hidden], normalised, as gate and up receive it
+	Activations   []float32 // [len(Rows), Width], act(gate) * up, as down receives it
+	Output        []float32 // [len(Rows), Hidden], of down, before any norm or scale
+}
+
+// Row says which token of a batch a row of values belongs to.
+type Row struct {
+	Node     int // index into Batch.Nodes
+	Index    int // of the token in the node
+	Position int // of the token in its sequence, from 0
+}
+
+// Source gives the weights of a model by the names of a Hugging Face checkpoint, and a
+// checkpoint.Checkpoint is one. Reads may come from several goroutines.
+type Source interface {
+	// Lookup returns type and shape of a tensor, and whether there is one.
+	Lookup(name string) (tensor.Info, bool)
+	// ReadRows stores rows first to first+n-1 of a tensor in dst as they are stored.
+	ReadRows(name string, dst []byte, first, n int) error
+}
+
+// Precision is the number format of weights and matrix products.
+type Precision uint8
+
+// The precisions. F32 is the mode of record, BF16 the fast one. Stored keeps weights in
+// the type of the file where the engine has a product for it and in F32 elsewhere, which
+// is the least memory and the fastest decoding; against block types activations are
+// rounded to 8-bit blocks.
+const (
+	F32 Precision = iota
+	BF16
+	Stored
+)
+
+// String is the name that ParsePrecision reads.
+func (p Precision) String() string { return [...]string{"f32", "bf16", "stored"}[p] }
+
+// ParsePrecision reads "f32", "bf16" or "stored".
+func ParsePrecision(s string) (Precision, error) {
+	for p := F32; p <= Stored; p++ {
+		if p.String() == s {
+			return p, nil
+		}
+	}
+	return 0, fmt.Errorf("unknown precision %q (known: f32, bf16, stored)", s)
+}

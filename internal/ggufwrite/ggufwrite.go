@@ -1,0 +1,134 @@
+// Package ggufwrite builds GGUF files in memory for tests. It checks nothing, so that a
+// test can build a broken file too; the product does not import it.
+package ggufwrite
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+
+	"github.com/coppice-lm/coppice/gguf"
+	"github.com/coppice-lm/coppice/tensor"
+)
+
+// Tensor is a tensor to write. Its shape is in row-major order, as gguf.Entry has it.
+type Tensor struct {
+	tensor.Info
+	Data []byte // as stored; the file holds as many bytes, whatever Info implies
+}
+
+// TypeNumbers has the number that ggml gives to each element type that Build writes.
+var TypeNumbers = map[tensor.DType]uint32{
+	tensor.F32: 0, tensor.F16: 1, tensor.Q4_0: 2, tensor.Q4_1: 3, tensor.Q5_0: 6,
+	tensor.Q5_1: 7, tensor.Q8_0: 8, tensor.Q2_K: 10, tensor.Q3_K: 11, tensor.Q4_K: 12,
+	tensor.Q5_K: 13, tensor.Q6_K: 14, tensor.I8: 24, tensor.I16: 25, tensor.I32: 26,
+	tensor.I64: 27, tensor.F64: 28, tensor.BF16: 30,
+}
+
+// Build returns the file: the header, then each tensor's data at a multiple of
+// alignment. It does not add general.alignment; where alignment is not 32, kv must
+// say so. It panics on an element type that GGUF does not have.
+func Build(kv []gguf.KeyValue, tensors []Tensor, version uint32, alignment int) []byte {
+	out := []byte("GGUF")
+	out = binary.LittleEndian.AppendUint32(out, version)
+	out = binary.LittleEndian.AppendUint64(out, uint64(len(tensors)))
+	out = binary.LittleEndian.AppendUint64(out, uint64(len(kv)))
+	for _, p := range kv {
+		out = appendString(out, p.Key)
+		out = binary.LittleEndian.AppendUint32(out, uint32(p.Value.Type))
+		out = append(out, p.Value.Data...)
+	}
+	var data []byte
+	for _, t := range tensors {
+		number, ok := TypeNumbers[t.DType]
+		if !ok {
+			panic(fmt.Sprintf("ggufwrite: tensor %q: GGUF has no type %v", t.Name, t.DType))
+		}
+		data = pad(data, alignment)
+		out = appendString(out, t.Name)
+		out = binary.LittleEndian.AppendUint32(out, uint32(len(t.Shape)))
+		for i := len(t.Shape) - 1; i >= 0; i-- {
+			out = binary.LittleEndian.AppendUint64(out, uint64(t.Shape[i]))
+		}
+		out = binary.LittleEndian.AppendUint32(out, number)
+		out = binary.LittleEndian.AppendUint64(out, uint64(len(data)))
+		data = append(data, t.Data...)
+	}
+	return append(pad(out, alignment), data...)
+}
+
+func pad(b []byte, alignment int) []byte {
+	for len(b)%alignment != 0 {
+		b = append(b, 0)
+	}
+	return b
+}
+
+func appendString(b []byte, s string) []byte {
+	b = binary.LittleEndian.AppendUint64(b, uint64(len(s)))
+	return append(b, s...)
+}
+
+// Pair is a key and a value, made by one of the functions below.
+func Pair(key string, v gguf.Value) gguf.KeyValue { return gguf.KeyValue{Key: key, Value: v} }
+
+// String is a value of type string.
+func String(s string) gguf.Value { return gguf.Value{Type: gguf.String, Data: appendString(nil, s)} }
+
+// Bool is a value of type bool.
+func Bool(b bool) gguf.Value {
+	v := gguf.Value{Type: gguf.Bool, Data: []byte{0}}
+	if b {
+		v.Data[0] = 1
+	}
+	return v
+}
+
+// Uint32 is a value of type uint32, that of most counts.
+func Uint32(n uint32) gguf.Value {
+	return gguf.Value{Type: gguf.Uint32, Data: binary.LittleEndian.AppendUint32(nil, n)}
+}
+
+// Float32 is a value of type float32.
+func Float32(x float32) gguf.Value {
+	return gguf.Value{Type: gguf.Float32, Data: binary.LittleEndian.AppendUint32(nil, math.Float32bits(x))}
+}
+
+// Scalar is a value of any type of fixed size, from the bits of the number.
+func Scalar(t gguf.Type, bits uint64) gguf.Value {
+	size := map[gguf.Type]int{
+		gguf.Uint8: 1, gguf.Int8: 1, gguf.Bool: 1, gguf.Uint16: 2, gguf.Int16: 2,
+		gguf.Uint32: 4, gguf.Int32: 4, gguf.Float32: 4,
+		gguf.Uint64: 8, gguf.Int64: 8, gguf.Float64: 8,
+	}[t]
+	return gguf.Value{Type: t, Data: binary.LittleEndian.AppendUint64(nil, bits)[:size]}
+}
+
+// Array is an array of elements of type elem, whose own types are not written.
+func Array(elem gguf.Type, elems ...gguf.Value) gguf.Value {
+	data := binary.LittleEndian.AppendUint32(nil, uint32(elem))
+	data = binary.LittleEndian.AppendUint64(data, uint64(len(elems)))
+	for _, e := range elems {
+		data = append(data, e.Data...)
+	}
+	return gguf.Value{Type: gguf.Array, Data: data}
+}
+
+// Strings is an array of strings.
+func Strings(list ...string) gguf.Value { return array(gguf.String, list, String) }
+
+// Int32s is an array of int32, that of token types.
+func Int32s(list ...int32) gguf.Value {
+	return array(gguf.Int32, list, func(n int32) gguf.Value { return Scalar(gguf.Int32, uint64(uint32(n))) })
+}
+
+// Float32s is an array of float32, that of token scores.
+func Float32s(list ...float32) gguf.Value { return array(gguf.Float32, list, Float32) }
+
+func array[T any](elem gguf.Type, list []T, value func(T) gguf.Value) gguf.Value {
+	elems := make([]gguf.Value, len(list))
+	for i, x := range list {
+		elems[i] = value(x)
+	}
+	return Array(elem, elems...)
+}

@@ -1,0 +1,232 @@
+// Package plan is the artefact between deciding and doing: which neurons of which
+// layer stay, which layers stay, and by which rule that was decided. A plan holds every
+// decision and no weights; applying it decides nothing more. It knows neither clock nor
+// host, so the same inputs give the same bytes, and it names the model it was made for
+// by fingerprint, so that it cannot be applied to another.
+package plan
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/coppice-lm/coppice/arch"
+	"github.com/coppice-lm/coppice/score"
+)
+
+// Version is the version of the file form.
+const Version = 1
+
+// Plan says what stays of a model.
+type Plan struct {
+	Version      int          `json:"coppice_plan"`
+	Model        string       `json:"model"` // fingerprint of the checkpoint it is for
+	Family       string       `json:"family"`
+	Hidden       int          `json:"hidden_size"`
+	Intermediate int          `json:"intermediate_size"` // before pruning
+	Method       score.Method `json:"method,omitempty"`  // of the scores; empty if nothing was scored
+	Seed         uint64       `json:"seed,omitempty"`
+	Rule         Rule         `json:"rule"`
+	Layers       []Layer      `json:"layers"` // one for each layer of the model
+}
+
+// Layer says what stays of one layer.
+type Layer struct {
+	Layer int   `json:"layer"`
+	Drop  bool  `json:"drop,omitempty"` // the whole layer goes, attention included
+	Width int   `json:"width"`          // after pruning; above len(Keep) where zero neurons pad it
+	Keep  []int `json:"keep"`           // neurons that stay, ascending
+}
+
+// KeepAll is the plan that changes nothing.
+func KeepAll(model string, spec *arch.Spec) *Plan {
+	p := &Plan{Version: Version, Model: model, Family: spec.Family.ModelType, Hidden: spec.Hidden, Intermediate: spec.Intermediate}
+	for l, w := range spec.Widths {
+		p.Layers = append(p.Layers, Layer{Layer: l, Width: w, Keep: upTo(w)})
+	}
+	return p
+}
+
+// Build decides what stays: the neurons with the highest scores, as many as the rule
+// says; of equal scores the lower index. A rule that the model cannot follow is a
+// *RuleError.
+func Build(scores *score.Scores, spec *arch.Spec, rule Rule) (*Plan, error) {
+	if err := rule.CheckFor(spec); err != nil {
+		return nil, err
+	}
+	p := KeepAll(scores.Model, spec)
+	p.Rule = rule
+	p.Method, p.Seed = scores.Method, scores.Seed
+	if len(scores.Layers) != spec.Layers {
+		return nil, fmt.Errorf("the scores are of %d layers, the model has %d", len(scores.Layers), spec.Layers)
+	}
+	for l := range p.Layers {
+		layer := &p.Layers[l]
+		if slices.Contains(rule.Drop, l) {
+			*layer = Layer{Layer: l, Drop: true, Keep: []int{}}
+			continue
+		}
+		if !rule.prunes(l) {
+			continue
+		}
+		if len(scores.Layers[l]) != layer.Width {
+			return nil, fmt.Errorf("the scores of layer %d are of %d neurons, the layer has %d", l, len(scores.Layers[l]), layer.Width)
+		}
+		keep, width, err := rule.widths(layer.Width, spec.Hidden)
+		if err != nil {
+			return nil, err
+		}
+		layer.Keep, layer.Width = best(scores.Layers[l], keep), width
+	}
+	return p, nil
+}
+
+// best returns the indices of the k highest scores, ascending.
+func best(scores []float32, k int) []int {
+	order := upTo(len(scores))
+	slices.SortStableFunc(order, func(a, b int) int {
+		switch {
+		case scores[a] > scores[b]:
+			return -1
+		case scores[a] < scores[b]:
+			return 1
+		}
+		return 0
+	})
+	order = order[:k]
+	slices.Sort(order)
+	return order
+}
+
+func upTo(n int) []int {
+	s := make([]int, n)
+	for i := range s {
+		s[i] = i
+	}
+	return s
+}
+
+// Kept lists the layers that stay.
+func (p *Plan) Kept() []Layer {
+	var kept []Layer
+	for _, l := range p.Layers {
+		if !l.Drop {
+			kept = append(kept, l)
+		}
+	}
+	return kept
+}
+
+// Widths lists the width of each layer that stays.
+func (p *Plan) Widths() []int {
+	var w []int
+	for _, l := range p.Kept() {
+		w = append(w, l.Width)
+	}
+	return w
+}
+
+// Uniform reports whether all layers that stay have one width.
+func (p *Plan) Uniform() bool {
+	w := p.Widths()
+	return slices.Min(w) == slices.Max(w)
+}
+
+// Padded is the plan with every layer padded to the widest by zero neurons, which
+// compute nothing: act(0)*0 = 0.
+func (p *Plan) Padded() *Plan {
+	q := *p
+	q.Layers = slices.Clone(p.Layers)
+	widest := slices.Max(p.Widths())
+	for i := range q.Layers {
+		if !q.Layers[i].Drop {
+			q.Layers[i].Width = widest
+		}
+	}
+	return &q
+}
+
+// CheckModel is an error if the plan is for another model.
+func (p *Plan) CheckModel(fingerprint string, spec *arch.Spec) error {
+	if p.Model != fingerprint {
+		return fmt.Errorf("the plan is for another model (plan: %s, model: %s); make a plan for this one with `coppice plan`", p.Model, fingerprint)
+	}
+	if p.Family != spec.Family.ModelType || p.Hidden != spec.Hidden || len(p.Layers) != spec.Layers || p.Intermediate != spec.Intermediate {
+		return fmt.Errorf("the plan does not fit its own model: it says %s with %d layers, hidden size %d and width %d; the model is %s with %d, %d and %d",
+			p.Family, len(p.Layers), p.Hidden, p.Intermediate, spec.Family.ModelType, spec.Layers, spec.Hidden, spec.Intermediate)
+	}
+	return nil
+}
+
+// Encode returns the file form: JSON, one line a layer.
+func (p *Plan) Encode() ([]byte, error) {
+	head, err := json.MarshalIndent(struct {
+		*Plan
+		Layers any `json:"layers,omitempty"`
+	}{Plan: p}, "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	head = []byte(strings.TrimSuffix(string(head), "\n}"))
+	b := append(head, ",\n  \"layers\": ["...)
+	for i, l := range p.Layers {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		row, err := json.Marshal(l)
+		if err != nil {
+			return nil, err
+		}
+		b = append(append(b, "\n    "...), row...)
+	}
+	return append(b, "\n  ]\n}\n"...), nil
+}
+
+// Decode reads the file form and checks that it is a plan that can be carried out.
+func Decode(b []byte) (*Plan, error) {
+	var p Plan
+	if err := json.Unmarshal(b, &p); err != nil {
+		return nil, fmt.Errorf("not a plan: %w", err)
+	}
+	if p.Version != Version {
+		return nil, fmt.Errorf("key \"coppice_plan\" is %d; this program reads version %d", p.Version, Version)
+	}
+	if len(p.Layers) == 0 {
+		return nil, fmt.Errorf("key \"layers\" is empty")
+	}
+	kept := 0
+	for i, l := range p.Layers {
+		if err := p.checkLayer(i, l); err != nil {
+			return nil, fmt.Errorf("layer %d: %w", i, err)
+		}
+		if !l.Drop {
+			kept++
+		}
+	}
+	if kept == 0 {
+		return nil, fmt.Errorf("all layers are dropped")
+	}
+	return &p, nil
+}
+
+func (p *Plan) checkLayer(i int, l Layer) error {
+	switch {
+	case l.Layer != i:
+		return fmt.Errorf("key \"layer\" is %d", l.Layer)
+	case l.Drop && (len(l.Keep) > 0 || l.Width != 0):
+		return fmt.Errorf("is dropped but keeps neurons")
+	case l.Drop:
+		return nil
+	case len(l.Keep) == 0:
+		return fmt.Errorf("keeps no neuron")
+	case l.Width < len(l.Keep) || l.Width > p.Intermediate:
+		return fmt.Errorf("width %d, expected between the %d neurons it keeps and the model's %d", l.Width, len(l.Keep), p.Intermediate)
+	}
+	for k, j := range l.Keep {
+		if j < 0 || j >= p.Intermediate || k > 0 && j <= l.Keep[k-1] {
+			return fmt.Errorf("neuron %d at position %d: expected ascending numbers below %d", j, k, p.Intermediate)
+		}
+	}
+	return nil
+}

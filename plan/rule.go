@@ -1,0 +1,188 @@
+package plan
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/coppice-lm/coppice/arch"
+)
+
+// AlignMode says how a width becomes a multiple of the alignment.
+type AlignMode string
+
+// The modes. Pad keeps as many neurons as the rule says and adds zero neurons.
+const (
+	Nearest AlignMode = "nearest"
+	Down    AlignMode = "down"
+	Pad     AlignMode = "pad"
+)
+
+// Rule says how many neurons stay. At most one of Ratio, Width and Expansion is set;
+// with none, no neuron goes (layers may still be dropped).
+type Rule struct {
+	Ratio     *float64  `json:"ratio,omitempty"`     // share of each layer's neurons to remove, in (0, 1)
+	Width     *int      `json:"width,omitempty"`     // neurons to keep
+	Expansion *float64  `json:"expansion,omitempty"` // neurons to keep, as a multiple of hidden_size
+	Layers    []int     `json:"layers,omitempty"`    // the layers to prune; empty: all
+	Drop      []int     `json:"drop_layers,omitempty"`
+	Align     int       `json:"align"`
+	AlignMode AlignMode `json:"align_mode"`
+}
+
+// RuleError says that a rule cannot be followed: the user asked for the impossible.
+type RuleError struct{ Reason string }
+
+func (e *RuleError) Error() string { return e.Reason }
+
+func ruleErrorf(format string, args ...any) error {
+	return &RuleError{fmt.Sprintf(format, args...)}
+}
+
+// Check is an error if the rule says too much, too little or the impossible, whatever
+// the model.
+func (r *Rule) Check() error {
+	set := 0
+	for _, given := range []bool{r.Ratio != nil, r.Width != nil, r.Expansion != nil} {
+		if given {
+			set++
+		}
+	}
+	switch {
+	case set > 1:
+		return ruleErrorf("--ratio, --width and --expansion exclude one another")
+	case set == 0 && len(r.Drop) == 0:
+		return ruleErrorf("one of --ratio, --width, --expansion or --drop-layers is needed")
+	case r.Ratio != nil && !(*r.Ratio > 0 && *r.Ratio < 1):
+		return ruleErrorf("--ratio %v: expected a number between 0 and 1, the share of neurons to remove", *r.Ratio)
+	case r.Width != nil && *r.Width < 1:
+		return ruleErrorf("--width %d: expected at least 1, the number of neurons to keep", *r.Width)
+	case r.Expansion != nil && !(*r.Expansion > 0 && *r.Expansion < 1<<20):
+		return ruleErrorf("--expansion %v: expected a positive number, the width as a multiple of hidden_size", *r.Expansion)
+	case r.Align < 1:
+		return ruleErrorf("--align %d: expected at least 1", r.Align)
+	case !slices.Contains([]AlignMode{Nearest, Down, Pad}, r.AlignMode):
+		return ruleErrorf("--align-mode %q: expected nearest, down or pad", r.AlignMode)
+	}
+	return nil
+}
+
+// CheckFor is an error if a model cannot follow the rule. It needs no scores.
+func (r *Rule) CheckFor(spec *arch.Spec) error {
+	if err := r.Check(); err != nil {
+		return err
+	}
+	if r.Align > spec.Intermediate {
+		return ruleErrorf("--align %d is larger than the model's width %d", r.Align, spec.Intermediate)
+	}
+	if len(r.Drop) >= spec.Layers {
+		return ruleErrorf("--drop-layers names all %d layers", spec.Layers)
+	}
+	for _, named := range []struct {
+		flag   string
+		layers []int
+	}{{"--layers", r.Layers}, {"--drop-layers", r.Drop}} {
+		for _, l := range named.layers {
+			if l < 0 || l >= spec.Layers {
+				return ruleErrorf("%s: there is no layer %d; the model has layers 0 to %d", named.flag, l, spec.Layers-1)
+			}
+		}
+	}
+	for l, d := range spec.Widths {
+		if r.prunes(l) && !slices.Contains(r.Drop, l) {
+			if _, _, err := r.widths(d, spec.Hidden); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// prunes reports whether neurons of a layer go.
+func (r *Rule) prunes(layer int) bool {
+	return (r.Ratio != nil || r.Width != nil || r.Expansion != nil) && (len(r.Layers) == 0 || slices.Contains(r.Layers, layer))
+}
+
+// wanted returns how many of a layer's d neurons the rule keeps before rounding, and
+// how the user said so.
+func (r *Rule) wanted(d, hidden int) (keep int, asked string) {
+	switch {
+	case r.Ratio != nil:
+		// The published recipe (arXiv 2512.22671): int(ratio*d) neurons go, at least one stays.
+		return d - min(int(*r.Ratio*float64(d)), d-1), "--ratio " + formatFloat(*r.Ratio)
+	case r.Width != nil:
+		return *r.Width, "--width " + strconv.Itoa(*r.Width)
+	default:
+		return int(math.Round(*r.Expansion * float64(hidden))), "--expansion " + formatFloat(*r.Expansion)
+	}
+}
+
+// widths returns how many of a layer's d neurons stay and the width that results. The
+// width is never above d; a rule that rounding turns into nothing is an error, but for
+// a width that was asked for as a number.
+func (r *Rule) widths(d, hidden int) (keep, width int, err error) {
+	unrounded, asked := r.wanted(d, hidden)
+	if unrounded < 1 || unrounded > d {
+		return 0, 0, ruleErrorf("%s means a width of %d; the model's layers are %d wide", asked, unrounded, d)
+	}
+	if unrounded == d && r.Ratio == nil {
+		return d, d, nil
+	}
+	a := r.Align
+	keep = unrounded
+	switch r.AlignMode {
+	case Nearest:
+		keep = max(a, (keep+a/2)/a*a)
+		width = keep
+	case Down:
+		keep = keep / a * a
+		width = keep
+	case Pad:
+		width = (keep + a - 1) / a * a
+	}
+	if keep == 0 {
+		return 0, 0, ruleErrorf("%s rounded down to a multiple of --align %d leaves no neuron of %d", asked, a, d)
+	}
+	if width >= d {
+		return 0, 0, ruleErrorf("%s with --align %d prunes nothing: %d neurons become %d, and the model has %d; choose a larger ratio or a smaller alignment", asked, a, unrounded, width, d)
+	}
+	return keep, width, nil
+}
+
+// WidthAt is the width that a ratio gives for d neurons, rounded to the nearest multiple
+// of align but never above d: what inspect shows.
+func WidthAt(ratio float64, d, align int) int {
+	r := Rule{Ratio: &ratio, Align: align, AlignMode: Nearest}
+	_, width, err := r.widths(d, 0)
+	if err != nil {
+		return d
+	}
+	return width
+}
+
+func formatFloat(f float64) string { return strconv.FormatFloat(f, 'g', -1, 64) }
+
+// ParseLayers reads a list of layers such as 2-20,24; the result is ascending and holds
+// each layer once.
+func ParseLayers(s string) ([]int, error) {
+	const maxLayer = 1 << 14
+	var layers []int
+	for part := range strings.SplitSeq(s, ",") {
+		first, last, isRange := strings.Cut(strings.TrimSpace(part), "-")
+		a, err := strconv.ParseUint(first, 10, 31)
+		b := a
+		if err == nil && isRange {
+			b, err = strconv.ParseUint(last, 10, 31)
+		}
+		if err != nil || b < a || b > maxLayer {
+			return nil, fmt.Errorf("%q is not a list of layers such as 2-20,24", s)
+		}
+		for l := a; l <= b; l++ {
+			layers = append(layers, int(l))
+		}
+	}
+	slices.Sort(layers)
+	return slices.Compact(layers), nil
+}

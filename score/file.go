@@ -1,0 +1,60 @@
+package score
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+)
+
+// Encode returns the file form: JSON with one line a layer. Floats have the digits that
+// read back to the same float32.
+func (s *Scores) Encode() ([]byte, error) {
+	head, err := json.Marshal(struct {
+		*Scores
+		Layers any `json:"layers,omitempty"`
+	}{Scores: s})
+	if err != nil {
+		return nil, err
+	}
+	b := append(head[:len(head)-1], `,"layers":[`...)
+	for l, layer := range s.Layers {
+		if l > 0 {
+			b = append(b, ',')
+		}
+		row, err := json.Marshal(layer)
+		if err != nil {
+			return nil, fmt.Errorf("layer %d: %w", l, err)
+		}
+		b = append(append(b, '\n'), row...)
+	}
+	return append(b, "\n]}\n"...), nil
+}
+
+// Decode reads the file form and holds it against itself: version, method, and scores
+// that are numbers.
+func Decode(b []byte) (*Scores, error) {
+	var s Scores
+	if err := json.Unmarshal(b, &s); err != nil {
+		return nil, fmt.Errorf("not a file of scores: %w", err)
+	}
+	if s.Version != Version {
+		return nil, fmt.Errorf("key \"coppice_scores\" is %d; this program reads version %d", s.Version, Version)
+	}
+	if _, err := ParseMethod(string(s.Method)); err != nil {
+		return nil, err
+	}
+	if len(s.Layers) == 0 {
+		return nil, fmt.Errorf("key \"layers\" is empty")
+	}
+	for l, layer := range s.Layers {
+		if len(layer) == 0 {
+			return nil, fmt.Errorf("layer %d has no scores", l)
+		}
+		for j, v := range layer {
+			if math.IsNaN(float64(v)) || math.IsInf(float64(v), 0) {
+				return nil, fmt.Errorf("layer %d, neuron %d: the score is not finite", l, j)
+			}
+		}
+	}
+	return &s, nil
+}

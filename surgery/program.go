@@ -1,0 +1,201 @@
+// Package surgery carries a plan out. Compile turns a plan and a checkpoint's headers
+// into a Program, the list of output tensors with where each of their rows comes from:
+// it reads no weights and decides nothing that the plan does not say. Run streams the
+// program from the checkpoint into a sink, a few megabytes at a time; Verify streams it
+// again and compares.
+package surgery
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/coppice-lm/coppice/arch"
+	"github.com/coppice-lm/coppice/checkpoint"
+	"github.com/coppice-lm/coppice/plan"
+	"github.com/coppice-lm/coppice/tensor"
+)
+
+// Program is what must be done to make the pruned checkpoint.
+type Program struct {
+	Steps  []Step       // one a tensor, in the order of the output
+	Config *arch.Config // of the output
+	Spec   arch.Spec    // of the output
+	Notes  []string     // what the user should be told
+}
+
+// Step makes one output tensor out of one input tensor.
+type Step struct {
+	Out  tensor.Info
+	In   tensor.Info
+	unit arch.Unit // Untouched: every row of the input, in order
+	keep []int     // neurons that stay
+	// width is the output's number of neurons, above len(keep) where zeros pad it;
+	// from is the input's.
+	width, from int
+}
+
+// WidthsError says that the layers would have different widths, which a plain
+// checkpoint of the family cannot say.
+type WidthsError struct{ Widths []int }
+
+func (e *WidthsError) Error() string {
+	return fmt.Sprintf("the layers would be %d to %d neurons wide, but a checkpoint has one intermediate_size and plain Llama loaders (transformers, vLLM, llama.cpp) refuse others; use the same width for all layers, or --pad to fill the narrower ones with zero neurons (which saves no bytes)",
+		slices.Min(e.Widths), slices.Max(e.Widths))
+}
+
+// DType returns the element type that a --dtype value asks for. Same keeps the stored
+// type of each tensor; block types, which only a GGUF has, become F16.
+func DType(name string) (tensor.DType, error) {
+	switch name {
+	case "same":
+		return tensor.Invalid, nil
+	case "f16", "bf16", "f32":
+		return tensor.ParseDType(name)
+	}
+	return tensor.Invalid, fmt.Errorf("unknown element type %q; types are same, f16, bf16, f32", name)
+}
+
+// Compile turns a plan for a checkpoint into a program that writes tensors of type to
+// (Invalid: the stored type, F16 if that is a block type). A plan for another model, or
+// one whose layers differ in width, is refused.
+func Compile(p *plan.Plan, c *checkpoint.Checkpoint, to tensor.DType) (*Program, error) {
+	fingerprint, err := c.Fingerprint()
+	if err != nil {
+		return nil, err
+	}
+	if err := p.CheckModel(fingerprint, &c.Spec); err != nil {
+		return nil, err
+	}
+	if !p.Uniform() {
+		return nil, &WidthsError{p.Widths()}
+	}
+	if to == tensor.Invalid && c.Quantised() {
+		to = tensor.F16
+	}
+	prog := &Program{Spec: c.Spec.WithWidths(p.Widths()), Notes: slices.Clone(c.Notes)}
+	units := map[string]arch.Unit{}
+	for _, t := range c.Spec.Tensors() {
+		units[t.Name] = t.Unit
+	}
+	renumber := renumbering(p)
+	for _, in := range c.Tensors() {
+		s := Step{In: in, Out: in, unit: units[in.Name]}
+		if to != tensor.Invalid && (in.DType.IsFloat() || in.DType.IsBlock()) {
+			s.Out.DType = to
+		}
+		if layer, rest := arch.LayerOf(in.Name); layer >= 0 {
+			if p.Layers[layer].Drop {
+				continue
+			}
+			s.Out.Name = arch.LayerPrefix(renumber[layer]) + rest
+			s.cut(p.Layers[layer], c.Spec.Widths[layer])
+		}
+		prog.Steps = append(prog.Steps, s)
+	}
+	prog.Config, err = outputConfig(p, c, prog.Spec, to)
+	if err != nil {
+		return nil, err
+	}
+	if n := zeroNeurons(p); n > 0 {
+		prog.Notes = append(prog.Notes, fmt.Sprintf("%d zero neurons pad the layers to %d: they compute nothing and save no bytes", n, prog.Spec.Intermediate))
+	}
+	return prog, nil
+}
+
+// cut sets what a layer's plan does to one of its tensors.
+func (s *Step) cut(l plan.Layer, from int) {
+	if s.unit == arch.Untouched {
+		return
+	}
+	if len(l.Keep) == from && l.Width == from {
+		s.unit = arch.Untouched // everything stays
+		return
+	}
+	s.keep, s.width, s.from = l.Keep, l.Width, from
+	s.Out.Shape = slices.Clone(s.In.Shape)
+	switch s.unit {
+	case arch.Cols:
+		s.Out.Shape[1] = l.Width
+	case arch.FusedRows:
+		s.Out.Shape[0] = 2 * l.Width
+	default:
+		s.Out.Shape[0] = l.Width
+	}
+}
+
+// renumbering maps the layers that stay to their new numbers.
+func renumbering(p *plan.Plan) map[int]int {
+	m := map[int]int{}
+	for i, l := range p.Kept() {
+		m[l.Layer] = i
+	}
+	return m
+}
+
+func zeroNeurons(p *plan.Plan) int {
+	n := 0
+	for _, l := range p.Kept() {
+		n += l.Width - len(l.Keep)
+	}
+	return n
+}
+
+// outputConfig changes in the input's config.json what the program changes in the
+// model, and nothing else.
+func outputConfig(p *plan.Plan, c *checkpoint.Checkpoint, spec arch.Spec, to tensor.DType) (*arch.Config, error) {
+	cfg := c.Config.Clone()
+	if spec.Intermediate != c.Spec.Intermediate {
+		if err := cfg.Set("intermediate_size", spec.Intermediate); err != nil {
+			return nil, err
+		}
+	}
+	if spec.Layers != c.Spec.Layers {
+		var kept []int
+		for _, l := range p.Kept() {
+			kept = append(kept, l.Layer)
+		}
+		if err := arch.CutLayers(cfg, c.Spec, kept); err != nil {
+			return nil, fmt.Errorf("%s: config.json: %w", c.Path, err)
+		}
+	}
+	if to == tensor.Invalid {
+		return cfg, nil
+	}
+	name, ok := map[tensor.DType]string{tensor.F16: "float16", tensor.BF16: "bfloat16", tensor.F32: "float32"}[to]
+	if !ok {
+		return cfg, nil // a stored type that no --dtype names: the config already says it
+	}
+	var keys []string
+	for _, k := range []string{"torch_dtype", "dtype"} { // the old spelling and the new
+		if cfg.Has(k) {
+			keys = append(keys, k)
+		}
+	}
+	if len(keys) == 0 {
+		keys = []string{"torch_dtype"}
+	}
+	for _, k := range keys {
+		if err := cfg.Set(k, name); err != nil {
+			return nil, err
+		}
+	}
+	return cfg, nil
+}
+
+// Infos lists the output tensors.
+func (p *Program) Infos() []tensor.Info {
+	infos := make([]tensor.Info, len(p.Steps))
+	for i, s := range p.Steps {
+		infos[i] = s.Out
+	}
+	return infos
+}
+
+// Bytes is the size of all output tensors.
+func (p *Program) Bytes() int64 {
+	var n int64
+	for _, s := range p.Steps {
+		n += s.Out.RowBytes() * int64(s.Out.Rows())
+	}
+	return n
+}
