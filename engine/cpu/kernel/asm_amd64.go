@@ -3,7 +3,7 @@ package kernel
 import (
 	"unsafe"
 
-	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/tile"
+	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/param"
 	"github.com/coppice-lm/coppice/tensor"
 )
 
@@ -13,9 +13,9 @@ import (
 // tileRows is the greatest height of a product's tiles.
 func tileRows() int {
 	if active >= AVX512 {
-		return tile.MR512
+		return param.MR512
 	}
-	return tile.MR256
+	return param.MR256
 }
 
 // body is the part of n elements that a kernel handles: whole groups of 16 at the
@@ -259,13 +259,13 @@ func tileBF16(dst []float32, ldd int, from []float32, ldf int, x, w, next []uint
 	case active >= AVX2:
 		s := scratchPool.Get().(*scratch)
 		defer scratchPool.Put(s)
-		wide := dwords[float32](&s.w, 2*k*tile.NR)
-		widenPairs(wide, w[:k*tile.NR])
-		xs := dwords[float32](&s.x, rows*tile.XStride)
+		wide := dwords[float32](&s.w, 2*k*param.NR)
+		widenPairs(wide, w[:k*param.NR])
+		xs := dwords[float32](&s.x, rows*param.XStride)
 		for r := range rows {
-			for i, v := range x[r*tile.XStride:][:k] {
-				xs[r*tile.XStride+2*i] = widenBF16(uint16(v >> 16))
-				xs[r*tile.XStride+2*i+1] = widenBF16(uint16(v))
+			for i, v := range x[r*param.XStride:][:k] {
+				xs[r*param.XStride+2*i] = widenBF16(uint16(v >> 16))
+				xs[r*param.XStride+2*i+1] = widenBF16(uint16(v))
 			}
 		}
 		tileF32(dst, ldd, from, ldf, xs, wide, wide, 2*k, rows)
@@ -277,9 +277,9 @@ func tileBF16(dst []float32, ldd int, from []float32, ldf int, x, w, next []uint
 func widenPairs(dst []float32, src []uint32) {
 	switch {
 	case active >= AVX512:
-		widenPairsAVX512(&dst[0], &src[0], len(src)/tile.NR)
+		widenPairsAVX512(&dst[0], &src[0], len(src)/param.NR)
 	case active == AVX2:
-		widenPairsAVX2(&dst[0], &src[0], len(src)/tile.NR)
+		widenPairsAVX2(&dst[0], &src[0], len(src)/param.NR)
 	default:
 		widenPairsTwin(dst, src)
 	}
@@ -331,7 +331,7 @@ func softmaxStep(p []float32, vecs int, scale float32, m, l, corr []float32) {
 }
 
 // quantAsm multiplies a row of activations by a panel and says whether it did.
-func quantAsm(t tensor.DType, acc *[tile.NR]float32, panel []byte, x []int8, scale []float32, sum []int32) bool {
+func quantAsm(t tensor.DType, acc *[param.NR]float32, panel []byte, x []int8, scale []float32, sum []int32) bool {
 	if active < AVX2 {
 		return false
 	}

@@ -3,9 +3,8 @@ package kernel
 import (
 	"fmt"
 	"math"
-	"sync"
 
-	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/tile"
+	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/param"
 )
 
 // attnKeys is the number of keys in a block of the grid on which attention walks over
@@ -50,6 +49,9 @@ type KV struct {
 // result NaN, as it does where 0 multiplies it.
 func (a Attention) Run(dst []float32, ldd int, q []float32, ldq, nq, pos int, kv []KV) {
 	a.check(len(dst), ldd, len(q), ldq, nq, pos, kv)
+	if nq == 0 {
+		return
+	}
 	s := attnPool.Get().(*attnScratch)
 	defer attnPool.Put(s)
 	rows := nq * a.Heads
@@ -60,7 +62,7 @@ func (a Attention) Run(dst []float32, ldd int, q []float32, ldq, nq, pos int, kv
 			continue
 		}
 		for h := range a.Heads {
-			copy(s.q[(t*a.Heads+h)*tile.XStride:], q[t*ldq+h*a.HeadDim:][:a.HeadDim])
+			copy(s.q[(t*a.Heads+h)*param.XStride:], q[t*ldq+h*a.HeadDim:][:a.HeadDim])
 		}
 	}
 	first := 0
@@ -106,7 +108,7 @@ func (a Attention) tile(s *attnScratch, r0, r1, k0, n, pos int) {
 	scale := a.Scale
 	if a.SoftCap > 0 {
 		for r := range r1 - r0 {
-			row := s.p[r*tile.XStride:][:n]
+			row := s.p[r*param.XStride:][:n]
 			Scale(row, scale)
 			SoftCap(row, a.SoftCap)
 		}
@@ -114,7 +116,7 @@ func (a Attention) tile(s *attnScratch, r0, r1, k0, n, pos int) {
 	}
 	for r := r0; r < r1; r++ {
 		at := pos + r/a.Heads
-		row := s.p[(r-r0)*tile.XStride:][:vecs*16]
+		row := s.p[(r-r0)*param.XStride:][:vecs*16]
 		if end := at + 1 - k0; end < len(row) {
 			fill(row[end:], negInf)
 		}
@@ -138,9 +140,9 @@ func (a Attention) tile(s *attnScratch, r0, r1, k0, n, pos int) {
 
 // scores multiplies the queries of rows r0..r1 by the block's first n keys.
 func (s *attnScratch) scores(r0, r1, n, dim int) {
-	for p := 0; p < n; p += tile.NR {
-		k := s.k[p/tile.NR*dim*tile.NR:]
-		tileF32(s.p[p:], tile.XStride, nil, 0, s.q[r0*tile.XStride:], k, k, dim, r1-r0)
+	for p := 0; p < n; p += param.NR {
+		k := s.k[p/param.NR*dim*param.NR:]
+		tileF32(s.p[p:], param.XStride, nil, 0, s.q[r0*param.XStride:], k, k, dim, r1-r0)
 	}
 }
 
@@ -148,7 +150,7 @@ func (s *attnScratch) scores(r0, r1, n, dim int) {
 // of rows r0..r1.
 func (s *attnScratch) addValues(r0, r1, n, dim int) {
 	width := padded(dim)
-	for c := 0; c < width; c += tile.NR {
+	for c := 0; c < width; c += param.NR {
 		o, v := s.o[r0*width+c:], s.v[c*attnKeys:]
 		tileF32(o, width, o, width, s.p, v, v, n, r1-r0)
 	}
@@ -163,7 +165,7 @@ func fill(x []float32, v float32) {
 }
 
 // padded is a head's width in whole panels.
-func padded(dim int) int { return panels(dim) * tile.NR }
+func padded(dim int) int { return panels(dim) * param.NR }
 
 // softmaxStepTwin takes a block of scores into the running softmax of each row: with m
 // the greatest scaled score so far and l the sum of exponentials, it replaces the
@@ -172,7 +174,7 @@ func padded(dim int) int { return panels(dim) * tile.NR }
 // multiplied.
 func softmaxStepTwin(p []float32, vecs int, scale float32, m, l, corr []float32) {
 	for r := range m {
-		row := p[r*tile.XStride:][:vecs*16]
+		row := p[r*param.XStride:][:vecs*16]
 		top := m[r]
 		for i, v := range row {
 			row[i] = v * scale
@@ -191,103 +193,9 @@ func softmaxStepTwin(p []float32, vecs int, scale float32, m, l, corr []float32)
 	}
 }
 
-// attnScratch is one call's working memory.
-type attnScratch struct {
-	q    []float32 // rows x XStride: queries
-	o    []float32 // rows x padded head: results before division by l
-	m, l []float32 // rows: greatest score, sum of exponentials
-	k    []float32 // block of keys as panels of 32 keys, head x 32 each
-	v    []float32 // block of values as panels of 32 elements, attnKeys x 32 each
-	p    []float32 // MR512 x XStride: scores, then terms of the softmax
-	corr [tile.MR512]float32
-
-	// For bfloat16 alone; the fields above then hold pairs.
-	pairs []uint32 // p, rounded
-	round []uint32 // rounded rows of a block: attnKeys x padded head / 2
-}
-
-var attnPool = sync.Pool{New: func() any { return new(attnScratch) }}
-
-// reset makes room for the rows and starts their softmax. m starts at the least
-// finite value, not -Inf: a row that has seen only masked keys then stays at sums of
-// exact zeros.
-func (s *attnScratch) reset(rows, dim int) {
-	width := padded(dim)
-	s.q = growTo(s.q, rows*tile.XStride)
-	s.o = growTo(s.o, rows*width)
-	s.m = growTo(s.m, rows)
-	s.l = growTo(s.l, rows)
-	s.p = growTo(s.p, tile.MR512*tile.XStride)
-	s.k = growTo(s.k, attnKeys*(dim+1))
-	s.v = growTo(s.v, attnKeys*width)
-	clear(s.o)
-	clear(s.l)
-	fill(s.m, -maxF32)
-}
-
-func growTo[E any](b []E, n int) []E {
-	if cap(b) < n {
-		return make([]E, n)
-	}
-	return b[:n]
-}
-
-// packBlock packs keys and values k0..k0+n, which may lie in several runs. The rest of
-// the block's last 32 keys is zero.
-func (s *attnScratch) packBlock(kv []KV, k0, n, dim int) {
-	whole := (n + tile.NR - 1) / tile.NR * tile.NR
-	if n < whole {
-		clear(s.k[n/tile.NR*tile.NR*dim:][:tile.NR*dim])
-	}
-	for c := 0; c < dim; c += tile.NR {
-		clear(s.v[c*attnKeys+n*tile.NR : c*attnKeys+whole*tile.NR])
-	}
-	base := 0
-	for _, run := range kv {
-		lo, hi := max(k0, base), min(k0+n, base+run.N)
-		if lo < hi {
-			packKeys(s.k, run.K[(lo-base)*run.LdK:], run.LdK, lo-k0, hi-lo, dim)
-			packValues(s.v, run.V[(lo-base)*run.LdV:], run.LdV, lo-k0, hi-lo, dim)
-		}
-		base += run.N
-	}
-}
-
-// packKeys transposes n keys into panels, from key i0 of the block on.
-func packKeys(dst, k []float32, ldk, i0, n, dim int) {
-	for i := 0; i < n; {
-		at := i0 + i
-		p := dst[at/tile.NR*tile.NR*dim+at%tile.NR:]
-		if at%16 == 0 && n-i >= 16 {
-			transpose(p, k[i*ldk:], ldk, dim)
-			i += 16
-			continue
-		}
-		for e, v := range k[i*ldk:][:dim] {
-			p[e*tile.NR] = v
-		}
-		i++
-	}
-}
-
-// packValues copies n values into panels of 32 elements, from row i0 of the block on.
-func packValues(dst, v []float32, ldv, i0, n, dim int) {
-	for c := 0; c < dim; c += tile.NR {
-		panel := dst[c*attnKeys+i0*tile.NR:]
-		for i := range n {
-			row, to := v[i*ldv+c:], panel[i*tile.NR:]
-			if c+tile.NR <= dim {
-				*(*[tile.NR]float32)(to) = *(*[tile.NR]float32)(row)
-			} else {
-				clear(to[copy(to, row[:dim-c]):tile.NR])
-			}
-		}
-	}
-}
-
 func (a Attention) check(dst, ldd, q, ldq, nq, pos int, kv []KV) {
 	d, row, n := a.HeadDim, a.HeadDim*a.Heads, 0
-	ok := d >= 1 && d <= tile.KC && a.Heads >= 1 && nq >= 0 && pos >= 0
+	ok := d >= 1 && d <= param.KC && a.Heads >= 1 && nq >= 0 && pos >= 0
 	for _, run := range kv {
 		n += run.N
 		ok = ok && run.N >= 0 && (run.N == 0 || run.LdK >= d && run.LdV >= d &&

@@ -1,6 +1,6 @@
 package kernel
 
-import "github.com/coppice-lm/coppice/engine/cpu/kernel/internal/tile"
+import "github.com/coppice-lm/coppice/engine/cpu/kernel/internal/param"
 
 // The steps of attention in bfloat16: queries, keys, values and the softmax's terms
 // are rounded on their way into the pairs that VDPBF16PS multiplies. Scores, sums and
@@ -9,14 +9,14 @@ import "github.com/coppice-lm/coppice/engine/cpu/kernel/internal/tile"
 // packQueriesBF16 rounds the queries of one position, heads rows of dim elements at q,
 // to rows from r on.
 func (s *attnScratch) packQueriesBF16(q []float32, r, heads, dim int) {
-	roundRows(dwordsOf(s.q[r*tile.XStride:]), tile.XStride, q, dim, heads, dim)
+	roundRows(dwordsOf(s.q[r*param.XStride:]), param.XStride, q, dim, heads, dim)
 }
 
 // packBlockBF16 is packBlock with pairs: of elements for keys, of positions for values.
 func (s *attnScratch) packBlockBF16(kv []KV, k0, n, dim int) {
 	width, kw := padded(dim)/2, pairs(dim)
 	s.round = growTo(s.round, attnKeys*width)
-	whole := (n + tile.NR - 1) / tile.NR * tile.NR
+	whole := (n + param.NR - 1) / param.NR * param.NR
 	clear(s.round[n*width : whole*width])
 	gather := func(part func(run KV) ([]float32, int)) {
 		base := 0
@@ -30,18 +30,18 @@ func (s *attnScratch) packBlockBF16(kv []KV, k0, n, dim int) {
 	}
 	gather(func(run KV) ([]float32, int) { return run.K, run.LdK })
 	for i := 0; i < whole; i += 16 {
-		transpose(s.k[i/tile.NR*tile.NR*kw+i%tile.NR:], floats(s.round[i*width:]), width, kw)
+		transpose(s.k[i/param.NR*param.NR*kw+i%param.NR:], floats(s.round[i*width:]), width, kw)
 	}
 	gather(func(run KV) ([]float32, int) { return run.V, run.LdV })
 	values := dwordsOf(s.v)
-	for c := 0; c < width; c += tile.NR / 2 {
+	for c := 0; c < width; c += param.NR / 2 {
 		for i := 0; i < whole; i += 2 {
 			row := s.round[i*width+c:]
-			if kw-c < tile.NR/2 {
-				clear(row[kw-c : tile.NR/2])
-				clear(row[width:][kw-c : tile.NR/2])
+			if kw-c < param.NR/2 {
+				clear(row[kw-c : param.NR/2])
+				clear(row[width:][kw-c : param.NR/2])
 			}
-			pairRows(values[c*attnKeys+i*tile.NR/2:][:tile.NR], row, row[width:])
+			pairRows(values[c*attnKeys+i*param.NR/2:][:param.NR], row, row[width:])
 		}
 	}
 }
@@ -49,10 +49,10 @@ func (s *attnScratch) packBlockBF16(kv []KV, k0, n, dim int) {
 // scoresBF16 is scores with pairs.
 func (s *attnScratch) scoresBF16(r0, r1, n, dim int) {
 	kw := pairs(dim)
-	q, k := dwordsOf(s.q[r0*tile.XStride:]), dwordsOf(s.k)
-	for p := 0; p < n; p += tile.NR {
-		w := k[p/tile.NR*tile.NR*kw:]
-		tileBF16(s.p[p:], tile.XStride, nil, 0, q, w, w, kw, r1-r0)
+	q, k := dwordsOf(s.q[r0*param.XStride:]), dwordsOf(s.k)
+	for p := 0; p < n; p += param.NR {
+		w := k[p/param.NR*param.NR*kw:]
+		tileBF16(s.p[p:], param.XStride, nil, 0, q, w, w, kw, r1-r0)
 	}
 }
 
@@ -60,8 +60,8 @@ func (s *attnScratch) scoresBF16(r0, r1, n, dim int) {
 func (s *attnScratch) addValuesBF16(r0, r1, n, dim int) {
 	s.pairs = growTo(s.pairs, len(s.p))
 	p, v, width := s.pairs, dwordsOf(s.v), padded(dim)
-	roundRows(p, tile.XStride, s.p, tile.XStride, r1-r0, n)
-	for c := 0; c < width; c += tile.NR {
+	roundRows(p, param.XStride, s.p, param.XStride, r1-r0, n)
+	for c := 0; c < width; c += param.NR {
 		o, w := s.o[r0*width+c:], v[c*attnKeys/2:]
 		tileBF16(o, width, o, width, p, w, w, n/2, r1-r0)
 	}
@@ -88,7 +88,7 @@ func pairRows(dst, a, b []uint32) {
 	if pairRowsAsm(dst, a, b) {
 		return
 	}
-	for i := range tile.NR / 2 {
+	for i := range param.NR / 2 {
 		dst[2*i] = a[i]&0xffff | b[i]<<16
 		dst[2*i+1] = a[i]>>16 | b[i]&0xffff0000
 	}

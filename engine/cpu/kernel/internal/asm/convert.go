@@ -4,7 +4,7 @@ import (
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
 
-	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/tile"
+	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/param"
 )
 
 // convert emits the kernels of convert.go.
@@ -75,15 +75,15 @@ func convert(g *gen) {
 			dst, src, n := g.arg("dst"), g.arg("src"), g.arg("n")
 			mask := g.konstBits(0xffff0000)
 			g.Label("loop")
-			for off := 0; off < tile.NR*4; off += g.elems() * 4 {
+			for off := 0; off < param.NR*4; off += g.elems() * 4 {
 				v, even := g.copyOf(mem(src, off)), g.vec()
 				g.VPSLLD(operand.U8(16), v, even)
 				g.VANDPS(mask, v, v)
 				g.VMOVUPS(v, mem(dst, off))
-				g.VMOVUPS(even, mem(dst, tile.NR*4+off))
+				g.VMOVUPS(even, mem(dst, param.NR*4+off))
 			}
-			g.ADDQ(operand.I32(tile.NR*4), src)
-			g.ADDQ(operand.I32(tile.NR*8), dst)
+			g.ADDQ(operand.I32(param.NR*4), src)
+			g.ADDQ(operand.I32(param.NR*8), dst)
 			g.DECQ(n)
 			g.JNE(operand.LabelRef("loop"))
 		})
