@@ -86,12 +86,11 @@ func (a Attention) Run(dst []float32, ldd int, q []float32, ldq, nq, pos int, kv
 	}
 	width := padded(a.HeadDim)
 	for r := range rows {
-		// Adding 0 makes a -0 positive: its sign depends on how many masked keys
-		// were added.
-		inv, o := 1/s.l[r], dst[r/a.Heads*ldd+r%a.Heads*a.HeadDim:][:a.HeadDim]
-		for i, v := range s.o[r*width:][:a.HeadDim] {
-			o[i] = float32(v*inv) + 0
-		}
+		// Multiplied onto 0, a -0 becomes positive: its sign depends on how many masked
+		// keys were added.
+		to := dst[r/a.Heads*ldd+r%a.Heads*a.HeadDim:][:a.HeadDim]
+		clear(to)
+		AXPY(1/s.l[r], s.o[r*width:][:a.HeadDim], to)
 	}
 }
 
