@@ -40,12 +40,12 @@ func (c *Checkpoint) readGGUF(path string) error {
 	for _, p := range paths {
 		f, err := openData(p)
 		if err != nil {
-			return err
+			return fmt.Errorf("%w; fetch the missing part", err)
 		}
 		c.files = append(c.files, f)
 		g, err := gguf.Read(f, f.size)
 		if err != nil {
-			return fmt.Errorf("%s: %w", p, err)
+			return fmt.Errorf("%s: %w; fetch the file again, or convert the model anew", p, err)
 		}
 		parts = append(parts, part{g, f})
 	}

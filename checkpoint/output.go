@@ -2,6 +2,7 @@ package checkpoint
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -25,21 +26,8 @@ func CheckOutput(dir, input string, force bool) error {
 		return err
 	}
 	if input != "" {
-		in, err := realPath(input)
-		if err != nil {
+		if err := CheckOutside(dir, input); err != nil {
 			return err
-		}
-		out, err := realPath(p.out)
-		if err != nil {
-			return err
-		}
-		switch {
-		case in == out:
-			return &OutputError{dir, "is the input itself; name another output directory"}
-		case inside(out, in):
-			return &OutputError{dir, "lies inside the input " + input + "; name a directory outside it"}
-		case inside(in, out):
-			return &OutputError{dir, "holds the input " + input + "; name another output directory"}
 		}
 	}
 	st, err := os.Lstat(p.out)
@@ -73,6 +61,37 @@ func CheckOutput(dir, input string, force bool) error {
 	return nil
 }
 
+// CheckOutside refuses an output, a file or a directory, that is, holds or lies inside
+// the input, or holds a file that a link in the input leads to, as those of the Hugging
+// Face cache do: replacing the output would destroy the model it is made from.
+func CheckOutside(output, input string) error {
+	in, err := realPath(input)
+	if err != nil {
+		return err
+	}
+	out, err := realPath(output)
+	if err != nil {
+		return err
+	}
+	switch {
+	case in == out:
+		return &OutputError{output, "is the input itself; name another output"}
+	case inside(out, in):
+		return &OutputError{output, "lies inside the input " + input + "; name an output outside it"}
+	case inside(in, out):
+		return &OutputError{output, "holds the input " + input + "; name another output"}
+	}
+	return filepath.WalkDir(in, func(p string, d fs.DirEntry, err error) error {
+		if err != nil || d.Type()&fs.ModeSymlink == 0 {
+			return nil // what cannot be read is found when the model is opened
+		}
+		if to, err := filepath.EvalSymlinks(p); err == nil && (to == out || inside(to, out)) {
+			return &OutputError{output, "holds " + to + ", to which " + p + " of the input is a link; name another output"}
+		}
+		return nil
+	})
+}
+
 // inside reports whether path lies below dir.
 func inside(path, dir string) bool {
 	rel, err := filepath.Rel(dir, path)
@@ -89,6 +108,9 @@ func realPath(path string) (string, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		parent, err := realPath(filepath.Dir(abs))
 		return filepath.Join(parent, filepath.Base(abs)), err
+	}
+	if err != nil {
+		err = fmt.Errorf("%s: %w", path, err)
 	}
 	return real, err
 }
