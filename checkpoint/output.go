@@ -50,10 +50,8 @@ func CheckOutput(dir, input string, force bool) error {
 	if err != nil {
 		return err
 	}
-	for _, e := range entries {
-		if e.Name() == filepath.Base(inPlacePrefix)+"lock" {
-			return nil // a killed run in this very directory left it: Create clears it
-		}
+	if mark, err := os.ReadFile(p.lock); p.inPlace && err == nil && string(mark) != markReplaces {
+		return nil // what is there was left by a killed run, which began in an empty directory: Create clears it
 	}
 	if len(entries) > 0 {
 		return &OutputError{dir, "is not empty; use --force to replace what it holds"}
@@ -124,6 +122,10 @@ type place struct {
 }
 
 const inPlacePrefix = "/.coppice-"
+
+// markReplaces is the content of a lock inside an output that held something else when
+// the run began: what it leaves when it is killed is not all Coppice's own to clear.
+const markReplaces = "replaces\n"
 
 // places decides where to build. A sibling of the output can be renamed into place in
 // one step; where the output is a mount point or its parent cannot be written, the

@@ -99,6 +99,12 @@ func (s *Sink) acquire() error {
 	}
 	s.lockFd = f
 	if !marked {
+		if s.inPlace && s.force {
+			if _, err := f.WriteString(markReplaces); err != nil {
+				s.release()
+				return &WriteError{err}
+			}
+		}
 		return nil
 	}
 	if err := errors.Join(s.restoreOld(), os.RemoveAll(s.stage)); err != nil {
@@ -106,7 +112,7 @@ func (s *Sink) acquire() error {
 		return &WriteError{err}
 	}
 	if s.inPlace && !s.force {
-		// Without force this directory was empty when the killed run began.
+		// CheckOutput has seen that this directory was empty when the killed run began.
 		if err := s.clearInPlace(); err != nil {
 			s.release()
 			return &WriteError{err}
