@@ -16,11 +16,13 @@ import (
 	"github.com/coppice-lm/coppice/surgery"
 )
 
-func main() {
+func main() { os.Exit(process()) }
+
+// process runs the program for the process's arguments, streams and signals.
+func process() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
+	defer stop()
+	return run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 }
 
 // Exit codes; the root command's help prints the same table.

@@ -3,7 +3,7 @@ package kernel
 import (
 	"unsafe"
 
-	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/tile"
+	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/param"
 	"github.com/coppice-lm/coppice/tensor"
 )
 
@@ -13,9 +13,9 @@ import (
 // tileRows is the greatest height of a product's tiles.
 func tileRows() int {
 	if active >= AVX512 {
-		return tile.MR512
+		return param.MR512
 	}
-	return tile.MR256
+	return param.MR256
 }
 
 // body is the part of n elements that a kernel handles: whole groups of 16 at the
@@ -250,16 +250,36 @@ func tileF32(dst []float32, ldd int, from []float32, ldf int, x, w, next []float
 	}
 }
 
+// tileBF16 widens both sides where there is no product of pairs, in the order of its
+// sums. Products that reuse weights widen them once instead: BF16.mulWide.
 func tileBF16(dst []float32, ldd int, from []float32, ldf int, x, w, next []uint32, k, rows int) {
-	tileBF16AVX512(&dst[0], ldd, unsafe.SliceData(from), ldf, &x[0], &w[0], unsafe.SliceData(next), k, rows)
+	switch {
+	case active >= AVX512BF16:
+		tileBF16AVX512(&dst[0], ldd, unsafe.SliceData(from), ldf, &x[0], &w[0], unsafe.SliceData(next), k, rows)
+	case active >= AVX2:
+		s := scratchPool.Get().(*scratch)
+		defer scratchPool.Put(s)
+		wide := dwords[float32](&s.w, 2*k*param.NR)
+		widenPairs(wide, w[:k*param.NR])
+		xs := dwords[float32](&s.x, rows*param.XStride)
+		for r := range rows {
+			for i, v := range x[r*param.XStride:][:k] {
+				xs[r*param.XStride+2*i] = widenBF16(uint16(v >> 16))
+				xs[r*param.XStride+2*i+1] = widenBF16(uint16(v))
+			}
+		}
+		tileF32(dst, ldd, from, ldf, xs, wide, wide, 2*k, rows)
+	default:
+		tileBF16Twin(dst, ldd, from, ldf, x, w, k, rows)
+	}
 }
 
 func widenPairs(dst []float32, src []uint32) {
 	switch {
 	case active >= AVX512:
-		widenPairsAVX512(&dst[0], &src[0], len(src)/tile.NR)
+		widenPairsAVX512(&dst[0], &src[0], len(src)/param.NR)
 	case active == AVX2:
-		widenPairsAVX2(&dst[0], &src[0], len(src)/tile.NR)
+		widenPairsAVX2(&dst[0], &src[0], len(src)/param.NR)
 	default:
 		widenPairsTwin(dst, src)
 	}
@@ -311,7 +331,7 @@ func softmaxStep(p []float32, vecs int, scale float32, m, l, corr []float32) {
 }
 
 // quantAsm multiplies a row of activations by a panel and says whether it did.
-func quantAsm(t tensor.DType, acc *[tile.NR]float32, panel []byte, x []int8, scale []float32, sum []int32) bool {
+func quantAsm(t tensor.DType, acc *[param.NR]float32, panel []byte, x []int8, scale []float32, sum []int32) bool {
 	if active < AVX2 {
 		return false
 	}
@@ -352,4 +372,31 @@ func roundBlocks(dst []int8, x, inv []float32, sum []int32) {
 	default:
 		roundBlocksTwin(dst, x, inv, sum)
 	}
+}
+
+func roundRowsAsm(dst []uint32, ldd int, src []float32, lds, rows, n int) int {
+	n = body(n)
+	switch {
+	case n == 0 || rows == 0:
+		return 0
+	case active >= AVX512BF16:
+		roundRowsAVX512BF16(&dst[0], ldd, &src[0], lds, rows, n)
+	case active >= AVX512:
+		roundRowsAVX512(&dst[0], ldd, &src[0], lds, rows, n)
+	default:
+		roundRowsAVX2(&dst[0], ldd, &src[0], lds, rows, n)
+	}
+	return n
+}
+
+func pairRowsAsm(dst, a, b []uint32) bool {
+	switch {
+	case active >= AVX512:
+		pairRowsAVX512(&dst[0], &a[0], &b[0])
+	case active == AVX2:
+		pairRowsAVX2(&dst[0], &a[0], &b[0])
+	default:
+		return false
+	}
+	return true
 }

@@ -3,14 +3,14 @@
 package kernel
 
 import (
-	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/tile"
+	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/param"
 	"github.com/coppice-lm/coppice/tensor"
 )
 
 // Without assembly the twins do all the work: each function below says that it
 // handled none of the elements.
 
-func tileRows() int { return tile.MR256 }
+func tileRows() int { return param.MR256 }
 
 func roundBF16Asm([]uint16, []float32) int { return 0 }
 func widenBF16Asm([]float32, []uint16) int { return 0 }
@@ -47,7 +47,7 @@ func softmaxStep(p []float32, vecs int, scale float32, m, l, corr []float32) {
 	softmaxStepTwin(p, vecs, scale, m, l, corr)
 }
 
-func quantAsm(tensor.DType, *[tile.NR]float32, []byte, []int8, []float32, []int32) bool {
+func quantAsm(tensor.DType, *[param.NR]float32, []byte, []int8, []float32, []int32) bool {
 	return false
 }
 
@@ -56,3 +56,7 @@ func blockTops(top, x []float32) { blockTopsTwin(top, x) }
 func roundBlocks(dst []int8, x, inv []float32, sum []int32) { roundBlocksTwin(dst, x, inv, sum) }
 
 func pairUpAsm([]uint32, []uint16) int { return 0 }
+
+func roundRowsAsm([]uint32, int, []float32, int, int, int) int { return 0 }
+
+func pairRowsAsm(_, _, _ []uint32) bool { return false }

@@ -39,6 +39,9 @@ var attnCases = []struct {
 	{Attention{HeadDim: 24, Heads: 2, Scale: 0.3, SoftCap: 5, Window: 131}, 270},
 	{Attention{HeadDim: 1, Heads: 5, Scale: 1}, 140},
 	{Attention{HeadDim: 256, Heads: 1, Scale: 0.0625}, 130},
+	{Attention{HeadDim: 64, Heads: 3, Scale: 0.125, BF16: true}, 300},
+	{Attention{HeadDim: 23, Heads: 2, Scale: 0.3, SoftCap: 5, Window: 131, BF16: true}, 270},
+	{Attention{HeadDim: 1, Heads: 5, Scale: 1, BF16: true}, 140},
 }
 
 // Attention has the same bits at every level.

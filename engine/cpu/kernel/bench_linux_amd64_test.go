@@ -207,39 +207,45 @@ func BenchmarkDecode(b *testing.B) {
 // BenchmarkAttention computes all heads of a layer for 4,096 tokens in blocks of 128
 // queries; the threads share the blocks of each group of heads.
 func BenchmarkAttention(b *testing.B) {
-	const tokens, dim, block = 4096, 64, 128
 	for _, c := range []struct{ heads, kv int }{{9, 3}, {32, 8}} {
-		r := newRand(1)
-		q := normals(r, tokens*c.heads*dim)
-		k, v := normals(r, tokens*c.kv*dim), normals(r, tokens*c.kv*dim)
-		dst := make([]float32, len(q))
-		a := Attention{HeadDim: dim, Heads: c.heads / c.kv, Scale: 0.125}
-		for l := AVX2; l <= supported(); l++ {
-			if l == AVX512 {
-				continue // as AVX512BF16
-			}
-			for _, n := range []int{1, runtime.NumCPU()} {
-				b.Run(fmt.Sprintf("%dx%d/%s/threads=%d", c.heads, c.kv, l, n), func(b *testing.B) {
-					setLevel(b, l)
-					top := peakRate(n, false)
-					b.ResetTimer()
-					t := fastest(b, n, func(i int) {
-						for job := i; job < c.kv*tokens/block; job += n {
-							g, pos := job%c.kv, job/c.kv*block
-							kv := []KV{{tokens, k[g*dim:], v[g*dim:], c.kv * dim, c.kv * dim}}
-							at := pos*c.heads*dim + g*a.Heads*dim
-							a.Run(dst[at:], c.heads*dim, q[at:], c.heads*dim, block, pos, kv)
-						}
+		for _, bf16 := range []bool{false, true} {
+			for l := AVX2; l <= supported(); l++ {
+				if l == AVX512 || bf16 && l < AVX512BF16 {
+					continue // f32 as AVX512BF16, bf16 not meant to be fast
+				}
+				for _, n := range []int{1, runtime.NumCPU()} {
+					b.Run(fmt.Sprintf("%dx%d/bf16=%v/%s/threads=%d", c.heads, c.kv, bf16, l, n), func(b *testing.B) {
+						setLevel(b, l)
+						benchAttention(b, c.heads, c.kv, n, bf16)
 					})
-					// Two products over the pairs that the causal mask leaves.
-					rate := 4 * float64(c.heads*dim) * tokens * (tokens + 1) / 2 / t.Seconds() / 1e9
-					b.ReportMetric(rate, "GFLOP/s")
-					b.ReportMetric(100*rate/top, "%peak")
-					b.ReportMetric(t.Seconds()*1e3, "ms")
-				})
+				}
 			}
 		}
 	}
+}
+
+func benchAttention(b *testing.B, heads, kvHeads, threads int, bf16 bool) {
+	const tokens, dim, block = 4096, 64, 128
+	r := newRand(1)
+	q := normals(r, tokens*heads*dim)
+	k, v := normals(r, tokens*kvHeads*dim), normals(r, tokens*kvHeads*dim)
+	dst := make([]float32, len(q))
+	a := Attention{HeadDim: dim, Heads: heads / kvHeads, Scale: 0.125, BF16: bf16}
+	top := peakRate(threads, bf16)
+	b.ResetTimer()
+	t := fastest(b, threads, func(i int) {
+		for job := i; job < kvHeads*tokens/block; job += threads {
+			g, pos := job%kvHeads, job/kvHeads*block
+			kv := []KV{{tokens, k[g*dim:], v[g*dim:], kvHeads * dim, kvHeads * dim}}
+			at := pos*heads*dim + g*a.Heads*dim
+			a.Run(dst[at:], heads*dim, q[at:], heads*dim, block, pos, kv)
+		}
+	})
+	// Two products over the pairs that the causal mask leaves.
+	rate := 4 * float64(heads*dim) * tokens * (tokens + 1) / 2 / t.Seconds() / 1e9
+	b.ReportMetric(rate, "GFLOP/s")
+	b.ReportMetric(100*rate/top, "%peak")
+	b.ReportMetric(t.Seconds()*1e3, "ms")
 }
 
 // BenchmarkRow gives the time per element of the functions over rows, in cache.

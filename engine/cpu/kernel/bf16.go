@@ -1,6 +1,6 @@
 package kernel
 
-import "github.com/coppice-lm/coppice/engine/cpu/kernel/internal/tile"
+import "github.com/coppice-lm/coppice/engine/cpu/kernel/internal/param"
 
 // BF16 holds the weights W (Out x In) of a linear layer in bfloat16, packed like F32
 // with two successive inner elements in each step, the even one in the low half. An
@@ -15,7 +15,7 @@ func NewBF16(out, in int) (*BF16, error) {
 	if err := checkWeights("bf16", out, in); err != nil {
 		return nil, err
 	}
-	return &BF16{Out: out, In: in, data: make([]uint32, panels(out)*pairs(in)*tile.NR)}, nil
+	return &BF16{Out: out, In: in, data: make([]uint32, panels(out)*pairs(in)*param.NR)}, nil
 }
 
 // PackBF16 packs the out x in weights that row delivers in float32, rounding each to
@@ -60,9 +60,9 @@ func (w *BF16) Panels() int { return panels(w.Out) }
 
 // Row widens row o of W to dst, which has In elements.
 func (w *BF16) Row(o int, dst []float32) {
-	src := w.data[(o/tile.NR)*pairs(w.In)*tile.NR+o%tile.NR:]
+	src := w.data[(o/param.NR)*pairs(w.In)*param.NR+o%param.NR:]
 	for i := range dst[:w.In] {
-		dst[i] = widenBF16(uint16(src[i/2*tile.NR] >> (i % 2 * 16)))
+		dst[i] = widenBF16(uint16(src[i/2*param.NR] >> (i % 2 * 16)))
 	}
 }
 
@@ -86,7 +86,7 @@ func (w *BF16) Mul(dst []float32, ldd int, x []uint16, ldx int, rows, p0, p1 int
 			pairUp(buf, x[r*ldx+2*k0:r*ldx+min(2*k1, w.In)])
 		},
 		panel: func(_ []uint32, p, k0, k1 int) []uint32 {
-			return w.data[(p*kw+k0)*tile.NR : (p*kw+k1)*tile.NR]
+			return w.data[(p*kw+k0)*param.NR : (p*kw+k1)*param.NR]
 		},
 		tile: tileBF16,
 	}
@@ -97,9 +97,9 @@ func (w *BF16) Mul(dst []float32, ldd int, x []uint16, ldx int, rows, p0, p1 int
 func tileBF16Twin(dst []float32, ldd int, from []float32, ldf int, x, w []uint32, k, rows int) {
 	for r := range rows {
 		row := startRow(dst[r*ldd:], from, r*ldf)
-		for i, v := range x[r*tile.XStride:][:k] {
+		for i, v := range x[r*param.XStride:][:k] {
 			odd, even := widenBF16(uint16(v>>16)), widenBF16(uint16(v))
-			for j, b := range w[i*tile.NR:][:tile.NR] {
+			for j, b := range w[i*param.NR:][:param.NR] {
 				sum := fma32(odd, widenBF16(uint16(b>>16)), row[j])
 				row[j] = fma32(even, widenBF16(uint16(b)), sum)
 			}
@@ -116,8 +116,8 @@ func (w *BF16) mulWide(dst []float32, ldd int, x []uint16, ldx int, rows, p0, p1
 		pack:    func(buf []float32, r, k0, k1 int) { widenSwapped(buf, x[r*ldx:][:w.In], k0) },
 		unpacks: true,
 		panel: func(scratch []float32, p, k0, k1 int) []float32 {
-			dst := scratch[:(k1-k0)*tile.NR]
-			widenPairs(dst, w.data[(p*kw+k0/2)*tile.NR:(p*kw+k1/2)*tile.NR])
+			dst := scratch[:(k1-k0)*param.NR]
+			widenPairs(dst, w.data[(p*kw+k0/2)*param.NR:(p*kw+k1/2)*param.NR])
 			return dst
 		},
 		tile: tileF32,
@@ -140,9 +140,9 @@ func widenSwapped(dst []float32, src []uint16, k0 int) {
 // widenPairsTwin widens steps of NR pairs to two steps of NR float32 each, the odd
 // elements first.
 func widenPairsTwin(dst []float32, src []uint32) {
-	for i := 0; i < len(src); i += tile.NR {
-		odd, even := dst[2*i:][:tile.NR], dst[2*i+tile.NR:][:tile.NR]
-		for j, v := range src[i:][:tile.NR] {
+	for i := 0; i < len(src); i += param.NR {
+		odd, even := dst[2*i:][:param.NR], dst[2*i+param.NR:][:param.NR]
+		for j, v := range src[i:][:param.NR] {
 			odd[j] = widenBF16(uint16(v >> 16))
 			even[j] = widenBF16(uint16(v))
 		}

@@ -1,10 +1,6 @@
 package kernel
 
-import (
-	"unsafe"
-
-	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/tile"
-)
+import "github.com/coppice-lm/coppice/engine/cpu/kernel/internal/param"
 
 // F32 holds the weights W (Out x In) of a linear layer in float32, packed for
 // products: panels of 32 rows of W, in each panel In steps of 32 values, one a row of
@@ -19,7 +15,7 @@ func NewF32(out, in int) (*F32, error) {
 	if err := checkWeights("f32", out, in); err != nil {
 		return nil, err
 	}
-	return &F32{Out: out, In: in, data: make([]float32, panels(out)*in*tile.NR)}, nil
+	return &F32{Out: out, In: in, data: make([]float32, panels(out)*in*param.NR)}, nil
 }
 
 // PackF32 packs the out x in weights that row delivers: row(o, dst) writes row o to
@@ -43,7 +39,7 @@ func (w *F32) Pack(p0, p1 int, row func(o int, dst []float32) error) error {
 func packPanels[E dword](data []E, out, k, p0, p1 int, row func(o int, dst []E) error) error {
 	const group = 16
 	buf := make([]E, group*k)
-	for o := p0 * tile.NR; o < min(p1*tile.NR, out); o += group {
+	for o := p0 * param.NR; o < min(p1*param.NR, out); o += group {
 		n := min(group, out-o)
 		for j := range n {
 			if err := row(o+j, buf[j*k:][:k]); err != nil {
@@ -51,7 +47,7 @@ func packPanels[E dword](data []E, out, k, p0, p1 int, row func(o int, dst []E) 
 			}
 		}
 		clear(buf[n*k:])
-		transpose(floats(data[o/tile.NR*tile.NR*k+o%tile.NR:]), floats(buf), k, k)
+		transpose(floats(data[o/param.NR*param.NR*k+o%param.NR:]), floats(buf), k, k)
 	}
 	return nil
 }
@@ -61,14 +57,9 @@ func transpose(dst, src []float32, ld, n int) {
 	d := transposeAsm(dst, src, ld, n)
 	for j := range 16 {
 		for e, v := range src[j*ld:][:n][d:] {
-			dst[(d+e)*tile.NR+j] = v
+			dst[(d+e)*param.NR+j] = v
 		}
 	}
-}
-
-// floats is s as float32, to be moved but not to be calculated with.
-func floats[E dword](s []E) []float32 {
-	return unsafe.Slice((*float32)(unsafe.Pointer(unsafe.SliceData(s))), len(s))
 }
 
 // Panels is the number of panels, ceil(Out/32).
@@ -77,9 +68,9 @@ func (w *F32) Panels() int { return panels(w.Out) }
 // Row copies row o of W to dst, which has In elements: an embedding look-up where the
 // embedding is also the output layer.
 func (w *F32) Row(o int, dst []float32) {
-	src := w.data[(o/tile.NR)*w.In*tile.NR+o%tile.NR:]
+	src := w.data[(o/param.NR)*w.In*param.NR+o%param.NR:]
 	for i := range dst[:w.In] {
-		dst[i] = src[i*tile.NR]
+		dst[i] = src[i*param.NR]
 	}
 }
 
@@ -94,7 +85,7 @@ func (w *F32) Mul(dst []float32, ldd int, x []float32, ldx int, rows, p0, p1 int
 		out: w.Out, k: w.In, rows: rows, mr: tileRows(),
 		pack: func(buf []float32, r, k0, k1 int) { copy(buf, x[r*ldx+k0:r*ldx+k1]) },
 		panel: func(_ []float32, p, k0, k1 int) []float32 {
-			return w.data[(p*w.In+k0)*tile.NR : (p*w.In+k1)*tile.NR]
+			return w.data[(p*w.In+k0)*param.NR : (p*w.In+k1)*param.NR]
 		},
 		tile: tileF32,
 	}
@@ -105,8 +96,8 @@ func (w *F32) Mul(dst []float32, ldd int, x []float32, ldx int, rows, p0, p1 int
 func tileF32Twin(dst []float32, ldd int, from []float32, ldf int, x, w []float32, k, rows int) {
 	for r := range rows {
 		row := startRow(dst[r*ldd:], from, r*ldf)
-		for i, v := range x[r*tile.XStride:][:k] {
-			for j, b := range w[i*tile.NR:][:tile.NR] {
+		for i, v := range x[r*param.XStride:][:k] {
+			for j, b := range w[i*param.NR:][:param.NR] {
 				row[j] = fma32(v, b, row[j])
 			}
 		}
@@ -115,7 +106,7 @@ func tileF32Twin(dst []float32, ldd int, from []float32, ldf int, x, w []float32
 
 // startRow fills a tile's row of dst with what its sums start from.
 func startRow(dst, from []float32, at int) []float32 {
-	row := dst[:tile.NR]
+	row := dst[:param.NR]
 	if from == nil {
 		clear(row)
 	} else {

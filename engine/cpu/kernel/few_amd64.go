@@ -1,14 +1,14 @@
 package kernel
 
-import "github.com/coppice-lm/coppice/engine/cpu/kernel/internal/tile"
+import "github.com/coppice-lm/coppice/engine/cpu/kernel/internal/param"
 
 // fewRows is the greatest number of rows that the kernels for decoding take.
 func fewRows() int {
 	switch {
 	case active >= AVX512:
-		return tile.Few512
+		return param.Few512
 	case active == AVX2:
-		return tile.Few256
+		return param.Few256
 	}
 	return 0
 }
@@ -24,7 +24,7 @@ func (w *F32) mulFew(dst []float32, ldd int, x []float32, ldx, rows, p0, p1 int)
 		f = fewF32AVX512
 	}
 	eachPanel(dst, ldd, w.Out, rows, p0, p1, func(p int, dst *float32, ldd int) {
-		f(dst, ldd, &x[0], ldx, &w.data[p*w.In*tile.NR], w.In, rows)
+		f(dst, ldd, &x[0], ldx, &w.data[p*w.In*param.NR], w.In, rows)
 	})
 	return true
 }
@@ -39,7 +39,7 @@ func (w *F16) mulFew(dst []float32, ldd int, x []float32, ldx, rows, p0, p1 int)
 		f = fewF16AVX512
 	}
 	eachPanel(dst, ldd, w.Out, rows, p0, p1, func(p int, dst *float32, ldd int) {
-		f(dst, ldd, &x[0], ldx, &w.data[p*w.In*tile.NR], w.In, rows)
+		f(dst, ldd, &x[0], ldx, &w.data[p*w.In*param.NR], w.In, rows)
 	})
 	return true
 }
@@ -59,7 +59,7 @@ func (w *BF16) mulFew(dst []float32, ldd int, x []uint16, ldx, rows, p0, p1 int)
 			pairUp(buf[r*k:][:k], x[r*ldx:][:w.In])
 		}
 		eachPanel(dst, ldd, w.Out, rows, p0, p1, func(p int, dst *float32, ldd int) {
-			fewBF16AVX512(dst, ldd, &buf[0], k, &w.data[p*k*tile.NR], k, rows)
+			fewBF16AVX512(dst, ldd, &buf[0], k, &w.data[p*k*param.NR], k, rows)
 		})
 		return true
 	}
@@ -72,7 +72,7 @@ func (w *BF16) mulFew(dst []float32, ldd int, x []uint16, ldx, rows, p0, p1 int)
 		widenSwapped(buf[r*2*k:][:2*k], x[r*ldx:][:w.In], 0)
 	}
 	eachPanel(dst, ldd, w.Out, rows, p0, p1, func(p int, dst *float32, ldd int) {
-		f(dst, ldd, &buf[0], 2*k, &w.data[p*k*tile.NR], k, rows)
+		f(dst, ldd, &buf[0], 2*k, &w.data[p*k*param.NR], k, rows)
 	})
 	return true
 }
@@ -81,15 +81,15 @@ func (w *BF16) mulFew(dst []float32, ldd int, x []uint16, ldx, rows, p0, p1 int)
 // full has its place beside dst.
 func eachPanel(dst []float32, ldd, out, rows, p0, p1 int, f func(p int, dst *float32, ldd int)) {
 	for p := p0; p < p1; p++ {
-		at := p * tile.NR
-		if at+tile.NR <= out {
+		at := p * param.NR
+		if at+param.NR <= out {
 			f(p, &dst[at], ldd)
 			continue
 		}
-		tmp := new([tile.Few512 * tile.NR]float32)
-		f(p, &tmp[0], tile.NR)
+		tmp := new([param.Few512 * param.NR]float32)
+		f(p, &tmp[0], param.NR)
 		for r := range rows {
-			copy(dst[r*ldd+at:r*ldd+out], tmp[r*tile.NR:])
+			copy(dst[r*ldd+at:r*ldd+out], tmp[r*param.NR:])
 		}
 	}
 }

@@ -2,14 +2,14 @@ package kernel
 
 import (
 	"fmt"
+	"math"
 	"sync"
-	"unsafe"
 
-	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/tile"
+	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/param"
 )
 
 // PanelCols is the number of output columns in a panel of packed weights.
-const PanelCols = tile.NR
+const PanelCols = param.NR
 
 // maxRows and maxGroup bound the rows and panels that one pass takes, so that a K block
 // of its activations (693 KiB) and its partial sums (264 KiB) fit a second-level cache
@@ -54,7 +54,7 @@ type product[E dword] struct {
 func (m *product[E]) run(dst []float32, ldd, p0, p1 int) {
 	s := scratchPool.Get().(*scratch)
 	defer scratchPool.Put(s)
-	blocks := (m.k + tile.KC - 1) / tile.KC
+	blocks := (m.k + param.KC - 1) / param.KC
 	// Equal blocks of whole steps of 4, which no pair of bfloat16 straddles.
 	kc := ((m.k+blocks-1)/blocks + 3) &^ 3
 	blocks = (m.k + kc - 1) / kc
@@ -85,11 +85,11 @@ type pass[E dword] struct {
 
 func (c *pass[E]) pack() {
 	rows := c.r1 - c.r0
-	c.x = dwords[E](&c.s.x, c.blocks*rows*tile.XStride)
+	c.x = dwords[E](&c.s.x, c.blocks*rows*param.XStride)
 	for b := range c.blocks {
 		k0, k1 := b*c.kc, min((b+1)*c.kc, c.k)
 		for r := range rows {
-			c.product.pack(c.x[(b*rows+r)*tile.XStride:][:k1-k0], c.r0+r, k0, k1)
+			c.product.pack(c.x[(b*rows+r)*param.XStride:][:k1-k0], c.r0+r, k0, k1)
 		}
 	}
 }
@@ -97,36 +97,36 @@ func (c *pass[E]) pack() {
 // group computes panels p0..p1.
 func (c *pass[E]) group(p0, p1 int) {
 	rows := c.r1 - c.r0
-	sums := dwords[float32](&c.s.c, maxGroup*maxRows*tile.NR)
+	sums := dwords[float32](&c.s.c, maxGroup*maxRows*param.NR)
 	tiles := (rows + c.mr - 1) / c.mr
 	for b := range c.blocks {
 		k0, k1 := b*c.kc, min((b+1)*c.kc, c.k)
 		for p := p0; p < p1; p++ {
-			w := c.panel(dwords[E](&c.s.w, tile.KC*tile.NR), p, k0, k1)
+			w := c.panel(dwords[E](&c.s.w, param.KC*param.NR), p, k0, k1)
 			next := c.next(w, p, p0, p1, b)
-			cols := min(tile.NR, c.out-p*tile.NR)
+			cols := min(param.NR, c.out-p*param.NR)
 			// Tiles have nearly equal heights.
 			for t := range tiles {
 				t0, t1 := t*rows/tiles, (t+1)*rows/tiles
-				part := sums[((p-p0)*rows+t0)*tile.NR:]
-				from, to, ldd := part, part, tile.NR
+				part := sums[((p-p0)*rows+t0)*param.NR:]
+				from, to, ldd := part, part, param.NR
 				if b == 0 {
 					from = nil
 				}
 				last := b == c.blocks-1
-				out := c.dst[(c.r0+t0)*c.ldd+p*tile.NR:]
-				if last && cols == tile.NR {
+				out := c.dst[(c.r0+t0)*c.ldd+p*param.NR:]
+				if last && cols == param.NR {
 					to, ldd = out, c.ldd
 				}
-				c.tile(to, ldd, from, tile.NR, c.x[(b*rows+t0)*tile.XStride:], w, next, k1-k0, t1-t0)
+				c.tile(to, ldd, from, param.NR, c.x[(b*rows+t0)*param.XStride:], w, next, k1-k0, t1-t0)
 				if done := (k1 - k0) * 4; done < len(next) {
 					next = next[done:]
 				} else {
 					next = w
 				}
-				if last && cols < tile.NR {
+				if last && cols < param.NR {
 					for r := range t1 - t0 {
-						copy(out[r*c.ldd:][:cols], part[r*tile.NR:])
+						copy(out[r*c.ldd:][:cols], part[r*param.NR:])
 					}
 				}
 			}
@@ -160,18 +160,9 @@ type scratch struct {
 
 var scratchPool = sync.Pool{New: func() any { return new(scratch) }}
 
-// dwords returns n elements of *buf as E, growing it if needed. Both element types
-// have the size and alignment of a float32.
-func dwords[E dword](buf *[]float32, n int) []E {
-	if cap(*buf) < n {
-		*buf = make([]float32, n)
-	}
-	return unsafe.Slice((*E)(unsafe.Pointer(unsafe.SliceData(*buf))), n)
-}
-
 // checkProduct panics if the operands of a product are too short for it.
 func checkProduct(name string, dst, ldd, x, ldx, out, in, rows, p0, p1 int) {
-	panels := (out + tile.NR - 1) / tile.NR
+	panels := (out + param.NR - 1) / param.NR
 	switch {
 	case rows < 0 || p0 < 0 || p0 > p1 || p1 > panels:
 		panic(fmt.Sprintf("kernel: %s.Mul: rows %d, panels [%d,%d) of %d", name, rows, p0, p1, panels))
@@ -182,13 +173,12 @@ func checkProduct(name string, dst, ldd, x, ldx, out, in, rows, p0, p1 int) {
 }
 
 // panels is the number of panels that hold out columns.
-func panels(out int) int { return (out + tile.NR - 1) / tile.NR }
+func panels(out int) int { return (out + param.NR - 1) / param.NR }
 
 // checkWeights refuses sizes that no weight matrix has.
 func checkWeights(name string, out, in int) error {
-	const limit = 1 << 31
-	if out < 1 || in < 1 || out > limit || in > limit {
-		return fmt.Errorf("packing %s weights of %d x %d: both sizes must be in 1..2^31", name, out, in)
+	if out < 1 || in < 1 || out > math.MaxInt32 || in > math.MaxInt32 {
+		return fmt.Errorf("packing %s weights of %d x %d: both sizes must be in 1..2^31-1", name, out, in)
 	}
 	return nil
 }

@@ -7,13 +7,13 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/tile"
+	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/param"
 )
 
 // Each tile height of each level against the twin, with and without a start value.
 func TestTilesEqualTwins(t *testing.T) {
 	r := newRand(7)
-	x, w := normals(r, tile.MR512*tile.XStride), normals(r, tile.KC*tile.NR)
+	x, w := normals(r, param.MR512*param.XStride), normals(r, param.KC*param.NR)
 	xb, wb := make([]uint32, len(x)), make([]uint32, len(w))
 	for i := range xb {
 		xb[i] = uint32(roundBF16(x[i])) | uint32(roundBF16(x[len(x)-1-i]))<<16
@@ -22,9 +22,9 @@ func TestTilesEqualTwins(t *testing.T) {
 		wb[i] = uint32(roundBF16(w[i])) | uint32(roundBF16(w[len(w)-1-i]))<<16
 	}
 	const ldd, ldf = 40, 35
-	start := normals(r, tile.MR512*ldf)
-	for _, k := range []int{1, 2, 3, 4, 5, 17, tile.KC} {
-		for rows := 1; rows <= tile.MR512; rows++ {
+	start := normals(r, param.MR512*ldf)
+	for _, k := range []int{1, 2, 3, 4, 5, 17, param.KC} {
+		for rows := 1; rows <= param.MR512; rows++ {
 			for _, from := range [][]float32{nil, start} {
 				want := normals(newRand(8), rows*ldd)
 				wantB := append([]float32{}, want...)
@@ -122,6 +122,7 @@ func TestMulLargeSameBits(t *testing.T) {
 	if supported() == Generic {
 		t.Skip("NOT CHECKED: products of more rows than a pass takes are too slow in plain Go")
 	}
+	setLevel(t, supported())
 	const rows, in, out = maxRows + 30, 330, 32*maxGroup + 50
 	for _, m := range multipliers(12, rows, in, out) {
 		want, got := make([]float32, rows*out), make([]float32, rows*out)

@@ -4,7 +4,7 @@ import (
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
 
-	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/tile"
+	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/param"
 )
 
 // attention emits the kernels of attention.go.
@@ -70,7 +70,7 @@ func (g *gen) eachRow(p, rows, n reg.Register, body func(at, count reg.Register)
 	g.MOVQ(p, at)
 	g.MOVQ(n, count)
 	body(at, count)
-	g.ADDQ(operand.I32(tile.XStride*4), p)
+	g.ADDQ(operand.I32(param.XStride*4), p)
 	g.DECQ(rows)
 	g.JNE(operand.LabelRef(loop))
 }
@@ -128,7 +128,7 @@ func (g *gen) transpose() {
 	}
 	store := func(imm uint8, from, element int) {
 		g.VSHUFF32X4(operand.U8(imm), b[8+from], b[from], a[from])
-		g.VMOVUPS(a[from], mem(dst, element*tile.NR*4))
+		g.VMOVUPS(a[from], mem(dst, element*param.NR*4))
 	}
 	for e := range 4 {
 		store(0x88, e, e)
@@ -137,7 +137,7 @@ func (g *gen) transpose() {
 		store(0xdd, 4+e, 12+e)
 	}
 	g.ADDQ(operand.I32(64), src)
-	g.ADDQ(operand.I32(16*tile.NR*4), dst)
+	g.ADDQ(operand.I32(16*param.NR*4), dst)
 	g.SUBQ(operand.I32(16), n)
 	g.JG(operand.LabelRef("loop"))
 }

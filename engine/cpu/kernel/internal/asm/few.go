@@ -6,7 +6,7 @@ import (
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
 
-	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/tile"
+	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/param"
 )
 
 // prefetchAhead is how far in front of its loads a decoding kernel prefetches weights,
@@ -22,36 +22,36 @@ func few(g *gen) {
 		g.function(name+g.suffix(), sig, fmt.Sprintf(doc, max, what), body)
 	}
 	for _, g.wide = range []bool{false, true} {
-		regs, max := ymm, tile.Few256
+		regs, max := ymm, param.Few256
 		if g.wide {
-			regs, max = zmm, tile.Few512
+			regs, max = zmm, param.Few512
 		}
 		fma := func(dst, w, x int) { g.VFMADD231PS(regs[x], regs[w], regs[dst]) }
 		size := int(regs[0].Size())
 		kernel("fewF32", "float32", "float32", max, func() {
-			g.few(regs, max, 4*tile.NR, 4, func(r *fewRegs, u int) {
-				r.each(func(i, w int) { g.VMOVUPS(mem(reg.RCX, u*4*tile.NR+i*size), regs[w]) })
+			g.few(regs, max, 4*param.NR, 4, func(r *fewRegs, u int) {
+				r.each(func(i, w int) { g.VMOVUPS(mem(reg.RCX, u*4*param.NR+i*size), regs[w]) })
 				r.mulAdd(u*4, fma)
 			})
 		})
 		kernel("fewF16", "uint16", "half-precision", max, func() {
-			g.few(regs, max, 2*tile.NR, 4, func(r *fewRegs, u int) {
-				r.each(func(i, w int) { g.VCVTPH2PS(mem(reg.RCX, u*2*tile.NR+i*size/2), regs[w]) })
+			g.few(regs, max, 2*param.NR, 4, func(r *fewRegs, u int) {
+				r.each(func(i, w int) { g.VCVTPH2PS(mem(reg.RCX, u*2*param.NR+i*size/2), regs[w]) })
 				r.mulAdd(u*4, fma)
 			})
 		})
 		kernel("fewPairs", "uint32", "pairs of bfloat16", max, func() {
 			mask := regs[len(regs)-1]
 			g.VBROADCASTSS(g.datumBits(0xffff0000), mask)
-			g.few(regs, max, 4*tile.NR, 8, func(r *fewRegs, u int) {
-				r.each(func(i, w int) { g.VANDPS(mem(reg.RCX, u*4*tile.NR+i*size), mask, regs[w]) })
+			g.few(regs, max, 4*param.NR, 8, func(r *fewRegs, u int) {
+				r.each(func(i, w int) { g.VANDPS(mem(reg.RCX, u*4*param.NR+i*size), mask, regs[w]) })
 				r.mulAdd(u*8, fma)
 				r.each(func(i, w int) {
 					if g.wide {
-						g.VPSLLD(operand.U8(16), mem(reg.RCX, u*4*tile.NR+i*size), regs[w])
+						g.VPSLLD(operand.U8(16), mem(reg.RCX, u*4*param.NR+i*size), regs[w])
 						return
 					}
-					g.VMOVUPS(mem(reg.RCX, u*4*tile.NR+i*size), regs[w])
+					g.VMOVUPS(mem(reg.RCX, u*4*param.NR+i*size), regs[w])
 					g.VPSLLD(operand.U8(16), regs[w], regs[w])
 				})
 				r.mulAdd(u*8+4, fma)
@@ -59,9 +59,9 @@ func few(g *gen) {
 		})
 	}
 	sig := "func(dst *float32, ldd int, x *uint32, ldx int, w *uint32, k, rows int)"
-	g.function("fewBF16AVX512", sig, fmt.Sprintf(doc, tile.Few512, "pairs of bfloat16"), func() {
-		g.few(zmm, tile.Few512, 4*tile.NR, 4, func(r *fewRegs, u int) {
-			r.each(func(i, w int) { g.VMOVUPS(mem(reg.RCX, u*4*tile.NR+i*64), zmm[w]) })
+	g.function("fewBF16AVX512", sig, fmt.Sprintf(doc, param.Few512, "pairs of bfloat16"), func() {
+		g.few(zmm, param.Few512, 4*param.NR, 4, func(r *fewRegs, u int) {
+			r.each(func(i, w int) { g.VMOVUPS(mem(reg.RCX, u*4*param.NR+i*64), zmm[w]) })
 			r.mulAdd(u*4, g.vdpbf16ps)
 		})
 	})
@@ -117,7 +117,7 @@ func (g *gen) few(regs []reg.VecPhysical, maxRows, wBytes, xBytes int, step func
 	}
 	for h := 1; h <= maxRows; h++ {
 		label := func(s string) string { return fmt.Sprintf("rows%d%s", h, s) }
-		r := &fewRegs{g, regs, tile.NR * 4 / size, h, x}
+		r := &fewRegs{g, regs, param.NR * 4 / size, h, x}
 		g.Label(label(""))
 		for i := range h * r.vectors {
 			if size == 64 {

@@ -6,7 +6,7 @@ import (
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
 
-	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/tile"
+	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/param"
 )
 
 const tileSig = "func(dst *float32, ldd int, from *float32, ldf int, x, w, next *%s, k, rows int)"
@@ -29,14 +29,14 @@ var (
 func matmul(g *gen) {
 	f32 := fmt.Sprintf(tileSig, "float32")
 	doc := "computes dst = from + k steps of a product for 1..%d rows of %d columns; from may be nil for zero, row distances are in elements. On the way it prefetches 16*k bytes from next on, or, if that is nil, what follows w."
-	g.function("tileF32AVX512", f32, fmt.Sprintf(doc, tile.MR512, 32), func() {
-		g.tiles(tile.MR512, zmm, func(dst, w, x int) { g.VFMADD231PS(zmm[x], zmm[w], zmm[dst]) })
+	g.function("tileF32AVX512", f32, fmt.Sprintf(doc, param.MR512, 32), func() {
+		g.tiles(param.MR512, zmm, func(dst, w, x int) { g.VFMADD231PS(zmm[x], zmm[w], zmm[dst]) })
 	})
-	g.function("tileBF16AVX512", fmt.Sprintf(tileSig, "uint32"), fmt.Sprintf(doc, tile.MR512, 32), func() {
-		g.tiles(tile.MR512, zmm, g.vdpbf16ps)
+	g.function("tileBF16AVX512", fmt.Sprintf(tileSig, "uint32"), fmt.Sprintf(doc, param.MR512, 32), func() {
+		g.tiles(param.MR512, zmm, g.vdpbf16ps)
 	})
-	g.function("tileF32AVX2", f32, fmt.Sprintf(doc, tile.MR256, 16), func() {
-		g.tiles(tile.MR256, ymm, func(dst, w, x int) { g.VFMADD231PS(ymm[x], ymm[w], ymm[dst]) })
+	g.function("tileF32AVX2", f32, fmt.Sprintf(doc, param.MR256, 16), func() {
+		g.tiles(param.MR256, ymm, func(dst, w, x int) { g.VFMADD231PS(ymm[x], ymm[w], ymm[dst]) })
 	})
 }
 
@@ -83,18 +83,18 @@ func (g *gen) tiles(maxRows int, regs []reg.VecPhysical, mulAdd func(dst, w, x i
 		g.Label(label("start"))
 
 		step := func(u int) {
-			g.VMOVUPS(mem(w, u*tile.NR*4), regs[w0])
-			g.VMOVUPS(mem(w, u*tile.NR*4+size), regs[w0+1])
+			g.VMOVUPS(mem(w, u*param.NR*4), regs[w0])
+			g.VMOVUPS(mem(w, u*param.NR*4+size), regs[w0+1])
 			for r := range h {
 				xr := x0 + r%(len(regs)-x0)
-				g.VBROADCASTSS(mem(x, r*tile.XStride*4+u*4), regs[xr])
+				g.VBROADCASTSS(mem(x, r*param.XStride*4+u*4), regs[xr])
 				mulAdd(2*r, w0, xr)
 				mulAdd(2*r+1, w0+1, xr)
 			}
 		}
 		advance := func(steps int) {
 			g.ADDQ(operand.I32(steps*4), x)
-			g.ADDQ(operand.I32(steps*tile.NR*4), w)
+			g.ADDQ(operand.I32(steps*param.NR*4), w)
 		}
 		g.SUBQ(operand.U8(unroll), k)
 		g.JLT(operand.LabelRef(label("rest")))
@@ -105,7 +105,7 @@ func (g *gen) tiles(maxRows int, regs []reg.VecPhysical, mulAdd func(dst, w, x i
 		g.ADDQ(operand.I32(64), next)
 		g.JMP(operand.LabelRef(label("steps")))
 		g.Label(label("stream"))
-		g.prefetch(w, unroll*tile.NR*4)
+		g.prefetch(w, unroll*param.NR*4)
 		g.Label(label("steps"))
 		for u := range unroll {
 			step(u)

@@ -1,0 +1,62 @@
+# CONTRIBUTING.md says what each target is for.
+GO ?= go
+SHARED ?= ../shared
+PEERS_VENV ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/coppice/peers-venv
+export CGO_ENABLED = 0
+
+.PHONY: build test real check lint race levels fuzz cross generate bench peers peers-venv
+
+build:
+	$(GO) build -o coppice ./cmd/coppice
+
+test:
+	$(GO) test ./...
+
+# The same tests, with the real model and data required instead of skipped.
+real:
+	COPPICE_REQUIRE_SHARED=1 COPPICE_SHARED=$(abspath $(SHARED)) $(GO) test -count=1 ./...
+
+lint:
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+
+race:
+	CGO_ENABLED=1 $(GO) test -race ./score ./surgery ./checkpoint ./tokenizer
+
+# The packages with assembly, at each lower level of the CPU.
+levels:
+	COPPICE_CPU=generic $(GO) test -count=1 ./tensor
+	COPPICE_CPU=avx2 $(GO) test -count=1 ./tensor
+
+generate:
+	$(GO) generate ./tensor
+
+FUZZTIME ?= 20s
+fuzz:
+	$(GO) test ./safetensors -run '^$$' -fuzz FuzzReadHeader -fuzztime $(FUZZTIME)
+	$(GO) test ./gguf -run '^$$' -fuzz FuzzRead -fuzztime $(FUZZTIME)
+	$(GO) test ./plan -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME)
+
+cross:
+	GOOS=linux GOARCH=amd64 $(GO) build -o /dev/null ./cmd/coppice
+	GOOS=linux GOARCH=arm64 $(GO) build -o /dev/null ./cmd/coppice
+	GOOS=darwin GOARCH=arm64 $(GO) build -o /dev/null ./cmd/coppice
+	GOOS=windows GOARCH=amd64 $(GO) build -o /dev/null ./cmd/coppice
+	GOARCH=arm64 $(GO) vet ./...
+
+check: lint test race fuzz cross
+	@echo "tests that did not run:"; $(GO) test -count=1 -v ./... 2>/dev/null | grep -c -- '--- SKIP' || true
+
+# Whole commands against cp and, where PEERS_VENV has them, the peers; -layers 2 is a quick try.
+BENCH ?=
+BENCHTIME ?= 200ms
+bench:
+	$(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) ./...
+	COPPICE_SHARED=$(abspath $(SHARED)) $(GO) run ./tools/bench -venv "$(wildcard $(PEERS_VENV))" $(BENCH)
+
+peers-venv:
+	PEERS_VENV=$(PEERS_VENV) tools/peers/make_venv.sh
+
+peers:
+	PEERS_VENV=$(PEERS_VENV) COPPICE_SHARED=$(abspath $(SHARED)) tools/peers/run.sh

@@ -1,0 +1,217 @@
+package plan
+
+import (
+	"errors"
+	"math"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/coppice-lm/coppice/arch"
+	"github.com/coppice-lm/coppice/score"
+)
+
+func spec(widths ...int) *arch.Spec {
+	return &arch.Spec{Family: &arch.Families[0], Hidden: 64, Layers: len(widths), Intermediate: widths[0], Widths: widths}
+}
+
+func ptr[T any](v T) *T { return &v }
+
+func TestWidths(t *testing.T) {
+	for _, test := range []struct {
+		rule        Rule
+		d           int
+		keep, width int // 0: refused
+	}{
+		{Rule{Ratio: ptr(0.6), Align: 1, AlignMode: Nearest}, 8192, 3277, 3277}, // the published recipe
+		{Rule{Ratio: ptr(0.6), Align: 1, AlignMode: Nearest}, 1536, 615, 615},
+		{Rule{Ratio: ptr(0.2), Align: 1, AlignMode: Nearest}, 1536, 1229, 1229},
+		{Rule{Ratio: ptr(0.999), Align: 1, AlignMode: Nearest}, 10, 1, 1}, // one neuron stays
+		{Rule{Ratio: ptr(0.6), Align: 256, AlignMode: Nearest}, 8192, 3328, 3328},
+		{Rule{Ratio: ptr(0.6), Align: 256, AlignMode: Down}, 8192, 3072, 3072},
+		{Rule{Ratio: ptr(0.6), Align: 256, AlignMode: Pad}, 8192, 3277, 3328},
+		{Rule{Ratio: ptr(0.95), Align: 256, AlignMode: Nearest}, 1536, 256, 256},
+		{Rule{Ratio: ptr(0.95), Align: 256, AlignMode: Down}, 1536, 0, 0},
+		{Rule{Expansion: ptr(2.0), Align: 1, AlignMode: Nearest}, 1536, 128, 128},
+		{Rule{Expansion: ptr(24.0), Align: 1, AlignMode: Nearest}, 1536, 1536, 1536},
+		{Rule{Expansion: ptr(25.0), Align: 1, AlignMode: Nearest}, 1536, 0, 0},
+		{Rule{Width: ptr(1536), Align: 256, AlignMode: Nearest}, 1536, 1536, 1536}, // keep all
+		{Rule{Width: ptr(1000), Align: 1, AlignMode: Nearest}, 1536, 1000, 1000},
+		{Rule{Width: ptr(2000), Align: 1, AlignMode: Nearest}, 1536, 0, 0},
+		// REPORTS.md, prune/align.
+		{Rule{Ratio: ptr(0.1), Align: 128, AlignMode: Nearest}, 250, 0, 0},
+		{Rule{Ratio: ptr(0.1), Align: 128, AlignMode: Pad}, 250, 0, 0},
+		{Rule{Ratio: ptr(0.05), Align: 256, AlignMode: Nearest}, 1536, 0, 0},
+		{Rule{Ratio: ptr(1e-9), Align: 1, AlignMode: Nearest}, 1536, 0, 0},
+	} {
+		keep, width, err := test.rule.widths(test.d, 64)
+		if test.width == 0 {
+			if !errors.As(err, new(*RuleError)) {
+				t.Errorf("%s of %d: got %d, %d, %v; want a RuleError", test.rule.String(), test.d, keep, width, err)
+			}
+			continue
+		}
+		if err != nil || keep != test.keep || width != test.width {
+			t.Errorf("%s of %d: got %d, %d, %v; want %d, %d", test.rule.String(), test.d, keep, width, err, test.keep, test.width)
+		}
+	}
+}
+
+func TestRefusalNamesRatioAndAlignment(t *testing.T) {
+	r := Rule{Ratio: ptr(0.1), Align: 128, AlignMode: Nearest}
+	_, _, err := r.widths(250, 64)
+	if err == nil || !strings.Contains(err.Error(), "--ratio 0.1") || !strings.Contains(err.Error(), "--align 128") {
+		t.Error(err)
+	}
+}
+
+func TestRuleCheck(t *testing.T) {
+	ok := func() Rule { return Rule{Ratio: ptr(0.5), Align: 1, AlignMode: Nearest} }
+	for name, change := range map[string]func(*Rule){
+		"ratio 0":        func(r *Rule) { r.Ratio = ptr(0.0) },
+		"ratio 1":        func(r *Rule) { r.Ratio = ptr(1.0) },
+		"ratio 1.5":      func(r *Rule) { r.Ratio = ptr(1.5) },
+		"ratio -1":       func(r *Rule) { r.Ratio = ptr(-1.0) },
+		"ratio NaN":      func(r *Rule) { r.Ratio = ptr(math.NaN()) },
+		"ratio Inf":      func(r *Rule) { r.Ratio = ptr(math.Inf(1)) },
+		"align 0":        func(r *Rule) { r.Align = 0 },
+		"align too wide": func(r *Rule) { r.Align = 9 },
+		"mode":           func(r *Rule) { r.AlignMode = "up" },
+		"nothing":        func(r *Rule) { r.Ratio = nil },
+		"two":            func(r *Rule) { r.Width = ptr(3) },
+		"layer":          func(r *Rule) { r.Layers = []int{2} },
+		"drop layer":     func(r *Rule) { r.Drop = []int{-1} },
+		"drop all":       func(r *Rule) { r.Drop = []int{0, 1} },
+		"width 0":        func(r *Rule) { r.Ratio, r.Width = nil, ptr(0) },
+		"width -1":       func(r *Rule) { r.Ratio, r.Width = nil, ptr(-1) },
+		"expansion":      func(r *Rule) { r.Ratio, r.Expansion = nil, ptr(math.NaN()) },
+	} {
+		r := ok()
+		change(&r)
+		if err := r.CheckFor(spec(8, 8)); !errors.As(err, new(*RuleError)) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if r := ok(); r.CheckFor(spec(8, 8)) != nil {
+		t.Error("a good rule is refused")
+	}
+}
+
+func TestBuildTiesAndOrder(t *testing.T) {
+	s := &score.Scores{Model: "m", Method: score.MaxAbs, Layers: [][]float32{{1, 3, 1, 3, 2, 3, 1, 0}, {5, 5, 5, 5, 5, 5, 5, 5}}}
+	p, err := Build(s, spec(8, 8), Rule{Ratio: ptr(0.5), Align: 1, AlignMode: Nearest})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []int{1, 3, 4, 5}; !reflect.DeepEqual(p.Layers[0].Keep, want) {
+		t.Errorf("kept %v, want %v", p.Layers[0].Keep, want)
+	}
+	if want := []int{0, 1, 2, 3}; !reflect.DeepEqual(p.Layers[1].Keep, want) {
+		t.Errorf("of equal scores kept %v, want the lower indices %v", p.Layers[1].Keep, want)
+	}
+}
+
+func TestSomeLayersAndPadding(t *testing.T) {
+	s := &score.Scores{Model: "m", Method: score.MaxAbs, Layers: [][]float32{{1, 2, 3, 4}, {1, 2, 3, 4}, {1, 2, 3, 4}}}
+	p, err := Build(s, spec(4, 4, 4), Rule{Width: ptr(2), Layers: []int{1}, Drop: []int{2}, Align: 1, AlignMode: Nearest})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := p.Widths(); !reflect.DeepEqual(got, []int{4, 2}) || p.Uniform() {
+		t.Errorf("widths %v, uniform %v", got, p.Uniform())
+	}
+	q := p.Padded()
+	if got := q.Widths(); !reflect.DeepEqual(got, []int{4, 4}) || len(q.Layers[1].Keep) != 2 || p.Layers[1].Width != 2 {
+		t.Errorf("padded widths %v, kept %v, original %v", got, q.Layers[1].Keep, p.Layers[1])
+	}
+}
+
+func TestFileForm(t *testing.T) {
+	s := &score.Scores{Model: "m", Method: score.Random, Seed: 7, Layers: [][]float32{{1, 2, 3, 4}, {4, 3, 2, 1}}}
+	p, err := Build(s, spec(4, 4), Rule{Ratio: ptr(0.5), Drop: []int{1}, Align: 1, AlignMode: Nearest})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := p.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := p.Encode()
+	if err != nil || string(again) != string(b) {
+		t.Error("the same plan has other bytes")
+	}
+	q, err := Decode(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(p, q) {
+		t.Errorf("read back %+v, want %+v", q, p)
+	}
+}
+
+func TestDecodeRefuses(t *testing.T) {
+	const layer = `{"layer":0,"width":2,"keep":[0,2]}`
+	good := `{"coppice_plan":1,"model":"m","family":"llama","hidden_size":4,"intermediate_size":4,"rule":{"align":1,"align_mode":"nearest"},"layers":[` + layer + `]}`
+	if _, err := Decode([]byte(good)); err != nil {
+		t.Fatal(err)
+	}
+	for _, change := range []struct{ from, to string }{
+		{`"coppice_plan":1`, `"coppice_plan":2`},
+		{`[0,2]`, `[2,0]`}, {`[0,2]`, `[0,0]`}, {`[0,2]`, `[-1,2]`}, {`[0,2]`, `[0,4]`}, {`[0,2]`, `[]`},
+		{`"width":2`, `"width":1`}, {`"width":2`, `"width":5`},
+		{`"layer":0`, `"layer":1`}, {layer, ``}, {layer, `{"layer":0,"drop":true}`}, {layer, `{"layer":0,"drop":true,"width":1}`},
+		{`{`, `[`},
+	} {
+		if _, err := Decode([]byte(strings.Replace(good, change.from, change.to, 1))); err == nil {
+			t.Errorf("%s instead of %s: no error", change.to, change.from)
+		}
+	}
+}
+
+func TestDiff(t *testing.T) {
+	a := KeepAll("m", spec(4, 4))
+	b := KeepAll("m", spec(4, 4))
+	b.Layers[1].Keep, b.Layers[1].Width = []int{1, 3}, 2
+	d, err := Diff(a, b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !d[0].Same() || d[1].Same() || d[1].Both != 2 || d[1].KeepB != 2 {
+		t.Errorf("%+v", d)
+	}
+	if _, err := Diff(a, KeepAll("m", spec(4))); err == nil {
+		t.Error("plans of different shapes compared")
+	}
+}
+
+func TestParseLayers(t *testing.T) {
+	got, err := ParseLayers("2-4,24,3, 0")
+	if err != nil || !reflect.DeepEqual(got, []int{0, 2, 3, 4, 24}) {
+		t.Errorf("%v, %v", got, err)
+	}
+	for _, bad := range []string{"", "x", "3-1", "1-", "-1", "1,,2", "0-99999999", "1.5"} {
+		if l, err := ParseLayers(bad); err == nil {
+			t.Errorf("%q: %v", bad, l)
+		}
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add([]byte(`{"coppice_plan":1,"model":"m","intermediate_size":4,"rule":{},"layers":[{"layer":0,"width":2,"keep":[0,2]}]}`))
+	f.Add([]byte(`{"coppice_plan":1,"intermediate_size":4,"layers":[{"layer":0,"drop":true},{"layer":1,"width":1,"keep":[0]}]}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		p, err := Decode(b)
+		if err != nil {
+			return
+		}
+		p.Uniform()
+		p.Padded()
+		out, err := p.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Decode(out); err != nil {
+			t.Fatalf("what was read is written as what cannot be read: %v\n%s", err, out)
+		}
+	})
+}
