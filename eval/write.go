@@ -31,10 +31,10 @@ const (
 //	results_<date>.json          lm-eval's keys, and Result under "coppice"
 //
 // All is strict JSON: a perplexity that overflows is "overflow" among lm-eval's keys, with
-// its natural logarithm beside it. But for dates and times equal results give equal bytes.
+// its natural logarithm beside it. What cannot be written is a *WriteError. But for dates and times equal results give equal bytes.
 func Write(dir string, r *Result, opts WriteOptions) ([]string, error) {
 	if err := os.MkdirAll(dir, 0o777); err != nil {
-		return nil, err
+		return nil, writeError(err)
 	}
 	date := opts.Time.Format(timeLayout)
 	var paths []string
@@ -44,7 +44,7 @@ func Write(dir string, r *Result, opts WriteOptions) ([]string, error) {
 		}
 		path := filepath.Join(dir, name)
 		paths = append(paths, path)
-		return writeFile(path, data)
+		return writeError(writeFile(path, data))
 	}
 	for i := range r.Tasks {
 		if t := &r.Tasks[i]; opts.Samples || opts.Tokens {

@@ -25,7 +25,7 @@ type requestProgress struct {
 func (a *app) requestProgress(name string) *requestProgress {
 	p := &requestProgress{w: a.stderr, name: name, quiet: a.quiet, start: time.Now(), last: time.Now()}
 	if f, ok := a.stderr.(*os.File); ok && !a.quiet && term.IsTerminal(int(f.Fd())) {
-		p.bar = progressbar.NewOptions64(-1, progressbar.OptionSetWriter(a.stderr), progressbar.OptionSetPredictTime(true),
+		p.bar = progressbar.NewOptions64(-1, progressbar.OptionSetWriter(a.stderr), progressbar.OptionSetPredictTime(false),
 			progressbar.OptionThrottle(200*time.Millisecond), progressbar.OptionClearOnFinish())
 	}
 	return p
@@ -42,6 +42,11 @@ func (p *requestProgress) show(s eval.Progress) {
 	if s.Name != "" && s.Finished > 0 {
 		what += fmt.Sprintf(", %s %.3f", s.Name, s.Metric)
 	}
+	// Requests out of the ledger took no time, so the bar's own guess would be wrong.
+	left := time.Duration(float64(s.TotalTokens-s.Tokens) / max(speed, 1e-9) * float64(time.Second))
+	if done > 0 {
+		what += fmt.Sprintf(", %v left", left.Round(time.Second))
+	}
 	if p.bar != nil {
 		p.bar.ChangeMax64(s.TotalTokens)
 		p.bar.Describe(what)
@@ -52,8 +57,7 @@ func (p *requestProgress) show(s eval.Progress) {
 		return
 	}
 	p.last = time.Now()
-	left := time.Duration(float64(s.TotalTokens-s.Tokens) / max(speed, 1e-9) * float64(time.Second))
-	fmt.Fprintf(p.w, "%s, %v left\n", what, left.Round(time.Second))
+	fmt.Fprintln(p.w, what)
 }
 
 func (p *requestProgress) finish() {

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 
@@ -164,8 +166,8 @@ func parseUserTask(n *yaml.Node) (userTask, error) {
 	if u.Name, err = scalar(n, keys, "name"); err != nil {
 		return userTask{}, err
 	}
-	if found, _ := Find(u.Name); found != nil || u.Name == "text" || strings.ContainsAny(u.Name, `/\= `) {
-		return userTask{}, lineError(keys["name"], "%q cannot be the name of a task: it is that of a built-in one, or has a slash, space or =", u.Name)
+	if found, _ := Find(u.Name); found != nil || u.Name == "text" || !isTaskName(u.Name) {
+		return userTask{}, lineError(keys["name"], "%q cannot be the name of a task: it is that of a built-in one, longer than %d bytes, or has other characters than letters, digits, _, - and .", u.Name, maxTaskName)
 	}
 	if u.data, err = scalar(n, keys, "data"); err != nil {
 		return userTask{}, err
@@ -182,6 +184,18 @@ func parseUserTask(n *yaml.Node) (userTask, error) {
 	}
 	u.doc, err = userDoc(kind.kind, keys)
 	return u, err
+}
+
+// maxTaskName leaves room for the rest of a samples file's name, which file systems
+// limit to 255 bytes.
+const maxTaskName = 100
+
+// isTaskName reports whether a name can be part of a file's name on every system.
+func isTaskName(name string) bool {
+	other := func(r rune) bool {
+		return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("_-.", r)
+	}
+	return len(name) <= maxTaskName && utf8.ValidString(name) && !strings.ContainsFunc(name, other)
 }
 
 // scalar returns the value of a key that must be there and hold text.
