@@ -16,14 +16,21 @@ import (
 // for each took as long as doing without it.
 type pool struct {
 	threads int
+	team    *team // nil: there are no workers, the caller does everything
+}
 
-	stage  atomic.Int64 // counts stages; a change tells the workers to begin
-	next   atomic.Int64 // unit to be taken
-	busy   atomic.Int64 // workers that have not finished the stage
-	active bool         // workers are there
-	quit   bool
-	units  int
-	work   func(worker, unit int)
+// team is the workers between a start and its stop.
+type team struct {
+	current atomic.Pointer[stage]
+}
+
+// stage is some units of work. A worker that the system has put aside may find a stage
+// done, and then has nothing to do: nobody waits for it.
+type stage struct {
+	units      int
+	work       func(worker, unit int)
+	next, done atomic.Int64
+	quit       bool
 }
 
 // start brings the workers up; stop, which must be called, sends them home.
@@ -31,70 +38,58 @@ func (p *pool) start() (stop func()) {
 	if p.threads <= 1 {
 		return func() {}
 	}
-	p.active, p.quit = true, false
-	seen := p.stage.Load()
+	t := &team{}
 	for w := 1; w < p.threads; w++ {
-		go p.worker(w, seen)
+		go t.worker(w)
 	}
+	p.team = t
 	return func() {
-		p.quit = true
-		p.begin()
-		p.finish()
-		p.active = false
+		p.team = nil
+		t.current.Store(&stage{quit: true})
 	}
 }
 
 // run calls f(worker, unit) once for each unit below n; worker numbers the thread.
 func (p *pool) run(n int, f func(worker, unit int)) {
-	if !p.active || n == 1 {
+	if p.team == nil || n <= 1 {
 		for i := range n {
 			f(0, i)
 		}
 		return
 	}
-	p.units, p.work = n, f
-	p.begin()
-	p.take(0)
-	p.finish()
-	p.work = nil
-}
-
-func (p *pool) begin() {
-	p.next.Store(0)
-	p.busy.Store(int64(p.threads - 1))
-	p.stage.Add(1)
-}
-
-// finish waits until the workers are done.
-func (p *pool) finish() {
-	for spins := 0; p.busy.Load() > 0; spins++ {
+	s := &stage{units: n, work: f}
+	p.team.current.Store(s)
+	s.take(0)
+	for spins := 0; s.done.Load() < int64(n); spins++ {
 		pause(spins)
 	}
 }
 
-func (p *pool) worker(w int, seen int64) {
+func (t *team) worker(w int) {
+	var last *stage
 	for {
-		for spins := 0; p.stage.Load() == seen; spins++ {
+		s := t.current.Load()
+		for spins := 0; s == last; spins++ {
 			pause(spins)
+			s = t.current.Load()
 		}
-		seen++
-		if p.quit {
-			p.busy.Add(-1)
+		if s.quit {
 			return
 		}
-		p.take(w)
-		p.busy.Add(-1)
+		s.take(w)
+		last = s
 	}
 }
 
 // take runs units until none is left.
-func (p *pool) take(w int) {
+func (s *stage) take(w int) {
 	for {
-		i := int(p.next.Add(1)) - 1
-		if i >= p.units {
+		i := int(s.next.Add(1)) - 1
+		if i >= s.units {
 			return
 		}
-		p.work(w, i)
+		s.work(w, i)
+		s.done.Add(1)
 	}
 }
 
