@@ -11,8 +11,7 @@
 //     order, with its prefix shared or not, and at any number of threads.
 //   - Decoding through a Cache may use other kernels; its logits are within 1e-4 of those
 //     of scoring.
-//   - F32 is the precision of record. BF16 rounds weights, and activations where they
-//     enter a matrix product, to bfloat16; everything else stays in float32.
+//   - F32 is the precision of record; the others round, and say what.
 //
 // Package enginetest holds the suite that every engine must pass.
 package engine
@@ -20,6 +19,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/tensor"
@@ -102,28 +102,47 @@ type Source interface {
 	ReadRows(name string, dst []byte, first, n int) error
 }
 
-// Precision is the number format of weights and matrix products.
+// Precision is the number format of weights and matrix products. All else, norms and
+// biases among it, is float32.
 type Precision uint8
 
-// The precisions. F32 is the mode of record, BF16 the fast one. Stored keeps weights in
-// the type of the file where the engine has a product for it and in F32 elsewhere, which
-// is the least memory and the fastest decoding; against block types activations are
-// rounded to 8-bit blocks.
+// The precisions. F32 is the mode of record.
 const (
-	F32 Precision = iota
-	BF16
+	F32  Precision = iota
+	BF16           // weights, and activations where they enter a product, rounded to bfloat16
+	F16            // weights rounded to half precision; a weight beyond it is an error
+	// Weights rounded to GGUF's blocks of 32 (tensor.Quantise), or taken as they are where
+	// the file has them in that type; activations rounded to blocks of 8 bits where they
+	// enter a product. Embedding and head are in Q8_0 also with the 4-bit types (as
+	// llama.cpp's quantiser keeps them in more bits), unless the file has them in 4 bits.
+	// A matrix whose rows are no whole number of blocks is in F16.
+	Q8_0
+	Q4_0
+	Q4_1
+	// Weights in the type of the file where the engine has a product for it, in F32
+	// elsewhere.
 	Stored
 )
 
-// String is the name that ParsePrecision reads.
-func (p Precision) String() string { return [...]string{"f32", "bf16", "stored"}[p] }
+var precisionNames = [...]string{"f32", "bf16", "f16", "q8_0", "q4_0", "q4_1", "stored"}
 
-// ParsePrecision reads "f32", "bf16" or "stored".
-func ParsePrecision(s string) (Precision, error) {
-	for p := F32; p <= Stored; p++ {
-		if p.String() == s {
+// Precisions lists all.
+func Precisions() []Precision { return []Precision{F32, BF16, F16, Q8_0, Q4_0, Q4_1, Stored} }
+
+// String is the name that ParsePrecision reads.
+func (p Precision) String() string { return precisionNames[p] }
+
+// ParsePrecision reads the name of one of the known precisions, of all where none are
+// given.
+func ParsePrecision(s string, known ...Precision) (Precision, error) {
+	if len(known) == 0 {
+		known = Precisions()
+	}
+	names := make([]string, len(known))
+	for i, p := range known {
+		if names[i] = p.String(); names[i] == s {
 			return p, nil
 		}
 	}
-	return 0, fmt.Errorf("unknown precision %q (known: f32, bf16, stored)", s)
+	return 0, fmt.Errorf("unknown precision %q (known: %s)", s, strings.Join(names, ", "))
 }

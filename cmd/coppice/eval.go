@@ -102,7 +102,7 @@ func (f *evalFlags) check(cmd *cobra.Command) error {
 		}
 	}
 	var err error
-	if f.precision, err = engine.ParsePrecision(f.dtype); err != nil {
+	if f.precision, err = engine.ParsePrecision(f.dtype, engine.F32, engine.BF16); err != nil {
 		return fmt.Errorf("--dtype: %w", err)
 	}
 	if f.rule, err = eval.ParseBOSRule(f.bos); err != nil {

@@ -85,7 +85,12 @@ which only what is new is computed. The default is greedy: the most probable tok
 	fl.StringVar(&prompt, "prompt", "", "the text to continue")
 	fl.BoolVar(&chat, "chat", false, "use the model's chat template; without --prompt, converse")
 	fl.StringVar(&system, "system", "", "system message of the chat")
-	fl.StringVar(&dtype, "dtype", "f32", "precision of the computation: f32 or bf16")
+	fl.StringVar(&dtype, "dtype", "f32", "weights and products in f32, bf16, f16, q8_0, q4_0, q4_1, or stored: as in the file")
+	var names []string
+	for _, p := range engine.Precisions() {
+		names = append(names, p.String())
+	}
+	completeWords(cmd, "dtype", names...)
 	fl.IntVar(&maxLength, "max-length", 0, "longest sequence in tokens (default: the model's; more must be asked for)")
 	fl.IntVar(&opt.MaxTokens, "max-tokens", 256, "most new tokens")
 	fl.Float64Var(&opt.Temperature, "temperature", 0, "0 is greedy")

@@ -200,9 +200,9 @@ func activate(a arch.Activation, gate, up []float32) {
 	}
 }
 
-func grow(b []float32, n int) []float32 {
+func grow[E any](b []E, n int) []E {
 	if cap(b) < n {
-		return make([]float32, n)
+		return make([]E, n)
 	}
 	return b[:n]
 }
@@ -214,8 +214,5 @@ func (e *Engine) growRows(x *rows, n, width int) {
 	if !e.rounds {
 		return
 	}
-	if cap(x.rounded) < n*width {
-		x.rounded = make([]uint16, n*width)
-	}
-	x.rounded = x.rounded[:n*width]
+	x.rounded = grow(x.rounded, n*width)
 }

@@ -2,7 +2,6 @@ package cpu
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"sync"
 
@@ -74,15 +73,19 @@ type loader struct {
 func (l *loader) vocabulary(name string, vocab, in int) []*matrix {
 	var parts []*matrix
 	for first := 0; first < vocab; first += vocabPart {
-		parts = append(parts, l.matrix(in, arch.Projection{
-			Weight: name, FirstRow: first, Rows: min(vocabPart, vocab-first), OfRows: vocab,
-		}))
+		p := arch.Projection{Weight: name, FirstRow: first, Rows: min(vocabPart, vocab-first), OfRows: vocab}
+		parts = append(parts, l.packed(l.vocabularyFormat(in, p), in, p))
 	}
 	return parts
 }
 
 // matrix packs the parts, each with `in` columns, one below the other.
 func (l *loader) matrix(in int, parts ...arch.Projection) *matrix {
+	return l.packed(l.format(in, parts...), in, parts...)
+}
+
+// packed is matrix in the given type.
+func (l *loader) packed(format tensor.DType, in int, parts ...arch.Projection) *matrix {
 	m := &matrix{in: in}
 	biased := false
 	for _, p := range parts {
@@ -103,38 +106,15 @@ func (l *loader) matrix(in int, parts ...arch.Projection) *matrix {
 		}
 	}
 	if l.err == nil {
-		l.pack(m, parts)
+		l.pack(m, format, parts)
 	}
 	return m
 }
 
-// format is the type in which the rows of the parts are packed.
-func (l *loader) format(parts []arch.Projection) tensor.DType {
-	switch l.precision {
-	case engine.F32:
-		return tensor.F32
-	case engine.BF16:
-		return tensor.BF16
-	}
-	stored := tensor.Invalid
-	for _, p := range parts {
-		info, _ := l.src.Lookup(p.Weight)
-		if stored != tensor.Invalid && info.DType != stored {
-			return tensor.F32
-		}
-		stored = info.DType
-	}
-	switch stored {
-	case tensor.BF16, tensor.F16, tensor.Q8_0, tensor.Q4_0, tensor.Q4_1:
-		return stored
-	}
-	return tensor.F32
-}
-
 // pack makes the weights of m and fills their panels on all threads.
-func (l *loader) pack(m *matrix, parts []arch.Projection) {
+func (l *loader) pack(m *matrix, format tensor.DType, parts []arch.Projection) {
 	var fill func(p0, p1 int, r *rowReader) error
-	switch format := l.format(parts); format {
+	switch format {
 	case tensor.F32:
 		var w *kernel.F32
 		w, l.err = kernel.NewF32(m.out, m.in)
@@ -154,7 +134,9 @@ func (l *loader) pack(m *matrix, parts []arch.Projection) {
 		var w *kernel.Quant
 		w, l.err = kernel.NewQuant(format, m.out, m.in)
 		m.weights = quantWeights{w}
-		fill = func(p0, p1 int, r *rowReader) error { return w.Pack(p0, p1, r.bytes) }
+		fill = func(p0, p1 int, r *rowReader) error {
+			return w.Pack(p0, p1, func(o int, dst []byte) error { return r.blocks(o, dst, format) })
+		}
 	}
 	if l.err != nil {
 		return
@@ -173,74 +155,6 @@ func (l *loader) pack(m *matrix, parts []arch.Projection) {
 			once.Do(func() { l.err = err })
 		}
 	})
-}
-
-// rowReader delivers rows of the parts in ascending order, reading several at a time.
-type rowReader struct {
-	src   engine.Source
-	parts []arch.Projection
-
-	ahead  []byte // rows read but not delivered
-	stored []byte
-	info   tensor.Info // of the tensor they are of
-}
-
-const readAhead = kernel.PanelCols // rows in one read
-
-// next returns a row as it is stored.
-func (r *rowReader) next(row int) ([]byte, error) {
-	if len(r.ahead) == 0 {
-		first, i := row, 0
-		for ; first >= r.parts[i].Rows; i++ {
-			first -= r.parts[i].Rows
-		}
-		p := r.parts[i]
-		n := min(readAhead, p.Rows-first)
-		r.info, _ = r.src.Lookup(p.Weight)
-		size := n * int(r.info.RowBytes())
-		if cap(r.stored) < size {
-			r.stored = make([]byte, size)
-		}
-		if err := r.src.ReadRows(p.Weight, r.stored[:size], p.FirstRow+first, n); err != nil {
-			return nil, err
-		}
-		r.ahead = r.stored[:size]
-	}
-	size := int(r.info.RowBytes())
-	b := r.ahead[:size]
-	r.ahead = r.ahead[size:]
-	return b, nil
-}
-
-// decode delivers a row as float32.
-func (r *rowReader) decode(row int, dst []float32) error {
-	b, err := r.next(row)
-	if err != nil {
-		return err
-	}
-	if err := tensor.Decode(dst, b, r.info.DType); err != nil {
-		return fmt.Errorf("tensor %q: %w", r.info.Name, err)
-	}
-	return nil
-}
-
-// halves delivers a row of F16 as it is.
-func (r *rowReader) halves(row int, dst []uint16) error {
-	b, err := r.next(row)
-	if err != nil {
-		return err
-	}
-	for i := range dst {
-		dst[i] = binary.LittleEndian.Uint16(b[2*i:])
-	}
-	return nil
-}
-
-// bytes delivers a row of blocks as it is.
-func (r *rowReader) bytes(row int, dst []byte) error {
-	b, err := r.next(row)
-	copy(dst, b)
-	return err
 }
 
 // norm reads a norm's weights, nil for the empty name.

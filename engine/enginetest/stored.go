@@ -113,3 +113,56 @@ func testStored(t *testing.T, open Opener) {
 		})
 	}
 }
+
+// testRounded: weights rounded while they are loaded give what the same rounded weights
+// give in float32, but for the rounding of activations.
+func testRounded(t *testing.T, open Opener) {
+	for _, c := range []struct {
+		precision engine.Precision
+		dtype     tensor.DType
+		tolerance float64 // of the largest log-probability
+	}{
+		{engine.F16, tensor.F16, 1e-5}, {engine.Q8_0, tensor.Q8_0, 0.02}, {engine.Q4_0, tensor.Q4_0, 0.02}, {engine.Q4_1, tensor.Q4_1, 0.02},
+	} {
+		t.Run(c.precision.String(), func(t *testing.T) {
+			config := With(TinyLlama, map[string]any{"intermediate_size": 64})
+			node := next(sequence(1, 100))
+			got := score(t, open(t, model(t, config), Options{Precision: c.precision}), node)[0]
+			unrounded := score(t, open(t, model(t, config), Options{}), node)[0]
+			m := model(t, config)
+			for name, w := range m.Weights {
+				d := c.dtype
+				switch {
+				case strings.HasSuffix(name, "norm.weight"):
+					continue
+				case d.IsBlock() && !strings.HasSuffix(name, "proj.weight"):
+					d = tensor.Q8_0 // embedding and head
+				}
+				if err := round(w, d); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want := score(t, open(t, m, Options{}), node)[0]
+			if d := near(got, want); !(d <= c.tolerance) {
+				t.Errorf("differs from float32 with rounded weights by %.2g of the largest log-probability", d)
+			}
+			// The 8 bits of weights are no coarser than those of activations.
+			if c.dtype != tensor.Q8_0 && near(got, want) >= near(got, unrounded) {
+				t.Errorf("rounded weights in float32 are %.2g away, those that were not rounded %.2g", near(got, want), near(got, unrounded))
+			}
+		})
+	}
+}
+
+// round gives weights the values that they have in a stored type.
+func round(w []float32, d tensor.DType) error {
+	b := make([]byte, len(w)/d.BlockSize()*d.BlockBytes())
+	encode := tensor.Encode
+	if d.IsBlock() {
+		encode = tensor.Quantise
+	}
+	if err := encode(b, w, d); err != nil {
+		return err
+	}
+	return tensor.Decode(w, b, d)
+}
