@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+
+	"github.com/coppice-lm/coppice/engine/cpu/kernel"
 )
 
 // Sampling says how the next token is chosen. The zero value takes the one with the
@@ -74,12 +76,7 @@ func (s *sampler) next(logits []float32) int32 {
 }
 
 func (s *sampler) choose(logits []float32) int32 {
-	best := 0
-	for i, v := range logits {
-		if v > logits[best] {
-			best = i
-		}
-	}
+	best := max(0, kernel.ArgMax(logits))
 	if s.Temperature == 0 {
 		return int32(best)
 	}

@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"github.com/coppice-lm/coppice/arch"
+	"github.com/coppice-lm/coppice/engine"
 	"github.com/coppice-lm/coppice/engine/cpu/kernel"
 )
 
@@ -67,14 +68,16 @@ func (p *pass) rotate(layer int) {
 	})
 }
 
-// keep copies keys and values of the rows to the slots of their positions.
-func (p *pass) keep(kv store) {
+// keep copies keys and values of the rows to the cache of each head.
+func (p *pass) keep(cached []kernel.KVBlocks) {
 	t := p.e.model
-	queries, keys := t.Heads*t.HeadDim, t.KVHeads*t.HeadDim
+	dim, queries, keys := t.HeadDim, t.Heads*t.HeadDim, t.KVHeads*t.HeadDim
 	for r, row := range p.layout.rows {
-		from := p.e.ws.qkv[r*(queries+2*keys)+queries:]
-		copy(kv.k[row.Position*kv.stride:][:keys], from)
-		copy(kv.v[row.Position*kv.stride:][:keys], from[keys:])
+		k := p.e.ws.qkv[r*(queries+2*keys)+queries:][:keys]
+		v := p.e.ws.qkv[r*(queries+2*keys)+queries+keys:][:keys]
+		for h := range cached {
+			cached[h].Set(row.Position, k[h*dim:(h+1)*dim], v[h*dim:(h+1)*dim])
+		}
 	}
 }
 
@@ -106,15 +109,21 @@ func (p *pass) queryBlocks(only []int) []queryBlock {
 	return blocks
 }
 
+// attentionBF16 reports whether attention multiplies in bfloat16. Rounding adds to the
+// drift of that precision alone.
+func (e *Engine) attentionBF16() bool { return e.precision == engine.BF16 }
+
 // attend computes attention of all rows, or of the given ones, into ws.att. A unit of
 // work is a block of queries and one key head with the query heads that share it.
-func (p *pass) attend(layer int, kv store, only []int) {
+func (p *pass) attend(layer int, only []int) {
 	e, t := p.e, p.e.model
 	dim, queries := t.HeadDim, t.Heads*t.HeadDim
-	stride := queries + 2*t.KVHeads*dim
+	keys := t.KVHeads * dim
+	stride := queries + 2*keys
 	attention := kernel.Attention{
 		HeadDim: dim, Heads: t.Heads / t.KVHeads,
 		Scale: t.AttentionScale, SoftCap: t.AttentionCap, Window: t.Layers[layer].Window,
+		BF16: e.attentionBF16(),
 	}
 	blocks := p.queryBlocks(only)
 	e.pool.run(len(blocks)*t.KVHeads, func(_, unit int) {
@@ -122,14 +131,16 @@ func (p *pass) attend(layer int, kv store, only []int) {
 		b, head := blocks[len(blocks)-1-unit/t.KVHeads], unit%t.KVHeads
 		s := &p.layout.nodes[b.node]
 		r, column := s.first+b.first, head*attention.Heads*dim
-		attention.Run(e.ws.att.values[r*queries+column:], queries, e.ws.qkv[r*stride+column:], stride,
-			b.n, s.position+b.first, kv.runs(s.path, head, dim))
-		if e.ws.att.rounded == nil {
+		out, q, at := e.ws.att.values[r*queries+column:], e.ws.qkv[r*stride+column:], s.position+b.first
+		if p.cached != nil {
+			attention.RunBlocks(out, queries, q, stride, b.n, at, &p.cached(layer)[head])
 			return
 		}
-		for i := r; i < r+b.n; i++ {
-			at, end := i*queries+column, i*queries+column+attention.Heads*dim
-			kernel.RoundBF16(e.ws.att.rounded[at:end], e.ws.att.values[at:end])
+		kv := make([]kernel.KV, len(s.path))
+		for i, run := range s.path {
+			from := e.ws.qkv[run.row*stride+queries+head*dim:]
+			kv[i] = kernel.KV{N: run.n, K: from, V: from[keys:], LdK: stride, LdV: stride}
 		}
+		attention.Run(out, queries, q, stride, b.n, at, kv)
 	})
 }

@@ -5,21 +5,28 @@ import (
 	"math"
 
 	"github.com/coppice-lm/coppice/engine"
+	"github.com/coppice-lm/coppice/engine/cpu/kernel"
 )
 
 // cache holds the keys and values of one sequence, layer by layer.
 type cache struct {
 	e        *Engine
 	tokens   []int32
-	computed int // tokens whose keys and values are in the layers
-	regime   int // in which they were rotated
-	capacity int // positions that the layers have room for
-	layers   []store
+	computed int                 // tokens whose keys and values are in the layers
+	regime   int                 // in which they were rotated
+	layers   [][]kernel.KVBlocks // layer by layer, head by head
 }
 
 // NewCache implements engine.Engine.
 func (e *Engine) NewCache() engine.Cache {
-	return &cache{e: e, layers: make([]store, len(e.layers))}
+	c := &cache{e: e, layers: make([][]kernel.KVBlocks, len(e.layers))}
+	for i := range c.layers {
+		c.layers[i] = make([]kernel.KVBlocks, e.model.KVHeads)
+		for h := range c.layers[i] {
+			c.layers[i][h] = kernel.KVBlocks{HeadDim: e.model.HeadDim, BF16: e.attentionBF16()}
+		}
+	}
+	return c
 }
 
 // Tokens implements engine.Cache.
@@ -28,7 +35,18 @@ func (c *cache) Tokens() []int32 { return c.tokens }
 // Truncate implements engine.Cache.
 func (c *cache) Truncate(n int) {
 	c.tokens = c.tokens[:n]
+	c.forget(n)
+}
+
+// forget drops keys and values of all but the first n positions, as far as computed, and
+// whatever an error left beyond.
+func (c *cache) forget(n int) {
 	c.computed = min(c.computed, n)
+	for _, heads := range c.layers {
+		for h := range heads {
+			heads[h].Truncate(c.computed)
+		}
+	}
 }
 
 // Append implements engine.Cache. Where the sequence grows into another regime of the
@@ -45,9 +63,9 @@ func (c *cache) Append(ctx context.Context, tokens []int32, logits []float32) er
 	}
 	defer e.begin()()
 	if regime := e.model.Regime(total); regime != c.regime {
-		c.regime, c.computed = regime, 0
+		c.regime = regime
+		c.forget(0)
 	}
-	c.grow(total)
 	c.tokens = append(c.tokens, tokens...)
 	err := c.advance(ctx, logits)
 	if err != nil {
@@ -61,7 +79,7 @@ func (c *cache) advance(ctx context.Context, logits []float32) error {
 	e, h := c.e, c.e.model.Hidden
 	p := &pass{
 		e: e, ctx: ctx, layout: extend(c.tokens[c.computed:], c.computed, c.regime),
-		stores: func(layer int) store { return c.layers[layer] },
+		cached: func(layer int) []kernel.KVBlocks { return c.layers[layer] },
 	}
 	p.wanted = []int{p.layout.n - 1}
 	if err := p.run(); err != nil {
@@ -90,19 +108,4 @@ func (c *cache) advance(ctx context.Context, logits []float32) error {
 		return &engine.NonFiniteError{Index: len(c.tokens) - 1, Layer: layer, Layers: len(e.layers)}
 	}
 	return nil
-}
-
-// grow makes room for n positions, keeping those that are computed.
-func (c *cache) grow(n int) {
-	if n <= c.capacity {
-		return
-	}
-	stride := c.e.model.KVHeads * c.e.model.HeadDim
-	c.capacity = min(max(n, 2*c.capacity, 64), max(n, c.e.maxLength))
-	for i := range c.layers {
-		old := c.layers[i]
-		c.layers[i] = store{k: make([]float32, c.capacity*stride), v: make([]float32, c.capacity*stride), stride: stride}
-		copy(c.layers[i].k, old.k)
-		copy(c.layers[i].v, old.v)
-	}
 }

@@ -49,7 +49,8 @@ type Engine struct {
 	model     *arch.Transformer
 	precision engine.Precision
 	maxLength int
-	rounds    bool // some products take activations in bfloat16
+
+	takesBF16, takesBlocks bool // some products take activations in these forms
 
 	embedding []*matrix // [Vocab, Hidden] in parts of vocabPart tokens; also the head where tied
 	head      []*matrix

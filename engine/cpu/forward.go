@@ -36,9 +36,9 @@ type pass struct {
 	layout layout
 	n      int          // rows of the residual stream: all, until the last layer narrows them
 	tables []*ropeTable // [nodes*ropes]
-	// stores returns where keys and values of a layer are kept; nil: only during the
-	// layer, each row in the slot of its number.
-	stores  func(layer int) store
+	// cached, if not nil, returns where keys and values of a layer are kept, head by
+	// head, for the one sequence of the layout.
+	cached  func(layer int) []kernel.KVBlocks
 	observe engine.MLPObserver
 	// wanted, if not nil, is the rows of the layout whose results are wanted, ascending:
 	// after run, e.ws.x holds these alone. An observer wants all.
@@ -80,17 +80,16 @@ func (p *pass) run() error {
 		p.normInto(ws.in, l.attentionIn)
 		e.pool.product(ws.qkv, stride, ws.in, n, l.qkv)
 		p.rotate(i)
-		kv := store{k: ws.qkv[queries:], v: ws.qkv[queries+keys:], stride: stride}
-		if p.stores != nil {
-			kv = p.stores(i)
-			p.keep(kv)
+		if p.cached != nil {
+			p.keep(p.cached(i))
 		}
 		if i == len(e.layers)-1 && p.wanted != nil {
-			p.attend(i, kv, p.wanted)
+			p.attend(i, p.wanted)
 			p.narrow()
 		} else {
-			p.attend(i, kv, nil)
+			p.attend(i, nil)
 		}
+		e.pool.rows(p.n, rowTile, func(_, r0, r1 int) { ws.att.round(r0, r1) })
 		e.pool.product(ws.out, t.Hidden, ws.att, p.n, l.out)
 		p.addResidual(l.attentionOut)
 		p.normInto(ws.in, l.mlpIn)
@@ -112,9 +111,6 @@ func (p *pass) narrow() {
 	for i, r := range p.wanted {
 		copy(ws.x[i*h:(i+1)*h], ws.x[r*h:(r+1)*h])
 		copy(ws.att.values[i*queries:(i+1)*queries], ws.att.values[r*queries:(r+1)*queries])
-		if ws.att.rounded != nil {
-			copy(ws.att.rounded[i*queries:(i+1)*queries], ws.att.rounded[r*queries:(r+1)*queries])
-		}
 	}
 	p.n = len(p.wanted)
 }
@@ -207,12 +203,15 @@ func grow[E any](b []E, n int) []E {
 	return b[:n]
 }
 
-// growRows makes room for n rows of width values, and for their rounded form where
-// products need it.
+// growRows makes room for n rows of width values, and for their other forms where
+// products need them.
 func (e *Engine) growRows(x *rows, n, width int) {
 	x.width, x.values = width, grow(x.values, n*width)
-	if !e.rounds {
-		return
+	if e.takesBF16 {
+		x.rounded = grow(x.rounded, n*width)
 	}
-	x.rounded = grow(x.rounded, n*width)
+	// Rows that are no whole number of blocks only enter products of other types.
+	if x.hasBlocks = e.takesBlocks && width%kernel.BlockSize == 0; x.hasBlocks {
+		x.blocks.Resize(n, width)
+	}
 }

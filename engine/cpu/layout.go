@@ -1,9 +1,6 @@
 package cpu
 
-import (
-	"github.com/coppice-lm/coppice/engine"
-	"github.com/coppice-lm/coppice/engine/cpu/kernel"
-)
+import "github.com/coppice-lm/coppice/engine"
 
 // layout places the tokens of a batch on rows, and says where the keys of each token's
 // sequence are.
@@ -22,12 +19,12 @@ type segment struct {
 	path     []span
 }
 
-// span is a run of successive positions whose keys and values are in successive slots
-// of a store. The spans of a path, one after another, are positions 0, 1, ...
-type span struct{ slot, n int }
+// span is a run of successive positions that stand on successive rows. The spans of a
+// path, one after another, are positions 0, 1, ...
+type span struct{ row, n int }
 
-// lay makes the layout of a valid batch: slots are rows. All sequences of a tree are
-// rotated as its longest one is.
+// lay makes the layout of a valid batch. All sequences of a tree are rotated as its
+// longest one is.
 func lay(b engine.Batch, regime func(length int) int) layout {
 	l := layout{n: b.Tokens()}
 	l.tokens = make([]int32, 0, l.n)
@@ -45,7 +42,7 @@ func lay(b engine.Batch, regime func(length int) int) layout {
 			s.path = append(s.path, l.nodes[n.Parent].path...)
 		}
 		longest[root[i]] = max(longest[root[i]], lengths[i])
-		if k := len(s.path) - 1; k >= 0 && s.path[k].slot+s.path[k].n == s.first {
+		if k := len(s.path) - 1; k >= 0 && s.path[k].row+s.path[k].n == s.first {
 			s.path[k].n += s.n
 		} else {
 			s.path = append(s.path, span{s.first, s.n})
@@ -61,30 +58,13 @@ func lay(b engine.Batch, regime func(length int) int) layout {
 	return l
 }
 
-// extend makes the layout of tokens that follow those of a cache, whose slots are the
-// positions of the one sequence.
+// extend makes the layout of tokens that follow those of a cache. Keys and values are in
+// the cache: there is no path to them over rows.
 func extend(tokens []int32, position, regime int) layout {
 	l := layout{n: len(tokens), tokens: tokens, rows: make([]engine.Row, len(tokens))}
 	for i := range l.rows {
 		l.rows[i] = engine.Row{Index: i, Position: position + i}
 	}
-	l.nodes = []segment{{n: len(tokens), position: position, regime: regime, path: []span{{0, position + len(tokens)}}}}
+	l.nodes = []segment{{n: len(tokens), position: position, regime: regime}}
 	return l
-}
-
-// store holds the keys and values of a layer: those of slot s and head h begin at
-// s*stride + h*HeadDim.
-type store struct {
-	k, v   []float32
-	stride int
-}
-
-// runs are the keys and values of one head along a path.
-func (s store) runs(path []span, head, dim int) []kernel.KV {
-	kv := make([]kernel.KV, len(path))
-	for i, p := range path {
-		at := p.slot*s.stride + head*dim
-		kv[i] = kernel.KV{N: p.n, K: s.k[at:], V: s.v[at:], LdK: s.stride, LdV: s.stride}
-	}
-	return kv
 }

@@ -23,11 +23,28 @@ type layer struct {
 
 // load reads and packs all weights.
 func (e *Engine) load(ctx context.Context, src engine.Source) error {
-	t := e.model
-	l := &loader{ctx: ctx, src: src, precision: e.precision, pool: &e.pool, readers: make([]rowReader, e.pool.threads)}
+	l := &loader{
+		ctx: ctx, src: src, precision: e.precision,
+		pool: &e.pool, readers: make([]rowReader, e.pool.threads), memory: &kernel.Memory{},
+	}
 	for i := range l.readers {
 		l.readers[i].src = src
 	}
+	// Once to check that all is there and to learn how much memory it takes.
+	l.measuring = true
+	e.assemble(l)
+	if l.err == nil {
+		l.measuring = false
+		l.memory.Allocate()
+		e.assemble(l)
+	}
+	e.takesBF16, e.takesBlocks = l.takesBF16, l.takesBlocks
+	return l.err
+}
+
+// assemble makes everything that is loaded.
+func (e *Engine) assemble(l *loader) {
+	t := e.model
 	e.embedding = l.vocabulary(t.Embedding, t.Vocab, t.Hidden)
 	e.head = e.embedding
 	if t.Head != t.Embedding {
@@ -54,19 +71,19 @@ func (e *Engine) load(ctx context.Context, src engine.Source) error {
 		to.up = l.matrix(t.Hidden, from.Up)
 		to.down = l.matrix(from.Width, from.Down)
 	}
-	e.rounds = l.rounds
-	return l.err
 }
 
 // loader packs one tensor after another and keeps the first error.
 type loader struct {
-	ctx       context.Context
-	src       engine.Source
-	precision engine.Precision
-	pool      *pool
-	readers   []rowReader // one a thread
-	rounds    bool        // some weights are in bfloat16
-	err       error
+	ctx                    context.Context
+	src                    engine.Source
+	precision              engine.Precision
+	pool                   *pool
+	readers                []rowReader // one a thread
+	memory                 *kernel.Memory
+	measuring              bool // nothing is read
+	takesBF16, takesBlocks bool // as in Engine
+	err                    error
 }
 
 // vocabulary packs a matrix [vocab, in] in parts of vocabPart rows.
@@ -117,28 +134,28 @@ func (l *loader) pack(m *matrix, format tensor.DType, parts []arch.Projection) {
 	switch format {
 	case tensor.F32:
 		var w *kernel.F32
-		w, l.err = kernel.NewF32(m.out, m.in)
+		w, l.err = kernel.NewF32(l.memory, m.out, m.in)
 		m.weights = f32Weights{w}
 		fill = func(p0, p1 int, r *rowReader) error { return w.Pack(p0, p1, r.decode) }
 	case tensor.BF16:
 		var w *kernel.BF16
-		w, l.err = kernel.NewBF16(m.out, m.in)
-		m.weights, l.rounds = bf16Weights{w}, true
+		w, l.err = kernel.NewBF16(l.memory, m.out, m.in)
+		m.weights, l.takesBF16 = bf16Weights{w}, true
 		fill = func(p0, p1 int, r *rowReader) error { return w.Pack(p0, p1, r.decode) }
 	case tensor.F16:
 		var w *kernel.F16
-		w, l.err = kernel.NewF16(m.out, m.in)
+		w, l.err = kernel.NewF16(l.memory, m.out, m.in)
 		m.weights = f16Weights{w}
 		fill = func(p0, p1 int, r *rowReader) error { return w.Pack(p0, p1, r.halves) }
 	default:
 		var w *kernel.Quant
-		w, l.err = kernel.NewQuant(format, m.out, m.in)
-		m.weights = quantWeights{w}
+		w, l.err = kernel.NewQuant(l.memory, format, m.out, m.in)
+		m.weights, l.takesBlocks = quantWeights{w}, true
 		fill = func(p0, p1 int, r *rowReader) error {
 			return w.Pack(p0, p1, func(o int, dst []byte) error { return r.blocks(o, dst, format) })
 		}
 	}
-	if l.err != nil {
+	if l.err != nil || l.measuring {
 		return
 	}
 	const unit = 4 // panels
@@ -175,7 +192,7 @@ func (l *loader) norm(name string, n int, plusOne bool) []float32 {
 func (l *loader) vector(name string, n int) []float32 {
 	w := make([]float32, n)
 	l.check(name, tensor.Shape{n})
-	if l.err != nil {
+	if l.err != nil || l.measuring {
 		return w
 	}
 	info, _ := l.src.Lookup(name)

@@ -1,8 +1,6 @@
 package cpu
 
 import (
-	"sync"
-
 	"github.com/coppice-lm/coppice/engine/cpu/kernel"
 )
 
@@ -43,37 +41,40 @@ func (w f16Weights) product(y []float32, ldy int, x rows, n, p0, p1 int) {
 	w.Mul(y, ldy, x.values, x.width, n, p0, p1)
 }
 
-// quantised keeps the 8-bit forms of activations for the next product.
-var quantised = sync.Pool{New: func() any { return new(kernel.Q8) }}
-
 func (w quantWeights) product(y []float32, ldy int, x rows, n, p0, p1 int) {
-	q := quantised.Get().(*kernel.Q8)
-	defer quantised.Put(q)
-	q.Quantise(x.values, x.width, n, x.width)
-	w.Mul(y, ldy, q, p0, p1)
+	w.Mul(y, ldy, &x.blocks, p0, p1)
 }
 
 // rows are activations that enter a matrix product: n rows of width values, as float32
-// and, where a product takes them so, also rounded to bfloat16.
+// and in the forms that products of other precisions take.
 type rows struct {
-	width   int
-	values  []float32
-	rounded []uint16 // nil where no product takes it
+	width     int
+	values    []float32
+	rounded   []uint16  // to bfloat16; nil where no product takes it
+	blocks    kernel.Q8 // of 8 bits; where hasBlocks is set
+	hasBlocks bool
 }
 
 // slice is the rows from r0 to r1.
 func (x rows) slice(r0, r1 int) rows {
-	y := rows{width: x.width, values: x.values[r0*x.width : r1*x.width]}
+	y := rows{width: x.width, values: x.values[r0*x.width : r1*x.width], hasBlocks: x.hasBlocks}
 	if x.rounded != nil {
 		y.rounded = x.rounded[r0*x.width : r1*x.width]
+	}
+	if x.hasBlocks {
+		y.blocks = x.blocks.Slice(r0, r1)
 	}
 	return y
 }
 
-// round brings the rounded form of rows r0 to r1 up to date.
+// round brings the other forms of rows r0 to r1 up to date with the values.
 func (x rows) round(r0, r1 int) {
-	if x.rounded != nil {
-		kernel.RoundBF16(x.rounded[r0*x.width:r1*x.width], x.values[r0*x.width:r1*x.width])
+	part := x.slice(r0, r1)
+	if part.rounded != nil {
+		kernel.RoundBF16(part.rounded, part.values)
+	}
+	if part.hasBlocks {
+		part.blocks.Quantise(part.values, x.width)
 	}
 }
 

@@ -22,7 +22,7 @@ func testDecoding(t *testing.T, open Opener) {
 		"max_position_embeddings": 100, "rope_scaling": map[string]any{"rope_type": "dynamic", "factor": 2.0}}))
 	tokens := sequence(1, 170)
 	for name, m := range models {
-		for _, precision := range precisions {
+		for _, precision := range precisionsFor(name) {
 			e := open(t, m, Options{Precision: precision, Threads: 2, MaxLength: 256})
 			cache := e.NewCache()
 			at := func(n int) {

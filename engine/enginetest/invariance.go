@@ -25,11 +25,20 @@ func variety(t *testing.T) map[string]*Model {
 // of some of the tiny models are no whole number of blocks: Q4_0 then runs in F16, too.
 var precisions = []engine.Precision{engine.F32, engine.BF16, engine.F16, engine.Q8_0, engine.Q4_0, engine.Q4_1}
 
+// precisionsFor are those that a model of a variety runs in: the plain one in all, the
+// others in those that do attention in different ways.
+func precisionsFor(name string) []engine.Precision {
+	if name == "llama" {
+		return precisions
+	}
+	return precisions[:2]
+}
+
 // testThreads: any number of threads gives the same bits.
 func testThreads(t *testing.T, open Opener) {
 	nodes := []engine.Node{next(sequence(1, 200)), next(sequence(2, 3)), next(sequence(3, 77))}
 	for name, m := range variety(t) {
-		for _, precision := range precisions {
+		for _, precision := range precisionsFor(name) {
 			want := score(t, open(t, m, Options{Precision: precision}), nodes...)
 			for _, threads := range []int{2, 3, 8} {
 				got := score(t, open(t, m, Options{Precision: precision, Threads: threads}), nodes...)
@@ -48,7 +57,7 @@ func testBatch(t *testing.T, open Opener) {
 		nodes = append(nodes, next(sequence(i, n)))
 	}
 	for name, m := range variety(t) {
-		for _, precision := range precisions {
+		for _, precision := range precisionsFor(name) {
 			e := open(t, m, Options{Precision: precision, Threads: 2})
 			together := score(t, e, nodes...)
 			reversed := slices.Clone(nodes)
@@ -82,7 +91,7 @@ func testSharedPrefix(t *testing.T, open Opener) {
 		}
 	}
 	for name, m := range variety(t) {
-		for _, precision := range precisions {
+		for _, precision := range precisionsFor(name) {
 			e := open(t, m, Options{Precision: precision, Threads: 2})
 			batch := engine.Batch{Nodes: nodes}
 			tree := score(t, e, nodes...)

@@ -48,12 +48,26 @@ type KV struct {
 // A NaN or Inf in the value of a masked position of the same 128-key block makes the
 // result NaN, as it does where 0 multiplies it.
 func (a Attention) Run(dst []float32, ldd int, q []float32, ldq, nq, pos int, kv []KV) {
-	a.check(len(dst), ldd, len(q), ldq, nq, pos, kv)
+	a.checkQueries(len(dst), ldd, len(q), ldq, nq, pos)
+	a.checkKeys(nq, pos, kv)
+	a.run(dst, ldd, q, ldq, nq, pos, func(s *attnScratch, k0, n int) {
+		if a.BF16 {
+			s.packBlockBF16(kv, k0, n, a.HeadDim)
+		} else {
+			s.packBlock(kv, k0, n, a.HeadDim)
+		}
+		s.keys, s.values = s.k, s.v
+	})
+}
+
+// run is Run; block sets keys and values of the scratch to those of positions k0..k0+n.
+func (a Attention) run(dst []float32, ldd int, q []float32, ldq, nq, pos int, block func(s *attnScratch, k0, n int)) {
 	if nq == 0 {
 		return
 	}
 	s := attnPool.Get().(*attnScratch)
 	defer attnPool.Put(s)
+	defer func() { s.keys, s.values = nil, nil }()
 	rows := nq * a.Heads
 	s.reset(rows, a.HeadDim)
 	for t := range nq {
@@ -71,11 +85,7 @@ func (a Attention) Run(dst []float32, ldd int, q []float32, ldq, nq, pos int, kv
 	}
 	for k0 := first; k0 < pos+nq; k0 += attnKeys {
 		n := min(attnKeys, pos+nq-k0)
-		if a.BF16 {
-			s.packBlockBF16(kv, k0, n, a.HeadDim)
-		} else {
-			s.packBlock(kv, k0, n, a.HeadDim)
-		}
+		block(s, k0, n)
 		// Rows whose position is before the block see none of it.
 		r0 := max(0, k0-pos) * a.Heads
 		mr := tileRows()
@@ -140,7 +150,7 @@ func (a Attention) tile(s *attnScratch, r0, r1, k0, n, pos int) {
 // scores multiplies the queries of rows r0..r1 by the block's first n keys.
 func (s *attnScratch) scores(r0, r1, n, dim int) {
 	for p := 0; p < n; p += param.NR {
-		k := s.k[p/param.NR*dim*param.NR:]
+		k := s.keys[p/param.NR*dim*param.NR:]
 		tileF32(s.p[p:], param.XStride, nil, 0, s.q[r0*param.XStride:], k, k, dim, r1-r0)
 	}
 }
@@ -150,7 +160,7 @@ func (s *attnScratch) scores(r0, r1, n, dim int) {
 func (s *attnScratch) addValues(r0, r1, n, dim int) {
 	width := padded(dim)
 	for c := 0; c < width; c += param.NR {
-		o, v := s.o[r0*width+c:], s.v[c*attnKeys:]
+		o, v := s.o[r0*width+c:], s.values[c*attnKeys:]
 		tileF32(o, width, o, width, s.p, v, v, n, r1-r0)
 	}
 }
@@ -192,17 +202,24 @@ func softmaxStepTwin(p []float32, vecs int, scale float32, m, l, corr []float32)
 	}
 }
 
-func (a Attention) check(dst, ldd, q, ldq, nq, pos int, kv []KV) {
-	d, row, n := a.HeadDim, a.HeadDim*a.Heads, 0
-	ok := d >= 1 && d <= param.KC && a.Heads >= 1 && nq >= 0 && pos >= 0
+func (a Attention) checkQueries(dst, ldd, q, ldq, nq, pos int) {
+	row := a.HeadDim * a.Heads
+	ok := a.HeadDim >= 1 && a.HeadDim <= param.KC && a.Heads >= 1 && nq >= 0 && pos >= 0
+	ok = ok && (nq == 0 || ldd >= row && ldq >= row && dst >= (nq-1)*ldd+row && q >= (nq-1)*ldq+row)
+	if !ok {
+		panic(fmt.Sprintf("kernel: Attention: %+v, %d queries from position %d: dst has %d (row distance %d), q has %d (row distance %d)",
+			a, nq, pos, dst, ldd, q, ldq))
+	}
+}
+
+func (a Attention) checkKeys(nq, pos int, kv []KV) {
+	d, n, ok := a.HeadDim, 0, true
 	for _, run := range kv {
 		n += run.N
 		ok = ok && run.N >= 0 && (run.N == 0 || run.LdK >= d && run.LdV >= d &&
 			len(run.K) >= (run.N-1)*run.LdK+d && len(run.V) >= (run.N-1)*run.LdV+d)
 	}
-	ok = ok && n >= pos+nq && (nq == 0 || ldd >= row && ldq >= row && dst >= (nq-1)*ldd+row && q >= (nq-1)*ldq+row)
-	if !ok {
-		panic(fmt.Sprintf("kernel: Attention.Run: %+v, %d queries from position %d, %d keys: dst has %d (row distance %d), q has %d (row distance %d), or a run of keys is short",
-			a, nq, pos, n, dst, ldd, q, ldq))
+	if !ok || n < pos+nq {
+		panic(fmt.Sprintf("kernel: Attention.Run: %+v, %d queries from position %d: %d keys, or a run of them is short", a, nq, pos, n))
 	}
 }

@@ -49,7 +49,7 @@ func (s *attnScratch) packBlockBF16(kv []KV, k0, n, dim int) {
 // scoresBF16 is scores with pairs.
 func (s *attnScratch) scoresBF16(r0, r1, n, dim int) {
 	kw := pairs(dim)
-	q, k := dwordsOf(s.q[r0*param.XStride:]), dwordsOf(s.k)
+	q, k := dwordsOf(s.q[r0*param.XStride:]), dwordsOf(s.keys)
 	for p := 0; p < n; p += param.NR {
 		w := k[p/param.NR*param.NR*kw:]
 		tileBF16(s.p[p:], param.XStride, nil, 0, q, w, w, kw, r1-r0)
@@ -59,7 +59,7 @@ func (s *attnScratch) scoresBF16(r0, r1, n, dim int) {
 // addValuesBF16 is addValues with pairs: it rounds the terms first.
 func (s *attnScratch) addValuesBF16(r0, r1, n, dim int) {
 	s.pairs = growTo(s.pairs, len(s.p))
-	p, v, width := s.pairs, dwordsOf(s.v), padded(dim)
+	p, v, width := s.pairs, dwordsOf(s.values), padded(dim)
 	roundRows(p, param.XStride, s.p, param.XStride, r1-r0, n)
 	for c := 0; c < width; c += param.NR {
 		o, w := s.o[r0*width+c:], v[c*attnKeys/2:]

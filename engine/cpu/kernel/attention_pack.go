@@ -16,6 +16,8 @@ type attnScratch struct {
 	p    []float32 // MR512 x XStride: scores, then terms of the softmax
 	corr [param.MR512]float32
 
+	keys, values []float32 // of the block that is worked on: k and v, or a cache's
+
 	// For bfloat16 alone; the fields above then hold pairs.
 	pairs []uint32 // p, rounded
 	round []uint32 // rounded rows of a block: attnKeys x padded head / 2

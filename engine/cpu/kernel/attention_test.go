@@ -136,3 +136,40 @@ func TestAttentionChecksSizes(t *testing.T) {
 	}()
 	Attention{HeadDim: 16, Heads: 1, Scale: 1}.Run(make([]float32, 32), 16, make([]float32, 32), 16, 2, 3, []KV{{4, k, k, 16, 16}})
 }
+
+// Keys and values that are kept packed give the bits of those that are packed for the
+// call, also after some were taken back, whatever was in their place.
+func TestAttentionBlocks(t *testing.T) {
+	for i, a := range attnCases {
+		c := newAttnCase(uint64(i), a.a, min(a.n, 150))
+		d, row := c.a.HeadDim, c.a.HeadDim*c.a.Heads
+		atLevels(t, func(t *testing.T) {
+			want, got := make([]float32, c.n*row), make([]float32, c.n*row)
+			c.run(want, 0, c.n)
+			blocks := KVBlocks{HeadDim: d, BF16: c.a.BF16}
+			set := func(p0, p1 int) {
+				for p := p0; p < p1; p++ {
+					blocks.Set(p, c.k[p*d:], c.v[p*d:])
+				}
+			}
+			bad := make([]float32, d)
+			fill(bad, float32(math.NaN()))
+			p := 0
+			for _, to := range []int{1, 2, 17, 127, 128, 129, c.n} {
+				set(p, to)
+				for junk := range 20 {
+					blocks.Set(to+junk, bad, bad)
+				}
+				blocks.Truncate(to)
+				c.a.RunBlocks(got[p*row:], row, c.q[p*row:], row, to-p, p, &blocks)
+				p = to
+			}
+			what := fmt.Sprintf("%+v", c.a)
+			sameBits(t, what, got, want)
+			blocks.Truncate(0)
+			set(0, c.n)
+			c.a.RunBlocks(got, row, c.q, row, c.n, 0, &blocks)
+			sameBits(t, what+", all at once", got, want)
+		})
+	}
+}

@@ -158,7 +158,8 @@ func BenchmarkDecode(b *testing.B) {
 	xb := make([]uint16, in)
 	RoundBF16(xb, x)
 	var q Q8
-	q.Quantise(x, in, 1, in)
+	q.Resize(1, in)
+	q.Quantise(x, in)
 	row := normals(r, in)
 	quant := func(t tensor.DType) (int, func(p0, p1 int)) {
 		blocks := randomBlocks(r, t, in/32)
@@ -255,6 +256,7 @@ func BenchmarkRow(b *testing.B) {
 	x, y, z := normals(r, n), normals(r, n), make([]float32, n)
 	h := make([]uint16, n)
 	var q Q8
+	q.Resize(1, n)
 	for _, c := range []struct {
 		name string
 		f    func()
@@ -268,7 +270,7 @@ func BenchmarkRow(b *testing.B) {
 		{"Add", func() { Add(z, x) }},
 		{"ArgMax", func() { ArgMax(x) }},
 		{"RoundBF16", func() { RoundBF16(h, x) }},
-		{"Quantise", func() { q.Quantise(x, n, 1, n) }},
+		{"Quantise", func() { q.Quantise(x, n) }},
 	} {
 		for l := Generic; l <= supported(); l++ {
 			if l == AVX512 {

@@ -10,18 +10,18 @@ type BF16 struct {
 	data    []uint32
 }
 
-// NewBF16 returns packed weights of zeros, to be filled by Pack.
-func NewBF16(out, in int) (*BF16, error) {
+// NewBF16 returns packed weights of zeros in m, to be filled by Pack.
+func NewBF16(m *Memory, out, in int) (*BF16, error) {
 	if err := checkWeights("bf16", out, in); err != nil {
 		return nil, err
 	}
-	return &BF16{Out: out, In: in, data: make([]uint32, panels(out)*pairs(in)*param.NR)}, nil
+	return &BF16{Out: out, In: in, data: take[uint32](m, panels(out)*pairs(in)*param.NR)}, nil
 }
 
 // PackBF16 packs the out x in weights that row delivers in float32, rounding each to
 // the nearest bfloat16, ties to even; see PackF32.
 func PackBF16(out, in int, row func(o int, dst []float32) error) (*BF16, error) {
-	w, err := NewBF16(out, in)
+	w, err := NewBF16(nil, out, in)
 	if err != nil {
 		return nil, err
 	}

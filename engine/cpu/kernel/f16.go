@@ -12,18 +12,18 @@ type F16 struct {
 	data    []uint16
 }
 
-// NewF16 returns packed weights of zeros, to be filled by Pack.
-func NewF16(out, in int) (*F16, error) {
+// NewF16 returns packed weights of zeros in m, to be filled by Pack.
+func NewF16(m *Memory, out, in int) (*F16, error) {
 	if err := checkWeights("f16", out, in); err != nil {
 		return nil, err
 	}
-	return &F16{Out: out, In: in, data: make([]uint16, panels(out)*in*param.NR)}, nil
+	return &F16{Out: out, In: in, data: take[uint16](m, panels(out)*in*param.NR)}, nil
 }
 
 // PackF16 packs the out x in weights that row delivers as half-precision bits; see
 // PackF32.
 func PackF16(out, in int, row func(o int, dst []uint16) error) (*F16, error) {
-	w, err := NewF16(out, in)
+	w, err := NewF16(nil, out, in)
 	if err != nil {
 		return nil, err
 	}

@@ -10,19 +10,19 @@ type F32 struct {
 	data    []float32
 }
 
-// NewF32 returns packed weights of zeros, to be filled by Pack.
-func NewF32(out, in int) (*F32, error) {
+// NewF32 returns packed weights of zeros in m, to be filled by Pack.
+func NewF32(m *Memory, out, in int) (*F32, error) {
 	if err := checkWeights("f32", out, in); err != nil {
 		return nil, err
 	}
-	return &F32{Out: out, In: in, data: make([]float32, panels(out)*in*param.NR)}, nil
+	return &F32{Out: out, In: in, data: take[float32](m, panels(out)*in*param.NR)}, nil
 }
 
 // PackF32 packs the out x in weights that row delivers: row(o, dst) writes row o to
 // dst, which has in elements. Rows are asked for in ascending order; 16 are held beside
 // the packed weights.
 func PackF32(out, in int, row func(o int, dst []float32) error) (*F32, error) {
-	w, err := NewF32(out, in)
+	w, err := NewF32(nil, out, in)
 	if err != nil {
 		return nil, err
 	}

@@ -238,7 +238,7 @@ func TestPackErrors(t *testing.T) {
 }
 
 func TestMulChecksSizes(t *testing.T) {
-	w := must(NewF32(40, 8))
+	w := must(NewF32(nil, 40, 8))
 	for name, call := range map[string]func(){
 		"short dst":    func() { w.Mul(make([]float32, 79), 40, make([]float32, 16), 8, 2, 0, 2) },
 		"short x":      func() { w.Mul(make([]float32, 80), 40, make([]float32, 15), 8, 2, 0, 2) },

@@ -9,8 +9,9 @@ import (
 	"github.com/coppice-lm/coppice/tensor"
 )
 
-// quantBlock is the number of weights that share a scale in Q8_0, Q4_0 and Q4_1.
-const quantBlock = 32
+// BlockSize is the number of weights that share a scale in Q8_0, Q4_0 and Q4_1, and of
+// activations in Q8.
+const BlockSize = 32
 
 // Quant holds the weights W (Out x In) of a linear layer in one of GGUF's block types
 // Q8_0, Q4_0 or Q4_1, regrouped into panels of 32 output columns without loss: it
@@ -30,26 +31,26 @@ type Quant struct {
 // PackQuant packs the out x in weights that row delivers as GGUF blocks of type t,
 // in/32 blocks a row; see PackF32. in is a multiple of 32.
 func PackQuant(t tensor.DType, out, in int, row func(o int, dst []byte) error) (*Quant, error) {
-	w, err := NewQuant(t, out, in)
+	w, err := NewQuant(nil, t, out, in)
 	if err != nil {
 		return nil, err
 	}
 	return w, w.Pack(0, w.Panels(), row)
 }
 
-// NewQuant returns packed weights of zeros, to be filled by Pack.
-func NewQuant(t tensor.DType, out, in int) (*Quant, error) {
+// NewQuant returns packed weights of zeros in m, to be filled by Pack.
+func NewQuant(m *Memory, t tensor.DType, out, in int) (*Quant, error) {
 	if err := checkWeights(t.String(), out, in); err != nil {
 		return nil, err
 	}
 	if t != tensor.Q8_0 && t != tensor.Q4_0 && t != tensor.Q4_1 {
 		return nil, fmt.Errorf("packing %s weights: only Q8_0, Q4_0 and Q4_1 have a product of their own; dequantise others", t)
 	}
-	if in%quantBlock != 0 {
-		return nil, fmt.Errorf("packing %s weights of %d x %d: the inner size must be a multiple of %d", t, out, in, quantBlock)
+	if in%BlockSize != 0 {
+		return nil, fmt.Errorf("packing %s weights of %d x %d: the inner size must be a multiple of %d", t, out, in, BlockSize)
 	}
 	w := &Quant{Type: t, Out: out, In: in}
-	w.data = make([]byte, w.Panels()*w.panelBytes())
+	w.data = take[byte](m, w.Panels()*w.panelBytes())
 	return w, nil
 }
 
@@ -59,19 +60,19 @@ func (w *Quant) Panels() int { return panels(w.Out) }
 // groupBytes is the size of the 32 blocks that stand together.
 func (w *Quant) groupBytes() int { return param.NR * w.Type.BlockBytes() }
 
-func (w *Quant) panelBytes() int { return w.In / quantBlock * w.groupBytes() }
+func (w *Quant) panelBytes() int { return w.In / BlockSize * w.groupBytes() }
 
 // Pack fills panels p0..p1 as PackQuant does. Threads may fill different panels at the
 // same time if row allows it.
 func (w *Quant) Pack(p0, p1 int, row func(o int, dst []byte) error) error {
 	size := w.Type.BlockBytes()
-	buf := make([]byte, w.In/quantBlock*size)
+	buf := make([]byte, w.In/BlockSize*size)
 	for o := p0 * param.NR; o < min(p1*param.NR, w.Out); o++ {
 		if err := row(o, buf); err != nil {
 			return err
 		}
 		panel := w.data[o/param.NR*w.panelBytes():]
-		for b := range w.In / quantBlock {
+		for b := range w.In / BlockSize {
 			w.packBlock(panel[b*w.groupBytes():], o%param.NR, buf[b*size:][:size])
 		}
 	}
@@ -110,21 +111,36 @@ type Q8 struct {
 	sum   []int32   // rows x in/32: sum of the block's quants
 }
 
-// Quantise replaces q by rows rows of x, at x[t*ldx:] each, of in elements (a multiple
-// of 32). Rounding is to the nearest, ties to even. A block with a NaN or Inf becomes
-// NaN as a whole.
-func (q *Q8) Quantise(x []float32, ldx, rows, in int) {
-	if in < 1 || in%quantBlock != 0 || rows < 0 || rows > 0 && (ldx < in || len(x) < (rows-1)*ldx+in) {
+// Resize makes room for rows rows of in elements (a multiple of 32), and forgets what q
+// held.
+func (q *Q8) Resize(rows, in int) {
+	if in < 1 || in%BlockSize != 0 || rows < 0 {
+		panic(fmt.Sprintf("kernel: Q8.Resize: %d rows of %d elements", rows, in))
+	}
+	blocks := in / BlockSize
+	q.in = in
+	q.quant, q.scale, q.sum = growTo(q.quant, rows*in), growTo(q.scale, rows*blocks), growTo(q.sum, rows*blocks)
+}
+
+// Slice is rows r0 to r1 of q, in the same memory.
+func (q *Q8) Slice(r0, r1 int) Q8 {
+	blocks := q.in / BlockSize
+	return Q8{
+		in: q.in, quant: q.quant[r0*q.in : r1*q.in],
+		scale: q.scale[r0*blocks : r1*blocks], sum: q.sum[r0*blocks : r1*blocks],
+	}
+}
+
+// rows is the number of rows.
+func (q *Q8) rows() int { return len(q.scale) * BlockSize / max(q.in, 1) }
+
+// Quantise makes the rows of q those of x, which begin ldx apart. Rounding is to the
+// nearest, ties to even. A block with a NaN or Inf becomes NaN as a whole.
+func (q *Q8) Quantise(x []float32, ldx int) {
+	rows, in, blocks := q.rows(), q.in, q.in/BlockSize
+	if rows > 0 && (ldx < in || len(x) < (rows-1)*ldx+in) {
 		panic(fmt.Sprintf("kernel: Q8.Quantise: %d rows of %d out of %d elements (row distance %d)", rows, in, len(x), ldx))
 	}
-	blocks := in / quantBlock
-	q.in = in
-	if cap(q.quant) < rows*in {
-		q.quant = make([]int8, rows*in)
-		q.scale = make([]float32, rows*blocks)
-		q.sum = make([]int32, rows*blocks)
-	}
-	q.quant, q.scale, q.sum = q.quant[:rows*in], q.scale[:rows*blocks], q.sum[:rows*blocks]
 	for t := range rows {
 		quant := q.quant[t*in:][:in]
 		scale, sum := q.scale[t*blocks:][:blocks], q.sum[t*blocks:][:blocks]
@@ -136,10 +152,10 @@ func (q *Q8) Quantise(x []float32, ldx, rows, in int) {
 			for b := b0; b < b1; b++ {
 				scale[b], inv[b-b0] = step(scale[b])
 			}
-			roundBlocks(quant[b0*quantBlock:b1*quantBlock], row[b0*quantBlock:b1*quantBlock], inv[:b1-b0], sum[b0:b1])
+			roundBlocks(quant[b0*BlockSize:b1*BlockSize], row[b0*BlockSize:b1*BlockSize], inv[:b1-b0], sum[b0:b1])
 			for b := b0; b < b1; b++ {
 				if inv[b-b0] == 0 {
-					clear(quant[b*quantBlock:][:quantBlock])
+					clear(quant[b*BlockSize:][:BlockSize])
 					sum[b] = 0
 				}
 			}
@@ -166,7 +182,7 @@ func step(top float32) (scale, inv float32) {
 func blockTopsTwin(top, x []float32) {
 	for b := range top {
 		var m uint32
-		for _, v := range x[b*quantBlock:][:quantBlock] {
+		for _, v := range x[b*BlockSize:][:BlockSize] {
 			m = max(m, math.Float32bits(v)&^signBit)
 		}
 		top[b] = math.Float32frombits(m)
@@ -177,9 +193,9 @@ func blockTopsTwin(top, x []float32) {
 func roundBlocksTwin(dst []int8, x, inv []float32, sum []int32) {
 	for b, f := range inv {
 		sum[b] = 0
-		for i, v := range x[b*quantBlock:][:quantBlock] {
+		for i, v := range x[b*BlockSize:][:BlockSize] {
 			n := int32(math.RoundToEven(float64(v * f)))
-			dst[b*quantBlock+i] = int8(n)
+			dst[b*BlockSize+i] = int8(n)
 			sum[b] += n
 		}
 	}
@@ -191,18 +207,24 @@ func roundBlocksTwin(dst []int8, x, inv []float32, sum []int32) {
 // two, scale before offset). The error against float32 activations is that of their
 // quantisation. Other columns of dst are not touched.
 func (w *Quant) Mul(dst []float32, ldd int, x *Q8, p0, p1 int) {
-	rows := len(x.scale) * quantBlock / max(x.in, 1)
+	rows := x.rows()
 	if x.in != w.In {
 		panic(fmt.Sprintf("kernel: Quant.Mul: activations have %d elements, weights %d", x.in, w.In))
 	}
 	checkProduct("Quant", len(dst), ldd, rows*w.In, w.In, w.Out, w.In, rows, p0, p1)
-	blocks := w.In / quantBlock
+	blocks := w.In / BlockSize
 	for p := p0; p < p1; p++ {
 		panel := w.data[p*w.panelBytes():][:w.panelBytes()]
+		at := p * param.NR
 		for t := range rows {
-			var acc [param.NR]float32
-			w.column(&acc, panel, x.quant[t*w.In:][:w.In], x.scale[t*blocks:][:blocks], x.sum[t*blocks:][:blocks])
-			copy(dst[t*ldd+p*param.NR:][:min(param.NR, w.Out-p*param.NR)], acc[:])
+			quant, scale, sum := x.quant[t*w.In:][:w.In], x.scale[t*blocks:][:blocks], x.sum[t*blocks:][:blocks]
+			if at+param.NR <= w.Out {
+				w.column((*[param.NR]float32)(dst[t*ldd+at:]), panel, quant, scale, sum)
+				continue
+			}
+			last := new([param.NR]float32)
+			w.column(last, panel, quant, scale, sum)
+			copy(dst[t*ldd+at:t*ldd+w.Out], last[:])
 		}
 	}
 }
@@ -212,10 +234,11 @@ func (w *Quant) column(acc *[param.NR]float32, panel []byte, x []int8, scale []f
 	if quantAsm(w.Type, acc, panel, x, scale, sum) {
 		return
 	}
+	clear(acc[:])
 	head := w.headWords()
 	for b, dx := range scale {
 		group := panel[b*w.groupBytes():]
-		xs := x[b*quantBlock:][:quantBlock]
+		xs := x[b*BlockSize:][:BlockSize]
 		for j := range param.NR {
 			d := widenF16(binary.LittleEndian.Uint16(group[2*j:]))
 			n := blockDot(w.Type, group[head*param.NR*2+j*4:], xs)
@@ -252,9 +275,9 @@ func (w *Quant) Row(o int, dst []float32) {
 	dst = dst[:w.In]
 	panel, j, head := w.data[o/param.NR*w.panelBytes():], o%param.NR, w.headWords()
 	for i := range dst {
-		group := panel[i/quantBlock*w.groupBytes():]
+		group := panel[i/BlockSize*w.groupBytes():]
 		d := widenF16(binary.LittleEndian.Uint16(group[2*j:]))
-		q, e := group[head*param.NR*2+j*4:], i%quantBlock
+		q, e := group[head*param.NR*2+j*4:], i%BlockSize
 		switch w.Type {
 		case tensor.Q8_0:
 			dst[i] = float32(int8(q[e/4*param.NR*4+e%4])) * d

@@ -55,7 +55,8 @@ func TestQuant(t *testing.T) {
 			}))
 			x := normals(r, c.rows*c.in)
 			var q Q8
-			q.Quantise(x, c.in, c.rows, c.in)
+			q.Resize(c.rows, c.in)
+			q.Quantise(x, c.in)
 
 			row := make([]float32, c.in)
 			want, bound := make([]float64, c.rows*c.out), make([]float64, c.rows*c.out)
@@ -90,10 +91,9 @@ func TestQuant(t *testing.T) {
 				}
 				sameBits(t, what, got, twin)
 				// A row's result does not depend on the others.
-				var one Q8
 				alone := make([]float32, c.out)
 				for n := range c.rows {
-					one.Quantise(x[n*c.in:], c.in, 1, c.in)
+					one := q.Slice(n, n+1)
 					w.Mul(alone, c.out, &one, 0, w.Panels())
 					sameBits(t, what+" alone", got[n*c.out:][:c.out], alone)
 				}
@@ -130,7 +130,8 @@ func TestQuantExtremes(t *testing.T) {
 				want += row[i] * x[i]
 			}
 			var q Q8
-			q.Quantise(x, 32, 1, 32)
+			q.Resize(1, 32)
+			q.Quantise(x, 32)
 			atLevels(t, func(t *testing.T) {
 				got := make([]float32, 32)
 				w.Mul(got, 32, &q, 0, 1)
@@ -161,7 +162,8 @@ func TestQuantise(t *testing.T) {
 		"NaN last":  {append(make([]float32, 31), nan), nan, 0},
 	} {
 		var q Q8
-		q.Quantise(c.x, 32, 1, 32)
+		q.Resize(1, 32)
+		q.Quantise(c.x, 32)
 		if s := q.scale[0]; s != c.scale && (s == s || c.scale == c.scale) || q.quant[0] != c.first {
 			t.Errorf("%s: scale %v, first %d; want %v, %d", name, s, q.quant[0], c.scale, c.first)
 		}
@@ -176,10 +178,10 @@ func TestQuantise(t *testing.T) {
 }
 
 func TestPackQuantErrors(t *testing.T) {
-	if _, err := NewQuant(tensor.Q6_K, 32, 256); err == nil || !strings.Contains(err.Error(), "Q6_K") {
+	if _, err := NewQuant(nil, tensor.Q6_K, 32, 256); err == nil || !strings.Contains(err.Error(), "Q6_K") {
 		t.Errorf("Q6_K: %v", err)
 	}
-	if _, err := NewQuant(tensor.Q8_0, 32, 40); err == nil || !strings.Contains(err.Error(), "multiple of 32") {
+	if _, err := NewQuant(nil, tensor.Q8_0, 32, 40); err == nil || !strings.Contains(err.Error(), "multiple of 32") {
 		t.Errorf("inner size 40: %v", err)
 	}
 }
