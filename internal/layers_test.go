@@ -39,6 +39,7 @@ var layers = map[string]int{
 	"internal":                        0, // this test
 	"tools/bench":                     8,
 	"tools/peers/tokenize":            8,
+	"tools/peers/logits":              8,
 	"engine/cpu/kernel/internal/tile": 4, // shapes that kernels and their generator share
 	"engine/cpu/kernel/internal/peak": 4, // the loop of FMAs that benchmarks compare with
 	"engine/cpu/kernel/internal/asm":  4, // the generator
