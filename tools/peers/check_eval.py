@@ -26,10 +26,11 @@ from lm_eval.models.huggingface import HFLM
 
 REQUEST, PAGE = 1e-3, 0.05  # tolerances of a log-likelihood
 METRIC = 1e-3  # relative, of a value that is computed from log-likelihoods
+# In ascending order: lm-eval gives answers to the wrong doc_id where they are not.
 RECORDS = {
-    "arc_easy": [7, 3, 63, 500, 2375],
+    "arc_easy": [3, 7, 63, 500, 2375],
     "arc_challenge": [0, 1],
-    "boolq": [1, 0, 3269],
+    "boolq": [0, 1, 3269],
     "lambada_openai": [0, 1, 2, 5152],
     "lambada_standard": [0, 1, 2, 5152],
     "musr_murder_mysteries": [249],
