@@ -4,15 +4,8 @@ package main
 
 import (
 	"bytes"
-	"encoding/binary"
-	"math"
-	"os"
-	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
-
-	"github.com/coppice-lm/coppice/safetensors"
 )
 
 func TestParameters(t *testing.T) {
@@ -21,58 +14,10 @@ func TestParameters(t *testing.T) {
 		width int
 		want  int64
 	}{{width, 3212749824}, {keptWidth, 1944443904}} {
-		if got := parameters(fullLayers, tt.width); got != tt.want {
-			t.Errorf("width %d: %d parameters, want %d", tt.width, got, tt.want)
+		if got, err := parameters(fullLayers, tt.width); err != nil || got != tt.want {
+			t.Errorf("width %d: %d parameters (%v), want %d", tt.width, got, err, tt.want)
 		}
 	}
-	if got, want := scoredBytes(fullLayers), int64(fullLayers*2*2*width*hidden); got != want {
-		t.Errorf("scored bytes %d, want %d", got, want)
-	}
-}
-
-// A shard is a valid file, the same however many workers write it, and its values are
-// finite and bell-shaped.
-func TestWriteShard(t *testing.T) {
-	list := []matrix{{"model.layers.0.mlp.gate_proj.weight", 300, 64}, {"model.norm.weight", 1, 64}}
-	path := filepath.Join(t.TempDir(), "shard")
-	var files [2][]byte
-	for i := range files {
-		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1 + 2*i))
-		if err := writeShard(path, list); err != nil {
-			t.Fatal(err)
-		}
-		var err error
-		if files[i], err = os.ReadFile(path); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if !bytes.Equal(files[0], files[1]) {
-		t.Error("one worker and three gave different files")
-	}
-	header, err := safetensors.ReadHeader(bytes.NewReader(files[0]), int64(len(files[0])))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i, want := range []struct{ mean, deviation float64 }{{0, 0.02}, {1, 0.02}} {
-		e := header.Tensors[i]
-		mean, deviation := moments(files[0][e.Begin:e.End])
-		if math.Abs(mean-want.mean) > 0.01 || math.Abs(deviation-want.deviation) > 0.005 {
-			t.Errorf("%s: mean %.4f and deviation %.4f, want %v", e.Name, mean, deviation, want)
-		}
-	}
-}
-
-// moments of bfloat16 values; a value that is not finite makes them not finite.
-func moments(data []byte) (mean, deviation float64) {
-	n := float64(len(data) / 2)
-	var sum, squares float64
-	for i := 0; i < len(data); i += 2 {
-		x := float64(math.Float32frombits(uint32(binary.LittleEndian.Uint16(data[i:])) << 16))
-		sum += x
-		squares += x * x
-	}
-	mean = sum / n
-	return mean, math.Sqrt(squares/n - mean*mean)
 }
 
 func TestMedian(t *testing.T) {

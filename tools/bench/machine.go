@@ -20,6 +20,9 @@ type machine struct {
 	Filesystem  string `json:"filesystem"`
 	Disk        string `json:"disk"`
 	Go          string `json:"go"`
+	// Load is the load average of the minute before the run; a busy machine is no
+	// place for figures.
+	Load float64 `json:"load_before"`
 }
 
 // describeMachine reads /proc; what cannot be read is "unknown", as it decides nothing.
@@ -34,6 +37,12 @@ func describeMachine(dir string) machine {
 	m.MemoryBytes <<= 10
 	if release, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
 		m.Kernel = strings.TrimSpace(string(release))
+	}
+	if load, err := os.ReadFile("/proc/loadavg"); err == nil {
+		fmt.Sscan(string(load), &m.Load)
+	}
+	if m.Load > 0.5 {
+		say("the load average is %.1f: other programs are running, and the figures will be off", m.Load)
 	}
 	m.Filesystem, m.Disk = mount(dir)
 	return m

@@ -128,13 +128,17 @@ func prepare(ctx context.Context, o options) (*bench, error) {
 }
 
 func (b *bench) setUp() error {
+	count, err := parameters(b.layers, width)
+	if err != nil {
+		return err
+	}
 	if _, err := os.Stat(b.model); err != nil {
 		say("making a checkpoint of %d layers in %s", b.layers, b.model)
 		if _, err := b.self("model"); err != nil {
 			return err
 		}
 	}
-	if err := checkSpace(b.dir, 2*modelBytes(b.layers)); err != nil {
+	if err := checkSpace(b.dir, 2*2*count); err != nil {
 		return err
 	}
 	if b.coppice == "" {
@@ -149,7 +153,7 @@ func (b *bench) setUp() error {
 	b.report = report{
 		Machine:      describeMachine(b.dir),
 		Peers:        b.peerVersions(),
-		Checkpoint:   checkpointInfo{Layers: b.layers, Bytes: modelBytes(b.layers), Parameters: parameters(b.layers, width)},
+		Checkpoint:   checkpointInfo{Layers: b.layers, Bytes: 2 * count, Parameters: count},
 		Repetitions:  b.reps,
 		Measurements: map[string]series{},
 	}

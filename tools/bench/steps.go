@@ -84,7 +84,11 @@ func (b *bench) checkPruned(dir string) error {
 		}
 		total += info.Size()
 	}
-	want := 2 * parameters(b.layers, keptWidth)
+	kept, err := parameters(b.layers, keptWidth)
+	if err != nil {
+		return err
+	}
+	want := 2 * kept
 	if headers := total - want; headers < 0 || headers > 1<<20 {
 		return fmt.Errorf("%s holds %d bytes of safetensors, and the weights alone take %d", dir, total, want)
 	}

@@ -12,9 +12,11 @@ published formula, and zeroes the ones that should have gone. Then:
 
 import json
 
+# Before the others: it sets the environment that they read.
+from common import Checks, Coppice, arguments, differing, load, scratch, tensors
+
 import torch
 
-from common import Checks, Coppice, arguments, differing, load, scratch, tensors
 from families import LAYERS, VOCAB, WIDTH, cases, make
 
 RATIO = 0.5

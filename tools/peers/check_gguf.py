@@ -11,11 +11,13 @@ For each file, `coppice import --dtype f32` must give:
     read from a GGUF, the frequencies of the config that was meant.
 """
 
+# Before the others: it sets the environment that they read.
+from common import Checks, Coppice, arguments, differing, load, scratch, tensors
+
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from common import Checks, Coppice, arguments, differing, load, scratch, tensors
 from tiny_gguf import ARCHS, SCALED_ARCHS, TYPES, rotary, write
 
 TEXTS = ["the other in there", "  a\n\n b\tc ", "caf\u00e9 \u4f60\u597d \U0001f642", "it's 12,345.67 we'll THE'RE"]

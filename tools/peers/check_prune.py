@@ -19,13 +19,15 @@ import math
 import shutil
 from unittest import mock
 
+# Before the others: it sets the environment that they read.
+from common import MODEL_FILE, Checks, Coppice, arguments, differing, load, same_bits, scratch, tensors
+
 import gguf
 import torch
 from optipfair.pruning.mlp_glu import prune_model_mlp_glu
 from transformers import AutoTokenizer, GenerationConfig
 
 import recorded
-from common import MODEL_FILE, Checks, Coppice, arguments, differing, load, same_bits, scratch, tensors
 
 TOLERANCE = 1e-4
 TEXTS, TOKENS = 4, 128
