@@ -77,8 +77,33 @@ type model struct {
 	dir  string // Hugging Face directory
 }
 
+// step is a part of the suite; the model is SmolLM2-135M.
+type step struct {
+	name string
+	run  func(*bench, model) error
+}
+
+func engineSteps() []step {
+	return []step{
+		{"gemm", (*bench).gemm},
+		{"score", (*bench).scoreModel},
+		{"score1b", (*bench).scoreOneB},
+		{"attention", (*bench).attention},
+		{"decode", (*bench).decode},
+		{"card", (*bench).card},
+		{"start", (*bench).start},
+	}
+}
+
 // measureEngine is the suite of the engine from start to end.
 func measureEngine(ctx context.Context, o options) error {
+	steps := engineSteps()
+	if o.engine.only != "" {
+		var err error
+		if steps, err = choose(steps, strings.Split(o.engine.only, ",")); err != nil {
+			return err
+		}
+	}
 	b, err := prepareDir(ctx, o)
 	if err != nil {
 		return err
@@ -92,32 +117,12 @@ func measureEngine(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	steps := []step{
-		{"gemm", b.gemm},
-		{"score", func() error { return b.scoreModel(smol) }},
-		{"score1b", b.scoreOneB},
-		{"attention", b.attention},
-		{"decode", func() error { return b.decode(smol) }},
-		{"card", func() error { return b.card(smol) }},
-		{"start", func() error { return b.start(smol) }},
-	}
-	if o.engine.only != "" {
-		if steps, err = choose(steps, strings.Split(o.engine.only, ",")); err != nil {
-			return err
-		}
-	}
 	for _, s := range steps {
-		if err := s.run(); err != nil {
+		if err := s.run(b, smol); err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
 	}
 	return b.finish(small)
-}
-
-// step is a part of the suite.
-type step struct {
-	name string
-	run  func() error
 }
 
 // choose returns the steps of these names, in their own order.

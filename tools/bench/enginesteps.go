@@ -21,7 +21,7 @@ const (
 )
 
 // gemm runs the kernels' own benchmarks, which compare with a loop of multiply-adds.
-func (b *bench) gemm() error {
+func (b *bench) gemm(model) error {
 	shares, rates := map[string][]float64{}, map[string][]float64{}
 	for range b.reps {
 		_, out, err := b.run("go", "test", "-run", "^$", "-bench", fmt.Sprintf("^BenchmarkMul(F32|BF16)$/.*/^%s$", kernel.Active()),
@@ -80,7 +80,7 @@ var agreement = map[string]float64{"f32": 1e-3, "bf16": 0.02, "f16": 0.02, "q8_0
 
 var torchTypes = map[string]string{"f32": "float32", "bf16": "bfloat16"}
 
-func (b *bench) scoreOneB() error {
+func (b *bench) scoreOneB(model) error {
 	m, err := b.oneB()
 	if err != nil {
 		return err
@@ -134,7 +134,7 @@ func (b *bench) scoreOne(m model, dtype string, threads int) error {
 	return nil
 }
 
-func (b *bench) attention() error {
+func (b *bench) attention(model) error {
 	for _, threads := range b.engine.threads {
 		if err := b.attentionOne(threads); err != nil {
 			return err
