@@ -277,6 +277,9 @@ func userCloze(r record, context, target *template) (eval.Doc, error) {
 		return eval.Doc{}, err
 	}
 	word, err := target.render(r)
+	if err == nil && word == "" {
+		err = target.errorf(errors.New("the target is empty, so there is nothing to predict"))
+	}
 	return eval.Doc{
 		Pairs:  []eval.Pair{{Context: text, Continuation: " " + word}},
 		Target: " " + word,
