@@ -47,3 +47,16 @@ cross:
 
 check: lint test race fuzz cross
 	@echo "tests that did not run:"; $(GO) test -count=1 -v ./... 2>/dev/null | grep -c -- '--- SKIP' || true
+
+# Whole commands against cp and, where PEERS_VENV has them, the peers; -layers 2 is a quick try.
+BENCH ?=
+BENCHTIME ?= 200ms
+bench:
+	$(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) ./...
+	COPPICE_SHARED=$(abspath $(SHARED)) $(GO) run ./tools/bench -venv "$(wildcard $(PEERS_VENV))" $(BENCH)
+
+peers-venv:
+	PEERS_VENV=$(PEERS_VENV) tools/peers/make_venv.sh
+
+peers:
+	PEERS_VENV=$(PEERS_VENV) COPPICE_SHARED=$(abspath $(SHARED)) tools/peers/run.sh

@@ -120,7 +120,7 @@ func (c *Checkpoint) nameTensors(parts []part) error {
 	if c.Spec, err = arch.FromConfig(c.Config); err != nil {
 		return fmt.Errorf("%s: %w", first.data.path, err)
 	}
-	c.Spec.AttentionBias = hasKey(byName, "blk.0.attn_q.bias")
+	c.Spec.AttentionBias = fam.AttentionBiasInConfig() && hasKey(byName, "blk.0.attn_q.bias")
 	c.Spec.MLPBias = hasKey(byName, "blk.0.ffn_gate.bias")
 	for _, b := range []struct {
 		key string

@@ -50,10 +50,7 @@ func CheckOutput(dir, input string, force bool) error {
 	if err != nil {
 		return err
 	}
-	if mark, err := os.ReadFile(p.lock); p.inPlace && err == nil && string(mark) != markReplaces {
-		return nil // what is there was left by a killed run, which began in an empty directory: Create clears it
-	}
-	if len(entries) > 0 {
+	if len(entries) > 0 && !p.leftover() {
 		return &OutputError{dir, "is not empty; use --force to replace what it holds"}
 	}
 	return nil
@@ -123,9 +120,17 @@ type place struct {
 
 const inPlacePrefix = "/.coppice-"
 
-// markReplaces is the content of a lock inside an output that held something else when
-// the run began: what it leaves when it is killed is not all Coppice's own to clear.
+// markReplaces is the content of the lock of a run whose output held something when it
+// began: what it leaves when it is killed is not all Coppice's own to clear.
 const markReplaces = "replaces\n"
+
+// leftover reports whether what stands in the output was left by a killed run that began
+// with nothing there: inside a mount point whatever it had moved up, elsewhere the whole
+// model that it had just published.
+func (p *place) leftover() bool {
+	mark, err := os.ReadFile(p.lock)
+	return err == nil && string(mark) != markReplaces && (p.inPlace || !exists(p.stage))
+}
 
 // places decides where to build. A sibling of the output can be renamed into place in
 // one step; where the output is a mount point or its parent cannot be written, the

@@ -71,8 +71,8 @@ func resultsObject(r *Result, opts WriteOptions) object {
 	info := r.Model
 	results, groups, subtasks := object{}, object{}, object{}
 	configs, versions, shots, better, samples, hashes := object{}, object{}, object{}, object{}, object{}, object{}
-	entry := func(name, version string, metrics []Metric, n int) object {
-		versions = append(versions, member{name, version})
+	entry := func(name string, version float64, metrics []Metric, n int) object {
+		versions = append(versions, member{name, jsonFloat(version, nil)})
 		shots = append(shots, member{name, 0})
 		hib := object{}
 		for _, m := range metrics {
@@ -140,7 +140,7 @@ func taskConfig(t *TaskResult) object {
 	return object{
 		{"task", t.Name}, {"dataset_path", t.Source}, {"output_type", t.Kind},
 		{"target_delimiter", " "}, {"num_fewshot", 0}, {"metric_list", metrics},
-		{"metadata", object{{"version", t.Version}}},
+		{"metadata", object{{"version", jsonFloat(t.Version, nil)}}},
 	}
 }
 

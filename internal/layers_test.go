@@ -39,7 +39,7 @@ var layers = map[string]int{
 	"internal":                        0, // this test
 	"tools/bench":                     8,
 	"tools/peers/tokenize":            8,
-	"engine/cpu/kernel/internal/tile": 4, // shapes that kernels and their generator share
+	"engine/cpu/kernel/internal/param": 4, // shapes that kernels and their generator share
 	"engine/cpu/kernel/internal/peak": 4, // the loop of FMAs that benchmarks compare with
 	"engine/cpu/kernel/internal/asm":  4, // the generator
 }
@@ -55,13 +55,13 @@ var sameLayer = []string{
 	"engine/cpu -> engine",
 	"engine/cpu -> engine/cpu/kernel",
 	"engine/enginetest -> engine",
-	"engine/cpu/kernel -> engine/cpu/kernel/internal/tile",
-	"engine/cpu/kernel/internal/asm -> engine/cpu/kernel/internal/tile",
+	"engine/cpu/kernel -> engine/cpu/kernel/internal/param",
+	"engine/cpu/kernel/internal/asm -> engine/cpu/kernel/internal/param",
 	"internal/ggufwrite -> gguf",
 }
 
 // testOnly are packages that no product package may import.
-var testOnly = []string{"internal/shared", "internal/ggufwrite"}
+var testOnly = []string{"internal/shared", "internal/ggufwrite", "eval/evaltest", "engine/enginetest"}
 
 func TestLayers(t *testing.T) {
 	out, err := exec.Command("go", "list", "-json=ImportPath,Imports", module+"...").Output()

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -110,14 +109,11 @@ func (f *evalFlags) check(cmd *cobra.Command) error {
 		return fmt.Errorf("--bos: %w", err)
 	}
 	if given("samples") {
-		if err := json.Unmarshal([]byte(f.samples), &f.picked); err != nil {
-			return fmt.Errorf("--samples: expected JSON such as '{\"arc_easy\":[0,5]}': %w", err)
+		if f.picked, err = tasks.ParseSamples(f.samples); err != nil {
+			return fmt.Errorf("--samples: %w", err)
 		}
 		if len(f.picked) == 0 {
 			return fmt.Errorf("--samples %s: it names no task", f.samples)
-		}
-		if f.picked, err = tasks.CanonicalSamples(f.picked); err != nil {
-			return fmt.Errorf("--samples: %w", err)
 		}
 	}
 	switch {

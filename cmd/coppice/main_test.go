@@ -5,11 +5,14 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -23,12 +26,28 @@ import (
 // The test binary is the program too: run under the name coppice, as scripts and the
 // crash tests do, it is main.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"coppice": func() {
+	testscript.Main(tests{m}, map[string]func(){"coppice": func() {
 		code := process()
 		recordPeak()
 		os.Exit(code)
 	}})
 }
+
+// tests runs the tests with a directory for what several of them read.
+type tests struct{ *testing.M }
+
+func (m tests) Run() int {
+	var err error
+	if realDir, err = os.MkdirTemp("", "coppice-real-"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(realDir)
+	return m.M.Run()
+}
+
+// realDir is where the real model is imported.
+var realDir string
 
 // peakEnv names a file in which the program, as a test runs it, leaves the kernel's
 // account of it. VmHWM in it is the peak of resident memory; the usage that wait
@@ -37,7 +56,7 @@ const peakEnv = "COPPICE_TEST_STATUS"
 
 func recordPeak() {
 	path := os.Getenv(peakEnv)
-	if path == "" {
+	if path == "" || runtime.GOOS != "linux" {
 		return
 	}
 	b, err := os.ReadFile("/proc/self/status")
@@ -225,4 +244,30 @@ func writeJSON(t testing.TB, path string, v any) {
 	if err := os.WriteFile(path, b, 0o666); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// running is a coppice at work.
+type running struct {
+	*exec.Cmd
+	stderr bytes.Buffer
+}
+
+func start(t testing.TB, args ...string) *running {
+	t.Helper()
+	p := &running{Cmd: exec.Command("coppice", args...)}
+	p.Stderr = &p.stderr
+	if err := p.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// end waits and returns the exit code, or -1 where a signal ended the process.
+func (p *running) end(t testing.TB) int {
+	t.Helper()
+	var exit *exec.ExitError
+	if err := p.Wait(); err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return p.ProcessState.ExitCode()
 }

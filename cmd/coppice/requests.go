@@ -36,7 +36,7 @@ func (p *requestProgress) show(s eval.Progress) {
 		return
 	}
 	elapsed := time.Since(p.start)
-	done := s.Tokens - s.Tokens0
+	done := s.Tokens - s.ResumedTokens
 	speed := float64(done) / elapsed.Seconds()
 	what := fmt.Sprintf("%s %s: %d of %d requests, %.0f tokens/s", p.name, s.Task, s.Requests, s.Total, speed)
 	if s.Name != "" && s.Finished > 0 {

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -132,8 +133,11 @@ func refused(ts *testscript.TestScript, args []string) error {
 	return nil
 }
 
-// checkPeak reads what recordPeak wrote.
+// checkPeak reads what recordPeak wrote, which only Linux tells.
 func checkPeak(status string, limitKiB int) error {
+	if runtime.GOOS != "linux" {
+		return nil
+	}
 	b, err := os.ReadFile(status)
 	if err != nil {
 		return err

@@ -49,6 +49,7 @@ type Engine struct {
 	model     *arch.Transformer
 	precision engine.Precision
 	maxLength int
+	rounds    bool // some products take activations in bfloat16
 
 	embedding []*matrix // [Vocab, Hidden] in parts of vocabPart tokens; also the head where tied
 	head      []*matrix
@@ -60,6 +61,16 @@ type Engine struct {
 	mu    sync.Mutex // held while a call runs: each uses all threads and the buffers below
 	ws    workspace
 	ropes ropeTables
+}
+
+// begin takes the engine for one call; end gives it back.
+func (e *Engine) begin() (end func()) {
+	e.mu.Lock()
+	stop := e.pool.start()
+	return func() {
+		stop()
+		e.mu.Unlock()
+	}
 }
 
 var _ engine.Engine = (*Engine)(nil)
@@ -77,7 +88,10 @@ func New(ctx context.Context, model *arch.Transformer, src engine.Source, opt Op
 	if e.maxLength == 0 {
 		e.maxLength = model.MaxPositions
 	}
-	if err := e.load(ctx, src); err != nil {
+	stop := e.pool.start()
+	err := e.load(ctx, src)
+	stop()
+	if err != nil {
 		return nil, err
 	}
 	e.ropes.model = model

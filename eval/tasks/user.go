@@ -162,7 +162,7 @@ func parseUserTask(n *yaml.Node) (userTask, error) {
 			return userTask{}, lineError(n, "the %s task has no key %q", kindName, key)
 		}
 	}
-	u := userTask{Definition: Definition{Kind: kind.kind, Metrics: kind.kind.Metrics(), Version: "1.0"}}
+	u := userTask{Definition: Definition{Kind: kind.kind, Metrics: kind.kind.Metrics(), Version: 1}}
 	if u.Name, err = scalar(n, keys, "name"); err != nil {
 		return userTask{}, err
 	}
