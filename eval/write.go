@@ -31,7 +31,8 @@ const (
 //	results_<date>.json          lm-eval's keys, and Result under "coppice"
 //
 // All is strict JSON: a perplexity that overflows is "overflow" among lm-eval's keys, with
-// its natural logarithm beside it. What cannot be written is a *WriteError. But for dates and times equal results give equal bytes.
+// its natural logarithm beside it. But for dates and times equal results give equal bytes.
+// What cannot be written is a *WriteError.
 func Write(dir string, r *Result, opts WriteOptions) ([]string, error) {
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return nil, writeError(err)

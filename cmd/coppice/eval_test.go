@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -10,11 +11,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/parquet-go/parquet-go"
 
 	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/checkpoint"
+	"github.com/coppice-lm/coppice/eval"
 	"github.com/coppice-lm/coppice/tensor"
 )
 
@@ -94,15 +98,11 @@ func textModel(t testing.TB, settings ...string) string {
 	return dir
 }
 
-// floats decodes a tensor of a checkpoint.
-func floats(t testing.TB, c *checkpoint.Checkpoint, name string) []float32 {
+// values decodes a tensor of a checkpoint whose weights are F32.
+func values(t testing.TB, c *checkpoint.Checkpoint, name string) []float32 {
 	t.Helper()
-	info, b := readTensor(t, c, name)
-	v := make([]float32, info.Rows()*info.RowElements())
-	if err := tensor.Decode(v, b, info.DType); err != nil {
-		t.Fatal(err)
-	}
-	return v
+	_, b := readTensor(t, c, name)
+	return floats(t, b)
 }
 
 // rewrite makes a checkpoint whose tensors are what f returns, with the config and the
@@ -123,12 +123,8 @@ func rewrite(t testing.TB, from string, settings map[string]any, f func(c *check
 	data := map[string][]byte{}
 	for _, info := range c.Tensors() {
 		for _, n := range f(c, info) {
-			b := make([]byte, 4*len(n.values))
-			if err := tensor.Encode(b, n.values, tensor.F32); err != nil {
-				t.Fatal(err)
-			}
 			infos = append(infos, tensor.Info{Name: n.name, DType: tensor.F32, Shape: n.shape})
-			data[n.name] = b
+			data[n.name] = encode(t, n.values)
 		}
 	}
 	dir := writeModel(t, filepath.Join(t.TempDir(), "m"), config.Bytes(), infos, func(i tensor.Info) []byte { return data[i.Name] })
@@ -147,7 +143,116 @@ type named struct {
 
 // same returns a tensor as it is.
 func same(t testing.TB, c *checkpoint.Checkpoint, info tensor.Info) []named {
-	return []named{{info.Name, info.Shape, floats(t, c, info.Name)}}
+	return []named{{info.Name, info.Shape, values(t, c, info.Name)}}
+}
+
+// What a request is asked together with, and by how many threads, changes no bit.
+func TestEvalAlone(t *testing.T) {
+	m := textModel(t)
+	want := scores(t, m, "--threads", "2")
+	within(t, want, scores(t, m, "--threads", "1"), 0)
+	data := filepath.Join(t.TempDir(), "arc.jsonl")
+	if err := os.WriteFile(data, []byte(evalRecords), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	alone := map[string]answer{}
+	for i := range 3 {
+		out := filepath.Join(t.TempDir(), "out")
+		succeed(t, "eval", m, "--tasks", "arc_easy", "--data", "arc_easy="+data, "-o", out, "--quiet", "--samples", fmt.Sprintf(`{"arc_easy":[%d]}`, i))
+		maps.Copy(alone, ledgerAnswers(t, out))
+	}
+	within(t, want, alone, 0)
+}
+
+// A model out of a GGUF file, with its tokenizer, is the model that import makes of it.
+func TestEvalGGUF(t *testing.T) {
+	dir := t.TempDir()
+	file, imported := filepath.Join(dir, "m.gguf"), filepath.Join(dir, "m")
+	if err := synthGGUF(file, []string{"vocabulary=true", "matrices=q8_0"}); err != nil {
+		t.Fatal(err)
+	}
+	succeed(t, "import", file, "-o", imported, "--dtype", "f32", "--quiet")
+	within(t, scores(t, imported), scores(t, file), 0)
+}
+
+// Records out of Parquet, whatever the file is called, are those of JSON Lines.
+func TestEvalParquet(t *testing.T) {
+	type choices struct {
+		Text  []string `parquet:"text,list"`
+		Label []string `parquet:"label,list"`
+	}
+	type question struct {
+		Question  string  `parquet:"question"`
+		Choices   choices `parquet:"choices"`
+		AnswerKey string  `parquet:"answerKey"`
+	}
+	var rows []question
+	for _, line := range strings.Split(strings.TrimSpace(evalRecords), "\n") {
+		var q question
+		decode(t, line, &q)
+		rows = append(rows, q)
+	}
+	m, dir := textModel(t), t.TempDir()
+	data, out := filepath.Join(dir, "arc.data"), filepath.Join(dir, "out")
+	if err := parquet.WriteFile(data, rows); err != nil {
+		t.Fatal(err)
+	}
+	succeed(t, "eval", m, "--tasks", "arc_easy", "--data", "arc_easy="+data, "-o", out, "--quiet")
+	within(t, scores(t, m), ledgerAnswers(t, out), 0)
+	b, err := os.ReadFile(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(data, b[:len(b)-9], 0o666); err != nil {
+		t.Fatal(err)
+	}
+	refuse(t, exitInput, []string{`task arc_easy: .*arc\.data: `}, "eval", m, "--tasks", "arc_easy", "--data", "arc_easy="+data)
+}
+
+// A text ends before the first stop string that would be in it.
+func TestGenerateStop(t *testing.T) {
+	m := textModel(t)
+	var whole, cut struct {
+		Text, Reason string
+		Tokens       []int
+	}
+	args := []string{"generate", m, "--prompt", "on and on", "--max-tokens", "40", "--temperature", "0.7", "--seed", "5", "--json", "--quiet"}
+	decode(t, succeed(t, args...).stdout, &whole)
+	runes := []rune(whole.Text)
+	stop := string(runes[len(runes)/2:][:2])
+	decode(t, succeed(t, append(args, "--stop", "not in it", "--stop", stop)...).stdout, &cut)
+	if want, _, _ := strings.Cut(whole.Text, stop); cut.Text != want || cut.Reason != "stop" {
+		t.Errorf("stopped by %q at %q, want %q by a stop string", cut.Reason, cut.Text, want)
+	}
+	if len(cut.Tokens) >= len(whole.Tokens) {
+		t.Errorf("%d tokens were made, %d without a stop string", len(cut.Tokens), len(whole.Tokens))
+	}
+}
+
+// Progress has requests, speed, time left, without what came from the ledger, and the
+// running accuracy.
+func TestRequestProgress(t *testing.T) {
+	var out bytes.Buffer
+	p := (&app{stderr: &out}).requestProgress("smol")
+	p.show(eval.Progress{Task: "boolq", Requests: 1, Total: 100, TotalTokens: 1000})
+	if out.Len() > 0 {
+		t.Errorf("short work is over before a line is of use: %q", &out)
+	}
+	p.start, p.last = time.Now().Add(-time.Minute), time.Now().Add(-time.Minute)
+	s := eval.Progress{Task: "boolq", Requests: 60, Total: 100, Tokens: 700, ResumedTokens: 100, TotalTokens: 1000, Name: "acc", Metric: 0.625, Finished: 30}
+	p.show(s)
+	if want := "smol boolq: 60 of 100 requests, 10 tokens/s, acc 0.625, 30s left\n"; out.String() != want {
+		t.Errorf("said %q, want %q", &out, want)
+	}
+	out.Reset()
+	p.show(s) // not again at once
+	p.finish()
+	quiet := (&app{stderr: &out, quiet: true}).requestProgress("smol")
+	quiet.start, quiet.last = p.start, time.Now().Add(-time.Minute)
+	quiet.show(s)
+	if out.Len() > 0 {
+		t.Errorf("said %q", &out)
+	}
 }
 
 // A prune that keeps all neurons changes no bit of any log-likelihood.
@@ -163,7 +268,7 @@ func TestEvalPermuted(t *testing.T) {
 	m := textModel(t)
 	const width = 96
 	permuted := rewrite(t, m, nil, func(c *checkpoint.Checkpoint, info tensor.Info) []named {
-		v := floats(t, c, info.Name)
+		v := values(t, c, info.Name)
 		p := slices.Clone(v)
 		cols := info.RowElements()
 		switch {
