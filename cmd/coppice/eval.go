@@ -110,7 +110,7 @@ func (f *evalFlags) check(cmd *cobra.Command) error {
 	}
 	if given("samples") {
 		if f.picked, err = tasks.ParseSamples(f.samples); err != nil {
-			return fmt.Errorf("--samples: %w", err)
+			return err
 		}
 		if len(f.picked) == 0 {
 			return fmt.Errorf("--samples %s: it names no task", f.samples)
