@@ -400,3 +400,16 @@ func pairRowsAsm(dst, a, b []uint32) bool {
 	}
 	return true
 }
+
+// copyRowsAsm packs rows of NR elements and says whether it did.
+func copyRowsAsm(dst, src []float32, ld, n int) bool {
+	switch {
+	case active >= AVX512:
+		copyRowsAVX512(&dst[0], &src[0], ld, n)
+	case active == AVX2:
+		copyRowsAVX2(&dst[0], &src[0], ld, n)
+	default:
+		return false
+	}
+	return true
+}

@@ -60,3 +60,5 @@ func pairUpAsm([]uint32, []uint16) int { return 0 }
 func roundRowsAsm([]uint32, int, []float32, int, int, int) int { return 0 }
 
 func pairRowsAsm(_, _, _ []uint32) bool { return false }
+
+func copyRowsAsm(_, _ []float32, _, _ int) bool { return false }

@@ -89,13 +89,12 @@ func packKeys(dst, k []float32, ldk, i0, n, dim int) {
 func packValues(dst, v []float32, ldv, i0, n, dim int) {
 	for c := 0; c < dim; c += param.NR {
 		panel := dst[c*attnKeys+i0*param.NR:]
+		if c+param.NR <= dim && copyRowsAsm(panel, v[c:], ldv, n) {
+			continue
+		}
 		for i := range n {
-			row, to := v[i*ldv+c:], panel[i*param.NR:]
-			if c+param.NR <= dim {
-				*(*[param.NR]float32)(to) = *(*[param.NR]float32)(row)
-			} else {
-				clear(to[copy(to, row[:dim-c]):param.NR])
-			}
+			row, to := v[i*ldv+c:][:min(param.NR, dim-c)], panel[i*param.NR:][:param.NR]
+			clear(to[copy(to, row):])
 		}
 	}
 }

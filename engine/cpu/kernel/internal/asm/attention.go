@@ -57,6 +57,19 @@ func attention(g *gen) {
 				g.ADDQ(operand.I32(4), sum)
 			})
 		})
+	g.both("copyRows", "func(dst, src *float32, ld, n int)",
+		"packs the first 32 elements of n > 0 rows, ld elements apart, one after the other.", func() {
+			dst, src, ld, n := g.arg("dst"), g.arg("src"), g.arg("ld"), g.arg("n")
+			g.SHLQ(operand.U8(2), ld)
+			g.Label("loop")
+			for off := 0; off < param.NR*4; off += g.elems() * 4 {
+				g.VMOVUPS(g.copyOf(mem(src, off)), mem(dst, off))
+			}
+			g.ADDQ(ld, src)
+			g.ADDQ(operand.I32(param.NR*4), dst)
+			g.DECQ(n)
+			g.JNE(operand.LabelRef("loop"))
+		})
 	g.function("transposeAVX512", "func(dst, src *float32, ld, n int)",
 		"writes element e of 16 rows, ld elements apart, to dst[e*32:], for e < n, a positive multiple of 16.", g.transpose)
 }
