@@ -12,7 +12,8 @@
 //   - Decoding through a Cache may use other kernels; its logits are within 1e-4 of those
 //     of scoring.
 //   - F32 is the precision of record. BF16 rounds weights, and activations where they
-//     enter a matrix product, to bfloat16; everything else stays in float32.
+//     enter a matrix product (attention's included), to bfloat16; sums, norms, softmax
+//     and the residual stream stay in float32.
 //
 // Package enginetest holds the suite that every engine must pass.
 package engine

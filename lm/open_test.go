@@ -68,7 +68,7 @@ func tinyConfig(keys map[string]any) string {
 
 // A model that is opened from a directory is the model that was written.
 func TestOpen(t *testing.T) {
-	m, err := Open(context.Background(), writeModel(t, tinyConfig(nil), nil), Options{Threads: 1})
+	m, err := Open(context.Background(), writeModel(t, tinyConfig(nil), nil), Options{Threads: 1, Identify: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +90,7 @@ func TestOpen(t *testing.T) {
 		"computation": {"rope_theta": 77.0},
 		"weights":     {"tie_word_embeddings": true},
 	} {
-		other, err := Open(context.Background(), writeModel(t, tinyConfig(keys), nil), Options{Threads: 1})
+		other, err := Open(context.Background(), writeModel(t, tinyConfig(keys), nil), Options{Threads: 1, Identify: true})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"github.com/coppice-lm/coppice/arch"
+	"github.com/coppice-lm/coppice/engine"
 	"github.com/coppice-lm/coppice/engine/cpu/kernel"
 )
 
@@ -115,6 +116,7 @@ func (p *pass) attend(layer int, kv store, only []int) {
 	attention := kernel.Attention{
 		HeadDim: dim, Heads: t.Heads / t.KVHeads,
 		Scale: t.AttentionScale, SoftCap: t.AttentionCap, Window: t.Layers[layer].Window,
+		BF16: e.precision == engine.BF16,
 	}
 	blocks := p.queryBlocks(only)
 	e.pool.run(len(blocks)*t.KVHeads, func(_, unit int) {
