@@ -167,7 +167,7 @@ func parseUserTask(n *yaml.Node) (userTask, error) {
 		return userTask{}, err
 	}
 	if found, _ := Find(u.Name); found != nil || u.Name == "text" || !isTaskName(u.Name) {
-		return userTask{}, lineError(keys["name"], "%q cannot be the name of a task: it is that of a built-in one, longer than %d bytes, or has other characters than letters, digits, _, - and .", u.Name, maxTaskName)
+		return userTask{}, lineError(keys["name"], "%q cannot be the name of a task: it is that of a built-in one, longer than %d bytes, or has a slash, a space or another character than letters, digits, _, - and .", u.Name, maxTaskName)
 	}
 	if u.data, err = scalar(n, keys, "data"); err != nil {
 		return userTask{}, err
