@@ -22,21 +22,24 @@ lint:
 	$(GO) tool staticcheck ./...
 
 race:
-	CGO_ENABLED=1 $(GO) test -race ./score ./surgery ./checkpoint ./tokenizer
+	CGO_ENABLED=1 $(GO) test -race -short ./score ./surgery ./checkpoint ./tokenizer ./eval/... ./engine/... ./lm
 
 # The packages with assembly, at each lower level of the CPU.
 levels:
-	COPPICE_CPU=generic $(GO) test -count=1 ./tensor
-	COPPICE_CPU=avx2 $(GO) test -count=1 ./tensor
+	COPPICE_CPU=generic $(GO) test -count=1 -short ./tensor ./engine/... ./lm
+	COPPICE_CPU=avx2 $(GO) test -count=1 -short ./tensor ./engine/... ./lm
+	COPPICE_CPU=avx512 $(GO) test -count=1 -short ./engine/... ./lm
 
 generate:
-	$(GO) generate ./tensor
+	$(GO) generate ./tensor ./engine/cpu/kernel
 
 FUZZTIME ?= 20s
 fuzz:
 	$(GO) test ./safetensors -run '^$$' -fuzz FuzzReadHeader -fuzztime $(FUZZTIME)
 	$(GO) test ./gguf -run '^$$' -fuzz FuzzRead -fuzztime $(FUZZTIME)
 	$(GO) test ./plan -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME)
+	$(GO) test ./tokenizer -run '^$$' -fuzz FuzzLoad -fuzztime $(FUZZTIME)
+	$(GO) test ./eval -run '^$$' -fuzz FuzzReadLedger -fuzztime $(FUZZTIME)
 
 cross:
 	GOOS=linux GOARCH=amd64 $(GO) build -o /dev/null ./cmd/coppice

@@ -86,6 +86,10 @@ type Family struct {
 	layer    []template
 }
 
+// AttentionBiasInConfig reports whether the config decides about biases of the attention;
+// in other families it is fixed.
+func (f *Family) AttentionBiasInConfig() bool { return f.attnBias == ifAttentionBias }
+
 // outer are the tensors outside the layers, the same in every family.
 var outer = []template{
 	{"model.embed_tokens.weight", Embedding, Untouched, always, []Dim{Vocab, Hidden}, "token_embd"},

@@ -65,7 +65,7 @@ func FromConfig(c *Config) (Spec, error) {
 		}
 		if *v.to < v.min {
 			if !c.Has(v.key) {
-				return Spec{}, fmt.Errorf("key %q is missing", v.key)
+				return Spec{}, fmt.Errorf("key %q is missing; add it", v.key)
 			}
 			return Spec{}, fmt.Errorf("key %q is %d, expected at least %d", v.key, *v.to, v.min)
 		}

@@ -30,10 +30,10 @@ func (c *Checkpoint) check() error {
 		known[t.Name] = true
 		s, ok := c.sources[t.Name]
 		if !ok {
-			return fmt.Errorf("%s: tensor %q is missing; a %s model of this config holds it", c.Path, t.Name, c.Spec.Family.ModelType)
+			return fmt.Errorf("%s: tensor %q is missing; a %s model of this config holds it; fetch what is missing, or correct config.json", c.Path, t.Name, c.Spec.Family.ModelType)
 		}
 		if !s.info.Shape.Equal(t.Shape) {
-			return fmt.Errorf("%s: tensor %q has shape %v, but config.json says %v", s.file.path, t.Name, s.info.Shape, t.Shape)
+			return fmt.Errorf("%s: tensor %q has shape %v, but config.json says %v; correct config.json, or fetch files that belong together", s.file.path, t.Name, s.info.Shape, t.Shape)
 		}
 		if !s.info.DType.IsFloat() && !s.info.DType.IsBlock() {
 			return fmt.Errorf("%s: tensor %q has element type %v, which is no weight type", s.file.path, t.Name, s.info.DType)
@@ -51,10 +51,10 @@ func (c *Checkpoint) check() error {
 		}
 		layer, rest := arch.LayerOf(i.Name)
 		if layer >= c.Spec.Layers {
-			return fmt.Errorf("%s: tensor %q is of layer %d, but config.json says num_hidden_layers %d", c.Path, i.Name, layer, c.Spec.Layers)
+			return fmt.Errorf("%s: tensor %q is of layer %d, but config.json says num_hidden_layers %d; correct config.json, or fetch files that belong together", c.Path, i.Name, layer, c.Spec.Layers)
 		}
 		if layer >= 0 && strings.HasPrefix(rest, "mlp.") {
-			return fmt.Errorf("%s: tensor %q is not part of a %s MLP with this config (mlp_bias %v); pruning would leave it uncut", c.Path, i.Name, c.Spec.Family.ModelType, c.Spec.MLPBias)
+			return fmt.Errorf("%s: tensor %q is not part of a %s MLP with this config (mlp_bias %v); pruning would leave it uncut; correct config.json", c.Path, i.Name, c.Spec.Family.ModelType, c.Spec.MLPBias)
 		}
 	}
 	return nil

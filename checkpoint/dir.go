@@ -61,7 +61,7 @@ func (c *Checkpoint) readConfig(path string) error {
 		return err
 	}
 	if c.Config, err = arch.ParseConfig(raw); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return fmt.Errorf("%s: %w; correct the file or fetch it again", path, err)
 	}
 	if c.Spec, err = arch.FromConfig(c.Config); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
@@ -100,7 +100,7 @@ func findShards(dir string) ([]shard, error) {
 	if err == nil {
 		s, err := parseIndex(raw)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
+			return nil, fmt.Errorf("%s: %w; correct the index or fetch it again", path, err)
 		}
 		return s, nil
 	}
@@ -123,9 +123,17 @@ func findShards(dir string) ([]shard, error) {
 				return nil, fmt.Errorf("%s: holds %s but no safetensors; save the model as safetensors first", dir, other)
 			}
 		}
-		return nil, fmt.Errorf("%s: no weights: expected %s or %s", dir, singleName, indexName)
+		return nil, &NoWeightsError{dir}
 	}
 	return nil, fmt.Errorf("%s: %d safetensors files and no %s to say which tensor is where", dir, len(found), indexName)
+}
+
+// NoWeightsError says that a directory has a config.json that can be read but no weights
+// in any form.
+type NoWeightsError struct{ Dir string }
+
+func (e *NoWeightsError) Error() string {
+	return fmt.Sprintf("%s: no weights: expected %s or %s; fetch them", e.Dir, singleName, indexName)
 }
 
 // globEscape makes a directory's name literal in a pattern.
@@ -183,11 +191,11 @@ func (c *Checkpoint) addShard(dir string, s shard) error {
 	c.files = append(c.files, f)
 	h, err := safetensors.ReadHeader(f, f.size)
 	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return fmt.Errorf("%s: %w; fetch the file again, or save the model anew", path, err)
 	}
 	for _, name := range s.names {
 		if _, ok := h.Lookup(name); !ok {
-			return fmt.Errorf("%s: does not hold tensor %q, though %s says so", path, name, indexName)
+			return fmt.Errorf("%s: does not hold tensor %q, though %s says so; fetch both files again", path, name, indexName)
 		}
 	}
 	for _, e := range h.Tensors {

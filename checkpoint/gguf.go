@@ -40,12 +40,12 @@ func (c *Checkpoint) readGGUF(path string) error {
 	for _, p := range paths {
 		f, err := openData(p)
 		if err != nil {
-			return err
+			return fmt.Errorf("%w; fetch the missing part", err)
 		}
 		c.files = append(c.files, f)
 		g, err := gguf.Read(f, f.size)
 		if err != nil {
-			return fmt.Errorf("%s: %w", p, err)
+			return fmt.Errorf("%s: %w; fetch the file again, or convert the model anew", p, err)
 		}
 		parts = append(parts, part{g, f})
 	}
@@ -120,7 +120,7 @@ func (c *Checkpoint) nameTensors(parts []part) error {
 	if c.Spec, err = arch.FromConfig(c.Config); err != nil {
 		return fmt.Errorf("%s: %w", first.data.path, err)
 	}
-	c.Spec.AttentionBias = hasKey(byName, "blk.0.attn_q.bias")
+	c.Spec.AttentionBias = fam.AttentionBiasInConfig() && hasKey(byName, "blk.0.attn_q.bias")
 	c.Spec.MLPBias = hasKey(byName, "blk.0.ffn_gate.bias")
 	for _, b := range []struct {
 		key string

@@ -38,11 +38,16 @@ func (o *object) bytes() []byte {
 }
 
 // single is a float that prints with the digits of its float32, as 1e-05 and not
-// 9.999999747378752e-06.
+// 9.999999747378752e-06, and never as an integer: strict readers want 30.0 where a
+// config's type is float.
 type single float64
 
 func (f single) MarshalJSON() ([]byte, error) {
-	return strconv.AppendFloat(nil, float64(f), 'g', -1, 32), nil
+	b := strconv.AppendFloat(nil, float64(f), 'g', -1, 32)
+	if !bytes.ContainsAny(b, ".eIN") {
+		b = append(b, ".0"...)
+	}
+	return b, nil
 }
 
 // metadata reads architecture keys and keeps the first error.
@@ -180,7 +185,7 @@ func ropeScaling(m *metadata, headDim int, theta float64, freqs []float32) (map[
 	case freqs != nil:
 		for _, factor := range []float64{8, 32} {
 			if matchesLlama3(freqs, headDim, theta, factor) {
-				return map[string]any{"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}, nil
+				return map[string]any{"rope_type": "llama3", "factor": single(factor), "low_freq_factor": single(1), "high_freq_factor": single(4), "original_max_position_embeddings": 8192}, nil
 			}
 		}
 		return nil, fmt.Errorf("tensor %q holds factors of no known llama3 rope scaling (factor 8 or 32, original context 8192)", ropeFreqs)

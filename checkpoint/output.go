@@ -2,6 +2,7 @@ package checkpoint
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -25,21 +26,8 @@ func CheckOutput(dir, input string, force bool) error {
 		return err
 	}
 	if input != "" {
-		in, err := realPath(input)
-		if err != nil {
+		if err := CheckOutside(dir, input); err != nil {
 			return err
-		}
-		out, err := realPath(p.out)
-		if err != nil {
-			return err
-		}
-		switch {
-		case in == out:
-			return &OutputError{dir, "is the input itself; name another output directory"}
-		case inside(out, in):
-			return &OutputError{dir, "lies inside the input " + input + "; name a directory outside it"}
-		case inside(in, out):
-			return &OutputError{dir, "holds the input " + input + "; name another output directory"}
 		}
 	}
 	st, err := os.Lstat(p.out)
@@ -62,15 +50,41 @@ func CheckOutput(dir, input string, force bool) error {
 	if err != nil {
 		return err
 	}
-	for _, e := range entries {
-		if e.Name() == filepath.Base(inPlacePrefix)+"lock" {
-			return nil // a killed run in this very directory left it: Create clears it
-		}
-	}
-	if len(entries) > 0 {
+	if len(entries) > 0 && !p.leftover() {
 		return &OutputError{dir, "is not empty; use --force to replace what it holds"}
 	}
 	return nil
+}
+
+// CheckOutside refuses an output, a file or a directory, that is, holds or lies inside
+// the input, or holds a file that a link in the input leads to, as those of the Hugging
+// Face cache do: replacing the output would destroy the model it is made from.
+func CheckOutside(output, input string) error {
+	in, err := realPath(input)
+	if err != nil {
+		return err
+	}
+	out, err := realPath(output)
+	if err != nil {
+		return err
+	}
+	switch {
+	case in == out:
+		return &OutputError{output, "is the input itself; name another output"}
+	case inside(out, in):
+		return &OutputError{output, "lies inside the input " + input + "; name an output outside it"}
+	case inside(in, out):
+		return &OutputError{output, "holds the input " + input + "; name another output"}
+	}
+	return filepath.WalkDir(in, func(p string, d fs.DirEntry, err error) error {
+		if err != nil || d.Type()&fs.ModeSymlink == 0 {
+			return nil // what cannot be read is found when the model is opened
+		}
+		if to, err := filepath.EvalSymlinks(p); err == nil && (to == out || inside(to, out)) {
+			return &OutputError{output, "holds " + to + ", to which " + p + " of the input is a link; name another output"}
+		}
+		return nil
+	})
 }
 
 // inside reports whether path lies below dir.
@@ -90,6 +104,9 @@ func realPath(path string) (string, error) {
 		parent, err := realPath(filepath.Dir(abs))
 		return filepath.Join(parent, filepath.Base(abs)), err
 	}
+	if err != nil {
+		err = fmt.Errorf("%s: %w", path, err)
+	}
 	return real, err
 }
 
@@ -102,6 +119,18 @@ type place struct {
 }
 
 const inPlacePrefix = "/.coppice-"
+
+// markReplaces is the content of the lock of a run whose output held something when it
+// began: what it leaves when it is killed is not all Coppice's own to clear.
+const markReplaces = "replaces\n"
+
+// leftover reports whether what stands in the output was left by a killed run that began
+// with nothing there: inside a mount point whatever it had moved up, elsewhere the whole
+// model that it had just published.
+func (p *place) leftover() bool {
+	mark, err := os.ReadFile(p.lock)
+	return err == nil && string(mark) != markReplaces && (p.inPlace || !exists(p.stage))
+}
 
 // places decides where to build. A sibling of the output can be renamed into place in
 // one step; where the output is a mount point or its parent cannot be written, the

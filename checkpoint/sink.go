@@ -37,6 +37,7 @@ type Sink struct {
 	shards  []*os.File
 	targets map[string]*target
 	index   []byte
+	parents []string // directories made for the output, innermost first
 	done    bool
 }
 
@@ -59,10 +60,12 @@ func Create(dir, input string, force bool) (*Sink, error) {
 		return nil, err
 	}
 	s := &Sink{place: p, force: force, targets: map[string]*target{}}
-	if err := os.MkdirAll(filepath.Dir(p.stage), 0o777); err != nil {
+	if err := s.makeParents(filepath.Dir(p.stage)); err != nil {
+		s.removeParents()
 		return nil, &WriteError{err}
 	}
 	if err := s.acquire(); err != nil {
+		s.removeParents()
 		return nil, err
 	}
 	if err := os.Mkdir(s.stage, 0o777); err != nil {
@@ -70,6 +73,23 @@ func Create(dir, input string, force bool) (*Sink, error) {
 		return nil, &WriteError{err}
 	}
 	return s, nil
+}
+
+// makeParents makes the directory in which the output will be, and remembers which ones
+// were missing.
+func (s *Sink) makeParents(dir string) error {
+	for d := dir; !exists(d); d = filepath.Dir(d) {
+		s.parents = append(s.parents, d)
+	}
+	return os.MkdirAll(dir, 0o777)
+}
+
+// removeParents removes the directories that were made for the output, innermost first,
+// unless something is in them by now.
+func (s *Sink) removeParents() {
+	for _, d := range s.parents {
+		os.Remove(d)
+	}
 }
 
 // acquire takes the lock and clears what a killed run left under it.
@@ -98,21 +118,33 @@ func (s *Sink) acquire() error {
 		return &WriteError{err}
 	}
 	s.lockFd = f
-	if !marked {
-		return nil
-	}
-	if err := errors.Join(s.restoreOld(), os.RemoveAll(s.stage)); err != nil {
+	if err := s.clearLeftovers(marked); err != nil {
 		s.release()
 		return &WriteError{err}
 	}
-	if s.inPlace && !s.force {
-		// Without force this directory was empty when the killed run began.
-		if err := s.clearInPlace(); err != nil {
-			s.release()
-			return &WriteError{err}
+	return nil
+}
+
+// clearLeftovers removes what a killed run left, if the lock was there before us, and
+// notes in the lock whether this run's output holds something that is not Coppice's.
+func (s *Sink) clearLeftovers(marked bool) error {
+	if marked {
+		ours := s.leftover()
+		if err := errors.Join(s.restoreOld(), os.RemoveAll(s.stage)); err != nil {
+			return err
+		}
+		if ours && s.inPlace {
+			return s.clearInPlace()
+		}
+		if ours {
+			return os.RemoveAll(s.out)
 		}
 	}
-	return nil
+	if entries, err := os.ReadDir(s.out); err != nil || len(entries) == 0 || s.inPlace && len(entries) == 1 {
+		return s.lockFd.Truncate(0) // nothing is there but, inside it, the lock
+	}
+	_, err := s.lockFd.WriteAt([]byte(markReplaces), 0)
+	return err
 }
 
 func (s *Sink) release() {
@@ -275,6 +307,7 @@ func (s *Sink) Abort() {
 	}
 	os.RemoveAll(s.stage)
 	s.release()
+	s.removeParents()
 }
 
 // exists reports whether something has that name.

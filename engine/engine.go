@@ -12,7 +12,8 @@
 //   - Decoding through a Cache may use other kernels; its logits are within 1e-4 of those
 //     of scoring.
 //   - F32 is the precision of record. BF16 rounds weights, and activations where they
-//     enter a matrix product, to bfloat16; everything else stays in float32.
+//     enter a matrix product (attention's included), to bfloat16; sums, norms, softmax
+//     and the residual stream stay in float32.
 //
 // Package enginetest holds the suite that every engine must pass.
 package engine
@@ -105,21 +106,25 @@ type Source interface {
 // Precision is the number format of weights and matrix products.
 type Precision uint8
 
-// The precisions: F32 is the mode of record, BF16 the fast one.
+// The precisions. F32 is the mode of record, BF16 the fast one. Stored keeps weights in
+// the type of the file where the engine has a product for it and in F32 elsewhere, which
+// is the least memory and the fastest decoding; against block types activations are
+// rounded to 8-bit blocks.
 const (
 	F32 Precision = iota
 	BF16
+	Stored
 )
 
 // String is the name that ParsePrecision reads.
-func (p Precision) String() string { return [...]string{"f32", "bf16"}[p] }
+func (p Precision) String() string { return [...]string{"f32", "bf16", "stored"}[p] }
 
-// ParsePrecision reads "f32" or "bf16".
+// ParsePrecision reads "f32", "bf16" or "stored".
 func ParsePrecision(s string) (Precision, error) {
-	for p := F32; p <= BF16; p++ {
+	for p := F32; p <= Stored; p++ {
 		if p.String() == s {
 			return p, nil
 		}
 	}
-	return 0, fmt.Errorf("unknown precision %q (known: f32, bf16)", s)
+	return 0, fmt.Errorf("unknown precision %q (known: f32, bf16, stored)", s)
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 )
 
 // Significance is the p value below which a difference counts as one.
@@ -293,7 +294,7 @@ func (c *Comparison) noteConditions(results []*Result) {
 		a, b := results[0], r
 		la, lb := c.label(0), c.label(i+1)
 		if a.Model.Tokenizer != b.Model.Tokenizer {
-			c.note("%s and %s have different tokenizers: tasks are compared record by record, perplexities per token not at all meaningfully", la, lb)
+			c.note("%s and %s have different tokenizers: tasks are compared record by record, and perplexities per token say nothing", la, lb)
 		}
 		if a.BOS != b.BOS {
 			c.note("%s was run with --bos %s, %s with --bos %s", la, a.BOS, lb, b.BOS)
@@ -343,13 +344,29 @@ func (c *Comparison) noteTest(row *Row, j int, base, other *subject) {
 
 var testNames = map[string]string{"mcnemar_exact": "McNemar's exact test", "paired_bootstrap": "paired bootstrap"}
 
-// noteTruncation says which tasks had records longer than the context.
+// noteTruncation says which tasks had records longer than the context, once for models that
+// lost the same.
 func (c *Comparison) noteTruncation(results []*Result) {
+	type loss struct {
+		task                        string
+		maxLength, requests, tokens int
+	}
+	var losses []loss
+	models := map[loss][]string{}
 	for i, r := range results {
 		for _, t := range r.Tasks {
-			if t.Truncated > 0 {
-				c.note("%s: %d requests to %s were longer than %d tokens; %d tokens were cut from the left", t.Name, t.Truncated, c.label(i), r.MaxLength, t.TruncatedTokens)
+			if t.Truncated == 0 {
+				continue
 			}
+			l := loss{t.Name, r.MaxLength, t.Truncated, t.TruncatedTokens}
+			if models[l] == nil {
+				losses = append(losses, l)
+			}
+			models[l] = append(models[l], c.label(i))
 		}
+	}
+	for _, l := range losses {
+		c.note("%s: %d requests to %s were longer than %d tokens; %d tokens were cut from the left",
+			l.task, l.requests, strings.Join(models[l], ", "), l.maxLength, l.tokens)
 	}
 }

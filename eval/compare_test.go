@@ -132,6 +132,11 @@ func TestCompareConditions(t *testing.T) {
 			t.Errorf("the table lacks %q:\n%s", part, text)
 		}
 	}
+	narrow, wide := []*eval.Task{textTask(50, 8)}, []*eval.Task{textTask(50, 9)}
+	windows := eval.Compare(run(t, m, narrow, eval.Options{}), run(t, m, wide, eval.Options{}))
+	if test := windows.Rows[0].Cells[1].Test; test != nil {
+		t.Errorf("windows of 8 and 9 tokens were paired: %+v", test)
+	}
 	other := clozeTask(5)
 	for i := range other.Docs {
 		other.Docs[i].Pairs[0].Context += "!"

@@ -15,3 +15,20 @@ func (e *UsageError) Unwrap() error { return e.Err }
 func Usagef(format string, args ...any) error {
 	return &UsageError{fmt.Errorf(format, args...)}
 }
+
+// WriteError is a failure to write the ledger or the results: a full disk, a missing
+// permission. Neither the model nor the tasks are to blame.
+type WriteError struct{ Err error }
+
+func (e *WriteError) Error() string { return "writing the results: " + e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *WriteError) Unwrap() error { return e.Err }
+
+// writeError marks an error, if there is one, as a WriteError.
+func writeError(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &WriteError{err}
+}

@@ -61,12 +61,12 @@ type ledger struct {
 // by a kill is removed and warn is told.
 func openLedger(dir string, header ledgerHeader, force bool, warn func(string)) (*ledger, map[ledgerKey]TokenResult, error) {
 	if err := os.MkdirAll(dir, 0o777); err != nil {
-		return nil, nil, err
+		return nil, nil, writeError(err)
 	}
 	path := filepath.Join(dir, LedgerName)
 	data, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, nil, err
+		return nil, nil, writeError(err) // what cannot be read cannot be continued
 	}
 	found, done, valid, err := readLedger(data)
 	if err != nil && !force {
@@ -79,12 +79,12 @@ func openLedger(dir string, header ledgerHeader, force bool, warn func(string)) 
 	}
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o666)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, writeError(err)
 	}
 	l := &ledger{file: file}
 	if err := l.begin(header, len(data), valid, warn); err != nil {
 		file.Close()
-		return nil, nil, err
+		return nil, nil, writeError(err)
 	}
 	return l, done, nil
 }
@@ -165,14 +165,14 @@ func (h ledgerHeader) difference(old *ledgerHeader) string {
 		return ""
 	}
 	for _, f := range []struct{ name, old, now string }{
-		{"weights", old.Weights, h.Weights},
-		{"tokenizer", old.Tokenizer, h.Tokenizer},
-		{"dtype", old.DType, h.DType},
-		{"BOS rule", string(old.BOS), string(h.BOS)},
-		{"maximum length", fmt.Sprint(old.MaxLength), fmt.Sprint(h.MaxLength)},
+		{"weights are", old.Weights, h.Weights},
+		{"tokenizer is", old.Tokenizer, h.Tokenizer},
+		{"dtype is", old.DType, h.DType},
+		{"BOS rule is", string(old.BOS), string(h.BOS)},
+		{"maximum length is", fmt.Sprint(old.MaxLength), fmt.Sprint(h.MaxLength)},
 	} {
 		if f.old != f.now {
-			return fmt.Sprintf("its %s is %s, this run's %s", f.name, f.old, f.now)
+			return fmt.Sprintf("its %s %s, this run's %s", f.name, f.old, f.now)
 		}
 	}
 	for name, fingerprint := range old.Tasks {
@@ -200,11 +200,11 @@ func (l *ledger) add(key ledgerKey, r TokenResult) error {
 		return fmt.Errorf("log-likelihood %v cannot be kept", r.LogLikelihood)
 	}
 	if err := l.write(ledgerLine{key, &r.LogLikelihood, &r.Greedy}); err != nil {
-		return err
+		return writeError(err)
 	}
 	if l.unsynced++; l.unsynced >= ledgerSyncEvery {
 		l.unsynced = 0
-		return l.file.Sync()
+		return writeError(l.file.Sync())
 	}
 	return nil
 }
@@ -225,5 +225,5 @@ func (l *ledger) close() error {
 	if l == nil {
 		return nil
 	}
-	return errors.Join(l.file.Sync(), l.file.Close())
+	return writeError(errors.Join(l.file.Sync(), l.file.Close()))
 }

@@ -3,6 +3,7 @@ package eval
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 )
 
@@ -178,6 +179,8 @@ func checkGroups(tasks []*Task) error {
 	for _, t := range tasks {
 		switch f := first[t.Group]; {
 		case t.Group == "":
+		case slices.ContainsFunc(tasks, func(o *Task) bool { return o.Name == t.Group }):
+			return Usagef("task %s: its group has the name of a task, %s, and results have one place for a name", t.Name, t.Group)
 		case t.Kind != MultipleChoice:
 			return fmt.Errorf("task %s: a group averages multiple-choice tasks, and this one is %s", t.Name, t.Kind)
 		case f == nil:

@@ -38,11 +38,11 @@ func (u Usage) TokensPerSecond() float64 {
 
 // TaskResult is the outcome of one task.
 type TaskResult struct {
-	Name    string `json:"name"`
-	Group   string `json:"group,omitempty"`
-	Kind    Kind   `json:"kind"`
-	Version string `json:"version"`
-	Source  string `json:"source"` // base name of the data file
+	Name    string  `json:"name"`
+	Group   string  `json:"group,omitempty"`
+	Kind    Kind    `json:"kind"`
+	Version float64 `json:"version"`
+	Source  string  `json:"source"` // base name of the data file
 	// Records is the number in the file, Evaluated how many of them were asked.
 	Records   int       `json:"records"`
 	Evaluated int       `json:"evaluated"`

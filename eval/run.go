@@ -30,9 +30,10 @@ type Options struct {
 // Progress says how far a run is.
 type Progress struct {
 	Task            string
-	Requests, Total int   // finished, those from the ledger included, and all
-	Tokens, Tokens0 int64 // input tokens finished, and those of them that came from the ledger
-	TotalTokens     int64
+	Requests, Total int // finished, those from the ledger included, and all
+	// Tokens are the input tokens of the finished requests, ResumedTokens those of them that
+	// the ledger held, TotalTokens those of all requests.
+	Tokens, ResumedTokens, TotalTokens int64
 	// Metric is the running value of the task's accuracy over its Finished records; Name
 	// is empty where it has none.
 	Name     string
@@ -149,7 +150,7 @@ func (r *runner) ask(ctx context.Context) (err error) {
 	for i, p := range r.plans {
 		pending[i] = r.resume(p, done)
 	}
-	r.progress.Tokens0 = r.progress.Tokens
+	r.progress.ResumedTokens = r.progress.Tokens
 	for i, p := range r.plans {
 		if err := r.askTask(ctx, p, pending[i]); err != nil {
 			return err
@@ -355,7 +356,11 @@ func (r *runner) result() *Result {
 		for j := range p.items {
 			docs[j] = p.items[j].doc
 			s := p.items[j].sample(t)
-			s.Fingerprint = docs[j].fingerprint()
+			if j > 0 && docs[j] == docs[j-1] { // the windows of a text
+				s.Fingerprint = tr.Samples[j-1].Fingerprint
+			} else {
+				s.Fingerprint = t.docFingerprint(docs[j])
+			}
 			tr.Samples = append(tr.Samples, s)
 		}
 		tr.aggregate(t.Metrics)

@@ -21,7 +21,7 @@ import (
 func choiceTask(name string, n int) *eval.Task {
 	t := &eval.Task{
 		Name: name, Kind: eval.MultipleChoice, Metrics: []string{eval.Acc, eval.AccNorm},
-		Version: "1.0", Source: "dir/" + name + ".jsonl",
+		Version: 1, Source: "dir/" + name + ".jsonl",
 	}
 	for i := range n {
 		d := eval.Doc{
@@ -39,7 +39,7 @@ func choiceTask(name string, n int) *eval.Task {
 }
 
 func clozeTask(n int) *eval.Task {
-	t := &eval.Task{Name: "cloze", Kind: eval.Cloze, Metrics: []string{eval.Perplexity, eval.Acc}, Version: "1.0", Source: "cloze.jsonl"}
+	t := &eval.Task{Name: "cloze", Kind: eval.Cloze, Metrics: []string{eval.Perplexity, eval.Acc}, Version: 1, Source: "cloze.jsonl"}
 	for i := range n {
 		t.Docs = append(t.Docs, eval.Doc{
 			ID: i, Line: i + 1, Record: []byte(`{}`), Target: " w",
@@ -52,7 +52,7 @@ func clozeTask(n int) *eval.Task {
 func rollingTask(n int) *eval.Task {
 	t := &eval.Task{
 		Name: "pages", Kind: eval.Rolling, Metrics: []string{eval.WordPerplexity, eval.BytePerplexity, eval.BitsPerByte},
-		Version: "1.0", Source: "pages.raw",
+		Version: 1, Source: "pages.raw",
 	}
 	for i := range n {
 		text := strings.Repeat(fmt.Sprintf("page %d ", i), 4+i)
@@ -67,7 +67,7 @@ func rollingTask(n int) *eval.Task {
 func textTask(tokens, window int) *eval.Task {
 	text := strings.Repeat("x", tokens)
 	return &eval.Task{
-		Name: "text", Kind: eval.Text, Metrics: eval.Text.Metrics(), Version: "1.0", Source: "text.txt", Window: window,
+		Name: "text", Kind: eval.Text, Metrics: eval.Text.Metrics(), Version: 1, Source: "text.txt", Window: window,
 		Docs: []eval.Doc{{Text: text, Words: 10, Bytes: tokens}},
 	}
 }

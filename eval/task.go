@@ -54,7 +54,7 @@ type Task struct {
 	Group   string // the group whose size-weighted mean this task enters, or ""
 	Kind    Kind
 	Metrics []string // some of Kind.Metrics; the first is the one that rates of answers refer to
-	Version string   // of the task's definition; 1.0 as lm-eval numbers it
+	Version float64  // of the task's definition, as lm-eval numbers it
 	Source  string   // the file that the records came from
 	Answers []string // names of the answers by index where all records have the same, else nil
 	Docs    []Doc
@@ -87,11 +87,11 @@ type Pair struct {
 	Context, Continuation string
 }
 
-// fingerprint is the digest of everything about a record that results depend on.
-func (d *Doc) fingerprint() string {
+// docFingerprint is the digest of everything about a record that results depend on.
+func (t *Task) docFingerprint(d *Doc) string {
 	h := sha256.New()
 	// Encoding as JSON puts borders between the fields, so that no two records coincide.
-	err := json.NewEncoder(h).Encode([]any{d.ID, d.Pairs, d.Gold, d.Lengths, d.Text, d.Words, d.Bytes})
+	err := json.NewEncoder(h).Encode([]any{t.Window, d.ID, d.Pairs, d.Gold, d.Lengths, d.Text, d.Words, d.Bytes})
 	if err != nil {
 		panic(err) // strings and integers: cannot fail
 	}
@@ -101,9 +101,9 @@ func (d *Doc) fingerprint() string {
 // fingerprint is the digest of the task over its selected records.
 func (t *Task) fingerprint() string {
 	h := sha256.New()
-	fmt.Fprintln(h, t.Name, t.Kind, t.Window)
+	fmt.Fprintln(h, t.Name, t.Kind)
 	for i := range t.Docs {
-		fmt.Fprintln(h, t.Docs[i].fingerprint())
+		fmt.Fprintln(h, t.docFingerprint(&t.Docs[i]))
 	}
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }

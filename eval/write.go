@@ -32,9 +32,10 @@ const (
 //
 // All is strict JSON: a perplexity that overflows is "overflow" among lm-eval's keys, with
 // its natural logarithm beside it. But for dates and times equal results give equal bytes.
+// What cannot be written is a *WriteError.
 func Write(dir string, r *Result, opts WriteOptions) ([]string, error) {
 	if err := os.MkdirAll(dir, 0o777); err != nil {
-		return nil, err
+		return nil, writeError(err)
 	}
 	date := opts.Time.Format(timeLayout)
 	var paths []string
@@ -44,7 +45,7 @@ func Write(dir string, r *Result, opts WriteOptions) ([]string, error) {
 		}
 		path := filepath.Join(dir, name)
 		paths = append(paths, path)
-		return writeFile(path, data)
+		return writeError(writeFile(path, data))
 	}
 	for i := range r.Tasks {
 		if t := &r.Tasks[i]; opts.Samples || opts.Tokens {
@@ -71,8 +72,8 @@ func resultsObject(r *Result, opts WriteOptions) object {
 	info := r.Model
 	results, groups, subtasks := object{}, object{}, object{}
 	configs, versions, shots, better, samples, hashes := object{}, object{}, object{}, object{}, object{}, object{}
-	entry := func(name, version string, metrics []Metric, n int) object {
-		versions = append(versions, member{name, version})
+	entry := func(name string, version float64, metrics []Metric, n int) object {
+		versions = append(versions, member{name, jsonFloat(version, nil)})
 		shots = append(shots, member{name, 0})
 		hib := object{}
 		for _, m := range metrics {
@@ -140,7 +141,7 @@ func taskConfig(t *TaskResult) object {
 	return object{
 		{"task", t.Name}, {"dataset_path", t.Source}, {"output_type", t.Kind},
 		{"target_delimiter", " "}, {"num_fewshot", 0}, {"metric_list", metrics},
-		{"metadata", object{{"version", t.Version}}},
+		{"metadata", object{{"version", jsonFloat(t.Version, nil)}}},
 	}
 }
 

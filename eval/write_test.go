@@ -85,7 +85,7 @@ func TestWriteResults(t *testing.T) {
 		{true, []any{"higher_is_better", "choices", "acc"}},
 		{false, []any{"higher_is_better", "pages", "word_perplexity"}},
 		{"multiple_choice", []any{"configs", "choices", "output_type"}},
-		{"1.0", []any{"versions", "choices"}},
+		{1.0, []any{"versions", "choices"}},
 		{1000.0, []any{"config", "model_num_parameters"}},
 		{"f32", []any{"config", "model_dtype"}},
 		{"tokenizer", []any{"config", "bos"}},

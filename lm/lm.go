@@ -14,8 +14,6 @@ package lm
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -37,6 +35,8 @@ type Options struct {
 	Precision engine.Precision
 	Threads   int // 0: all processors
 	MaxLength int // longest sequence in tokens; 0: max_position_embeddings
+	// Identify fills in ModelInfo.Weights, for which all weights are read once more.
+	Identify bool
 }
 
 // Model is a text model. Score and sessions take turns on its engine.
@@ -45,6 +45,7 @@ type Model struct {
 	tokenizer *tokenizer.Tokenizer
 	info      eval.ModelInfo
 	ends      []int32 // tokens that end a text
+	notes     []string
 }
 
 var _ eval.LM = (*Model)(nil)
@@ -53,14 +54,11 @@ var _ eval.LM = (*Model)(nil)
 // as checkpoint.Open takes them, to run on the processor. The files are closed when it
 // returns.
 func Open(ctx context.Context, path string, opt Options) (*Model, error) {
-	c, err := checkpoint.Open(path)
+	c, err := openUniform(path)
 	if err != nil {
 		return nil, err
 	}
 	defer c.Close()
-	if err := c.RequireUniform(); err != nil {
-		return nil, err
-	}
 	m, err := open(ctx, path, c, opt)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
@@ -68,7 +66,66 @@ func Open(ctx context.Context, path string, opt Options) (*Model, error) {
 	return m, nil
 }
 
+// Check reports what Open would refuse, short of what only the weights show, so that a
+// run over several models fails before the first of them is loaded.
+func Check(path string) error {
+	c, err := openUniform(path)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if _, err := prepare(c); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
+
+// openUniform opens a checkpoint whose layers have the width that its config says.
+func openUniform(path string) (*checkpoint.Checkpoint, error) {
+	c, err := checkpoint.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.RequireUniform(); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
 func open(ctx context.Context, path string, c *checkpoint.Checkpoint, opt Options) (*Model, error) {
+	p, err := prepare(c)
+	if err != nil {
+		return nil, err
+	}
+	weights := ""
+	if opt.Identify {
+		if weights, err = identify(ctx, c, p.model, opt.Threads); err != nil {
+			return nil, err
+		}
+	}
+	e, err := cpu.New(ctx, p.model, c, cpu.Options{Precision: opt.Precision, Threads: opt.Threads, MaxLength: opt.MaxLength})
+	if err != nil {
+		return nil, err
+	}
+	_, parameters := c.Spec.Parameters()
+	info := eval.ModelInfo{
+		Name: path, Parameters: parameters, Bytes: c.Bytes(), DType: opt.Precision.String(),
+		MaxLength: opt.MaxLength, Weights: weights,
+	}
+	m := New(e, p.tokenizer, info, p.ends)
+	m.notes = c.Notes
+	return m, nil
+}
+
+// prepared is everything of a model but its weights.
+type prepared struct {
+	model     *arch.Transformer
+	tokenizer *tokenizer.Tokenizer
+	ends      []int32
+}
+
+func prepare(c *checkpoint.Checkpoint) (*prepared, error) {
 	model, err := c.Spec.Transformer(c.Config)
 	if err != nil {
 		return nil, fmt.Errorf("config.json: %w", err)
@@ -82,23 +139,7 @@ func open(ctx context.Context, path string, c *checkpoint.Checkpoint, opt Option
 		return nil, err
 	}
 	ends, err := endTokens(c.Config, files)
-	if err != nil {
-		return nil, err
-	}
-	weights, err := fingerprint(c, model)
-	if err != nil {
-		return nil, err
-	}
-	e, err := cpu.New(ctx, model, c, cpu.Options{Precision: opt.Precision, Threads: opt.Threads, MaxLength: opt.MaxLength})
-	if err != nil {
-		return nil, err
-	}
-	_, parameters := c.Spec.Parameters()
-	info := eval.ModelInfo{
-		Name: path, Parameters: parameters, Bytes: c.Bytes(), DType: opt.Precision.String(),
-		MaxLength: opt.MaxLength, Weights: weights,
-	}
-	return New(e, tok, info, ends), nil
+	return &prepared{model, tok, ends}, err
 }
 
 // New makes a model of an engine and a tokenizer. Of info, what they know is filled in;
@@ -126,6 +167,10 @@ func special(tok *tokenizer.Tokenizer, id int32) *eval.Token {
 // Info implements eval.LM.
 func (m *Model) Info() eval.ModelInfo { return m.info }
 
+// Notes are what the user should be told about the model, such as a head that is not the
+// embedding though the config says so.
+func (m *Model) Notes() []string { return m.notes }
+
 // Tokenizer is the model's tokenizer.
 func (m *Model) Tokenizer() *tokenizer.Tokenizer { return m.tokenizer }
 
@@ -135,20 +180,6 @@ func (m *Model) Engine() engine.Engine { return m.engine }
 // Encode implements eval.LM.
 func (m *Model) Encode(text string, addSpecial bool) ([]int32, error) {
 	return m.tokenizer.Encode(text, addSpecial), nil
-}
-
-// fingerprint identifies the weights and the computation that the config makes of them.
-func fingerprint(c *checkpoint.Checkpoint, model *arch.Transformer) (string, error) {
-	weights, err := c.Fingerprint()
-	if err != nil {
-		return "", err
-	}
-	computation, err := json.Marshal(model)
-	if err != nil {
-		return "", err
-	}
-	sum := sha256.Sum256(append([]byte(weights+"\n"), computation...))
-	return "sha256:" + hex.EncodeToString(sum[:]), nil
 }
 
 // endTokens are the ids that eos_token_id names, one or a list, in

@@ -20,6 +20,16 @@ const (
 // tinyTokenizer has a token for each byte and no merges.
 func tinyTokenizer(t *testing.T) *tokenizer.Tokenizer {
 	t.Helper()
+	tok, err := tokenizer.Load(tinyTokenizerFiles(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tok
+}
+
+// tinyTokenizerFiles are its tokenizer.json and tokenizer_config.json.
+func tinyTokenizerFiles(t *testing.T) (file, config []byte) {
+	t.Helper()
 	vocab := map[string]int{}
 	next := rune(256)
 	for b := range 256 {
@@ -44,13 +54,8 @@ func tinyTokenizer(t *testing.T) *tokenizer.Tokenizer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	config := `{"eos_token": "<end>", "bos_token": "<s>", "chat_template":
-		"{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}<end>{% endfor %}{% if add_generation_prompt %}<s>assistant: {% endif %}"}`
-	tok, err := tokenizer.Load(file, []byte(config))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tok
+	return file, []byte(`{"eos_token": "<end>", "bos_token": "<s>", "chat_template":
+		"{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}<end>{% endfor %}{% if add_generation_prompt %}<s>assistant: {% endif %}"}`)
 }
 
 // tinyModel is a random Llama over the tiny tokenizer. change, if not nil, edits its

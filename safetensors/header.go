@@ -29,8 +29,10 @@ import (
 	"github.com/coppice-lm/coppice/tensor"
 )
 
-// maxHeader is the longest header in bytes that safetensors 0.8 reads.
-const maxHeader = 100_000_000
+// maxHeader is the longest header in bytes that is read. safetensors 0.8 reads 100 MB; a
+// header of that size would need hundreds of megabytes of memory to be judged. This is
+// enough for 100,000 tensors, a hundred times those of the largest Llamas.
+const maxHeader = 16_000_000
 
 // lengthBytes is the size of the length that starts a file.
 const lengthBytes = 8

@@ -135,7 +135,7 @@ func TestHeaderLength(t *testing.T) {
 		{"1", 1, "a header of 1 bytes"},
 		{"one more than the file", 3, "truncated: the header claims 3 bytes, the file has 2"},
 		{"the limit", maxHeader, "truncated"},
-		{"above the limit", maxHeader + 1, "claims 100000001 bytes, the limit is 100000000"},
+		{"above the limit", maxHeader + 1, "claims 16000001 bytes, the limit is 16000000"},
 		{"2^31", 1 << 31, "claims 2147483648"},
 		{"2^63-1", 1<<63 - 1, "claims 9223372036854775807"},
 		{"2^64-1", 1<<64 - 1, "claims 18446744073709551615"},

@@ -86,10 +86,8 @@ func Compute(ctx context.Context, c *checkpoint.Checkpoint, method Method, opt O
 		return nil, err
 	}
 	s := &Scores{Version: Version, Model: model, Method: method}
-	if method == Random {
-		s.Seed = opt.Seed
-		s.Layers = random(c.Spec.Widths, opt.Seed)
-		return s, nil
+	if method == Random && opt.AllowNonFinite {
+		return drawn(s, c, opt), nil // the weights would not be looked at
 	}
 	rowScore, ok := rowScores[method]
 	if !ok {
@@ -133,6 +131,9 @@ func Compute(ctx context.Context, c *checkpoint.Checkpoint, method Method, opt O
 	wg.Wait()
 	if err := errors.Join(append(errs, ctx.Err())...); err != nil {
 		return nil, err
+	}
+	if method == Random {
+		return drawn(s, c, opt), nil
 	}
 	s.Layers = make([][]float32, len(gate))
 	for l := range gate {
@@ -237,6 +238,16 @@ var rowScores = map[Method]rowFunc{
 		_, _, squares := tensor.Sums(row, d)
 		return float32(math.Sqrt(squares)), finite(squares)
 	},
+	// Random needs no weights, but a damaged checkpoint is refused under every method.
+	Random: func(row []byte, d tensor.DType, _ int) (float32, bool) {
+		return 0, tensor.AllFinite(row, d)
+	},
+}
+
+// drawn fills in the scores of Random.
+func drawn(s *Scores, c *checkpoint.Checkpoint, opt Options) *Scores {
+	s.Seed, s.Layers = opt.Seed, random(c.Spec.Widths, opt.Seed)
+	return s
 }
 
 func finite(x float64) bool { return !math.IsNaN(x) && !math.IsInf(x, 0) }

@@ -169,13 +169,13 @@ func (b *bpe) encodePart(s *scratch, word string, out []int32) []int32 {
 	if len(word) > maxCachedBytes {
 		return b.encodeUncached(s, word, out)
 	}
-	slot, lo, hi, hit := s.cache.find(word)
+	slot, key, hit := s.cache.find(word)
 	if hit {
 		return append(out, slot.ids[:slot.n]...)
 	}
 	start := len(out)
 	out = b.encodeUncached(s, word, out)
-	slot.store(lo, hi, out[start:])
+	slot.store(key, out[start:])
 	return out
 }
 

@@ -10,8 +10,8 @@ import (
 
 // A Message is one turn of a chat.
 type Message struct {
-	Role    string // "system", "user" or "assistant", as the model's template knows them
-	Content string
+	Role    string `json:"role"` // "system", "user" or "assistant", as the template knows them
+	Content string `json:"content"`
 }
 
 // ErrNoChatTemplate is returned where a model has no chat template: base models have none.
@@ -25,7 +25,11 @@ func (t *Tokenizer) setTemplate(source string) {
 		if source == "" {
 			return nil, ErrNoChatTemplate
 		}
-		template, err := jinja.Compile(source)
+		explicit, err := explicitSpace(source)
+		if err != nil {
+			return nil, fmt.Errorf("chat template: %w", err)
+		}
+		template, err := jinja.Compile(explicit)
 		if err != nil {
 			return nil, fmt.Errorf("chat template: %w", err)
 		}

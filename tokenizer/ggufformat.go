@@ -33,26 +33,40 @@ func FilesFromGGUF(f *gguf.File) (map[string][]byte, error) {
 }
 
 // FromGGUF loads the tokenizer of a GGUF file: the one that Load makes of
-// FilesFromGGUF's output.
+// FilesFromGGUF's output, without the way through JSON.
 func FromGGUF(f *gguf.File) (*Tokenizer, error) {
-	files, err := FilesFromGGUF(f)
+	v, err := readGGUFVocab(f)
 	if err != nil {
 		return nil, err
 	}
-	return Load(files[tokenizerFile], files[configFile])
+	file, err := v.file()
+	if err != nil {
+		return nil, err
+	}
+	config, err := marshal(v.config())
+	if err != nil {
+		return nil, err
+	}
+	c, err := parseConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	return compile(file, c)
+}
+
+// file is tokenizer.json.
+func (v *ggufVocab) file() (*fileJSON, error) {
+	switch v.model {
+	case "gpt2":
+		return v.byteLevelFile()
+	case "llama":
+		return v.sentencePieceFile()
+	}
+	return nil, fmt.Errorf(`unknown tokenizer model %q (tokenizer.ggml.model): known are "gpt2" and "llama"`, v.model)
 }
 
 func (v *ggufVocab) files() (map[string][]byte, error) {
-	var file *fileJSON
-	var err error
-	switch v.model {
-	case "gpt2":
-		file, err = v.byteLevelFile()
-	case "llama":
-		file, err = v.sentencePieceFile()
-	default:
-		err = fmt.Errorf(`unknown tokenizer model %q (tokenizer.ggml.model): known are "gpt2" and "llama"`, v.model)
-	}
+	file, err := v.file()
 	if err != nil {
 		return nil, err
 	}

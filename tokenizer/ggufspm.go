@@ -28,13 +28,12 @@ func (v *ggufVocab) sentencePieceFile() (*fileJSON, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, byteFallback := vocab["<0x00>"]
 	f := &fileJSON{
 		Version:       "1.0",
 		AddedTokens:   v.addedTokens(),
 		PostProcessor: post,
 		Model: modelJSON{Type: "BPE", Vocab: vocab, Merges: v.mergesFromScores(vocab),
-			FuseUnk: true, ByteFallback: byteFallback},
+			FuseUnk: true, ByteFallback: v.hasByteTokens()},
 	}
 	if v.unk >= 0 {
 		f.Model.UnkToken = ptr(v.token(v.unk))
@@ -51,6 +50,14 @@ func (v *ggufVocab) sentencePieceFile() (*fileJSON, error) {
 	}
 	f.Decoder = &decoderJSON{Type: "Sequence", Decoders: decoders}
 	return f, nil
+}
+
+// hasByteTokens reports whether characters outside the vocabulary fall back to bytes.
+func (v *ggufVocab) hasByteTokens() bool {
+	if v.types == nil {
+		return slices.Contains(v.tokens, "<0x00>")
+	}
+	return slices.Contains(v.types, typeByte)
 }
 
 // mergesFromScores lists the merges that act as the scores do. SentencePiece joins the

@@ -57,7 +57,7 @@ func TestLongWord(t *testing.T) {
 
 // TestPackWord checks that no two words share a key.
 func TestPackWord(t *testing.T) {
-	seen := map[[2]uint64]string{}
+	seen := map[wordKey]string{}
 	var words []string
 	for n := 1; n <= maxCachedBytes; n++ {
 		base := strings.Repeat("\x00", n)
@@ -69,11 +69,11 @@ func TestPackWord(t *testing.T) {
 		}
 	}
 	for _, w := range words {
-		lo, hi := packWord(w)
-		if other, ok := seen[[2]uint64{lo, hi}]; ok {
+		key := packWord(w)
+		if other, ok := seen[key]; ok {
 			t.Errorf("%q and %q have the same key", other, w)
 		}
-		seen[[2]uint64{lo, hi}] = w
+		seen[key] = w
 	}
 }
 

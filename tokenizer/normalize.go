@@ -12,6 +12,10 @@ import (
 type normalizer func(string) string
 
 // newNormalizer compiles a normalizer; nil for none.
+//
+// The normal forms are those of a newer Unicode than the tokenizers package's, which
+// orders 59 combining marks (added since Unicode 10) as if they were letters. They are
+// kept as Unicode has them: the package catches up when it is updated.
 func newNormalizer(n *normalizerJSON) (normalizer, error) {
 	if n == nil {
 		return nil, nil

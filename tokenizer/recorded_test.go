@@ -54,7 +54,7 @@ func readRecorded(t testing.TB) (*recordedHead, []recordedCase) {
 
 // decodesOtherwise is the case of which the text differs, not the ids: tokenizers 0.23
 // decodes an added token that is matched in normalized text to its normalized content
-// (x for X); here it stays what the file says, as in earlier versions.
+// (x for X); here it stays what the file says.
 const decodesOtherwise = "added tokens, normalized"
 
 // TestRecorded compares each part of the pipeline, in a small tokenizer, with what

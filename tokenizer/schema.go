@@ -3,7 +3,6 @@ package tokenizer
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 )
@@ -171,33 +170,6 @@ func (v vocabJSON) MarshalJSON() ([]byte, error) {
 // "a b" and ["a", "b"], and written in the second, which alone can hold a token with a
 // space.
 type mergeList [][2]string
-
-func (m *mergeList) UnmarshalJSON(b []byte) error {
-	var lines []string
-	if json.Unmarshal(b, &lines) == nil {
-		*m = make(mergeList, 0, len(lines))
-		for i, line := range lines {
-			left, right, ok := cutMerge(line)
-			if !ok {
-				return fmt.Errorf("merge %d is %q, want two tokens with a space between them", i, line)
-			}
-			*m = append(*m, [2]string{left, right})
-		}
-		return nil
-	}
-	var pairs [][]string
-	if err := json.Unmarshal(b, &pairs); err != nil {
-		return errors.New(`merges are neither a list of "a b" nor a list of ["a", "b"]`)
-	}
-	*m = make(mergeList, 0, len(pairs))
-	for i, p := range pairs {
-		if len(p) != 2 {
-			return fmt.Errorf("merge %d has %d tokens, want 2", i, len(p))
-		}
-		*m = append(*m, [2]string{p[0], p[1]})
-	}
-	return nil
-}
 
 // cutMerge splits "a b" at its only space.
 func cutMerge(line string) (left, right string, ok bool) {

@@ -57,24 +57,23 @@ func writeFile(path string, b []byte) error {
 	return nil
 }
 
-// checkFileOutput refuses to write a file over a directory or over the model.
+// checkFileOutput refuses to write a file over anything but a file, or over or into the
+// model that was opened.
 func checkFileOutput(path, model string) error {
+	if path == "" {
+		return nil // a dry run
+	}
+	if err := checkpoint.CheckOutside(path, model); err != nil {
+		return err
+	}
 	st, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err != nil {
-		return err
+	if err == nil && !st.Mode().IsRegular() {
+		err = usagef("-o %s: is not a regular file", path)
 	}
-	if !st.Mode().IsRegular() {
-		return usagef("-o %s: is not a regular file", path)
-	}
-	for _, in := range []string{model, filepath.Join(model, "config.json")} {
-		if m, err := os.Stat(in); err == nil && os.SameFile(st, m) {
-			return usagef("-o %s: is the input", path)
-		}
-	}
-	return nil
+	return err
 }
 
 // scoreFlags are the flags that choose scores.
@@ -88,6 +87,11 @@ func (f *scoreFlags) register(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.method, "method", string(score.MaxAbs), "how neurons are scored: maxabs, variance, product, l2 or random")
 	cmd.Flags().Uint64Var(&f.seed, "seed", 0, "seed of --method random")
 	cmd.Flags().BoolVar(&f.allowNonFinite, "allow-nonfinite", false, "go on where a weight is NaN or infinite (such a neuron scores lowest)")
+	var methods []string
+	for _, m := range score.Methods {
+		methods = append(methods, string(m))
+	}
+	completeWords(cmd, "method", methods...)
 }
 
 // check validates the flags without opening anything.
@@ -129,7 +133,7 @@ func (f *ruleFlags) register(cmd *cobra.Command) {
 	fl.IntVar(&f.align, "align", 1, "round the width to a multiple of this")
 	fl.StringVar(&f.mode, "align-mode", string(plan.Nearest), "how to round: nearest, down, or pad (with zero neurons)")
 	fl.BoolVar(&f.pad, "pad", false, "fill narrower layers with zero neurons up to the widest (saves no bytes)")
-	cmd.MarkFlagsMutuallyExclusive("ratio", "width", "expansion")
+	completeWords(cmd, "align-mode", string(plan.Nearest), string(plan.Down), string(plan.Pad))
 }
 
 // rule reads the flags.
@@ -185,6 +189,11 @@ func (f *outFlags) register(cmd *cobra.Command, dtype, dtypes string) {
 	fl.StringVar(&f.shard, "max-shard-size", "5GB", "most bytes of one weight file, for example 2GB or 500MB")
 	fl.BoolVar(&f.force, "force", false, "replace what the output directory holds")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "say what would be done and write nothing")
+	types := []string{"f16", "bf16", "f32"}
+	if dtype == "same" {
+		types = append(types, dtype)
+	}
+	completeWords(cmd, "dtype", types...)
 }
 
 // check validates the flags for an input, before anything long begins.

@@ -9,41 +9,35 @@ import (
 	"github.com/coppice-lm/coppice/lm"
 )
 
-// measureDrift asks a part of a bf16 run's requests again in float32, and prints how far
-// the log-likelihoods are apart. Requests are taken evenly from all tasks, up to a number
-// of input tokens.
-func (a *app) measureDrift(ctx context.Context, path string, r *eval.Result, budget int) error {
+// measureDrift asks a part of a bf16 run's requests again in float32, and says how far the
+// log-likelihoods are apart. Requests are taken evenly from all tasks, up to a number of
+// input tokens. Those whose context was cut are left out.
+func (a *app) measureDrift(ctx context.Context, path string, r *eval.Result, budget int) (string, error) {
 	var all []eval.Answer
+	tokens := 0
 	for _, t := range r.Tasks {
 		for _, s := range t.Samples {
-			all = append(all, s.Answers...)
+			for _, x := range s.Answers {
+				if n := len(x.Context) + len(x.Continuation); n-1 <= r.MaxLength {
+					all = append(all, x)
+					tokens += n
+				}
+			}
 		}
 	}
-	tokens := 0
-	for _, x := range all {
-		tokens += len(x.Context) + len(x.Continuation)
+	if len(all) == 0 {
+		return fmt.Sprintf("%s: the drift of bf16 from float32 was not measured, as every request was cut to the maximum length", path), nil
 	}
-	if tokens == 0 {
-		return nil
-	}
-	step := max(1, tokens/budget)
 	var asked []eval.Answer
 	var requests []eval.TokenRequest
 	used := 0
-	for i := 0; i < len(all) && used < budget; i += step {
-		q := all[i].TokenRequest
-		if over := len(q.Context) + len(q.Continuation) - 1 - r.MaxLength; over > 0 {
-			continue // was cut from the left when it was asked; one that was not is as good
-		}
-		asked, requests = append(asked, all[i]), append(requests, q)
-		used += len(q.Context) + len(q.Continuation)
-	}
-	if len(requests) == 0 {
-		return nil
+	for i, step := 0, max(1, tokens/budget); i < len(all) && used < budget; i += step {
+		asked, requests = append(asked, all[i]), append(requests, all[i].TokenRequest)
+		used += len(all[i].Context) + len(all[i].Continuation)
 	}
 	m, err := lm.Open(ctx, path, lm.Options{Threads: a.threads})
 	if err != nil {
-		return err
+		return "", err
 	}
 	var sum, worst float64
 	var continuation, flips int
@@ -58,11 +52,8 @@ func (a *app) measureDrift(ctx context.Context, path string, r *eval.Result, bud
 		return nil
 	})
 	if err != nil {
-		return err
+		return "", err
 	}
-	if !a.quiet {
-		fmt.Fprintf(a.stderr, "bf16 drift from float32, %d requests of %d tokens: log-likelihood %.4f a token on average, %.4f at most; greedy flag differs in %d\n",
-			len(requests), used, sum/float64(continuation), worst, flips)
-	}
-	return nil
+	return fmt.Sprintf("%s: drift of bf16 from float32 over %d requests of %d tokens: log-likelihood %.4f a token on average, %.4f at most; the greedy flag differs in %d",
+		path, len(requests), used, sum/float64(continuation), worst, flips), nil
 }

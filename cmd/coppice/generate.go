@@ -2,13 +2,16 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/coppice-lm/coppice/engine"
+	"github.com/coppice-lm/coppice/engine/cpu/kernel"
 	"github.com/coppice-lm/coppice/lm"
 	"github.com/coppice-lm/coppice/tokenizer"
 )
@@ -23,7 +26,8 @@ func (a *app) generate() *cobra.Command {
 		Short: "Let a model continue a text, or chat with it",
 		Long: `Continue a text, streamed as it is made. --chat lays the text out by the model's chat
 template; without --prompt it is a conversation, one line of standard input a turn, in
-which only what is new is computed. The default is greedy: the most probable token.`,
+which only what is new is computed. The default is greedy: the most probable token.
+--quiet prints the text alone.`,
 		Example: `  coppice generate smol60 --prompt "The capital of France is" --max-tokens 20
   coppice generate smol60 --prompt "Once upon a time" --temperature 0.8 --top-p 0.95 --seed 1
   coppice generate smol --chat --prompt "What is a coppice?"
@@ -34,44 +38,47 @@ which only what is new is computed. The default is greedy: the most probable tok
 			if err != nil {
 				return usagef("--dtype: %w", err)
 			}
-			if !chat && !cmd.Flags().Changed("prompt") {
+			given := cmd.Flags().Changed
+			converse := chat && !given("prompt")
+			switch {
+			case !chat && !given("prompt"):
 				return usagef("--prompt TEXT or --chat is needed")
-			}
-			if !chat && system != "" {
+			case !chat && given("system"):
 				return usagef("--system needs --chat")
-			}
-			if chat && !cmd.Flags().Changed("prompt") && a.json {
+			case converse && a.json:
 				return usagef("--json needs --prompt: a conversation is not one value")
+			case given("max-length") && maxLength < 1:
+				return usagef("--max-length %d: expected at least 1", maxLength)
 			}
 			if err := checkSampling(&opt); err != nil {
 				return err
 			}
+			if err := kernel.LevelError(); err != nil {
+				return &usageError{err}
+			}
+			if opt.Temperature == 0 && (given("top-k") || given("top-p") || given("min-p") || given("seed")) {
+				a.notes([]string{"without --temperature the most probable token is taken, and --top-k, --top-p, --min-p and --seed have no effect"})
+			}
 			m, err := lm.Open(cmd.Context(), args[0], lm.Options{Precision: precision, Threads: a.threads, MaxLength: maxLength})
 			if err != nil {
-				return badInput(err)
+				return generateError(err)
 			}
+			a.notes(m.Notes())
 			s := m.NewSession()
-			if chat && !cmd.Flags().Changed("prompt") {
-				return badInput(a.converse(cmd, s, system, opt))
-			}
-			emit := func(text string) error {
-				if a.json {
-					return nil
-				}
-				_, err := fmt.Fprint(a.stdout, text)
-				return err
+			if converse {
+				return generateError(a.converse(cmd, s, system, opt))
 			}
 			var g lm.Generation
 			if chat {
-				g, err = s.Chat(cmd.Context(), opening(system, prompt), opt, emit)
+				g, err = s.Chat(cmd.Context(), opening(system, prompt), opt, a.emit)
 			} else {
-				g, err = s.Complete(cmd.Context(), prompt, opt, emit)
+				g, err = s.Complete(cmd.Context(), prompt, opt, a.emit)
 			}
-			if !a.json {
-				fmt.Fprintln(a.stdout)
+			if err == nil || g.Text != "" {
+				err = errors.Join(err, a.emit("\n"))
 			}
 			if err != nil {
-				return badInput(err)
+				return generateError(err)
 			}
 			a.speed(g)
 			return a.result(map[string]any{"text": g.Text, "tokens": g.Tokens, "reason": g.Reason, "prompt_tokens": g.PromptTokens,
@@ -93,6 +100,25 @@ which only what is new is computed. The default is greedy: the most probable tok
 	fl.Uint64Var(&opt.Seed, "seed", 0, "seed of the sampling")
 	fl.StringArrayVar(&opt.Stop, "stop", nil, "end before this text (may be given several times)")
 	return cmd
+}
+
+// emit prints generated text, which --quiet does not hold back: it is what was asked for.
+func (a *app) emit(text string) error {
+	if a.json {
+		return nil
+	}
+	if _, err := fmt.Fprint(a.stdout, text); err != nil {
+		return &streamError{err}
+	}
+	return nil
+}
+
+// generateError sorts what went wrong in a generation. What was printed stays printed.
+func generateError(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return &interruptedError{err, "what is printed is all there is"}
+	}
+	return badInput(err)
 }
 
 // checkSampling refuses flags that mean nothing.
@@ -130,30 +156,37 @@ func opening(system, user string) []tokenizer.Message {
 
 // converse answers line after line of standard input, until it ends.
 func (a *app) converse(cmd *cobra.Command, s *lm.Session, system string, opt lm.GenerateOptions) error {
-	in := bufio.NewReader(cmd.InOrStdin())
 	var messages []tokenizer.Message
+	lines := readLines(cmd.Context(), cmd.InOrStdin())
 	for {
 		if !a.quiet {
 			fmt.Fprint(a.stderr, "> ")
 		}
-		line, err := in.ReadString('\n')
-		line = strings.TrimSpace(line)
-		if line == "" && err != nil {
-			return nil // the end of the input ends the chat
+		var text string
+		select {
+		case <-cmd.Context().Done():
+			return cmd.Context().Err()
+		case line, ok := <-lines:
+			if !ok {
+				return nil // the end of the input ends the chat
+			}
+			if line.err != nil {
+				return line.err
+			}
+			text = strings.TrimSpace(line.text)
 		}
-		if line == "" {
+		if text == "" {
 			continue
 		}
 		if messages == nil {
-			messages = opening(system, line)
+			messages = opening(system, text)
 		} else {
-			messages = append(messages, tokenizer.Message{Role: "user", Content: line})
+			messages = append(messages, tokenizer.Message{Role: "user", Content: text})
 		}
-		g, err := s.Chat(cmd.Context(), messages, opt, func(text string) error {
-			_, err := fmt.Fprint(a.stdout, text)
-			return err
-		})
-		fmt.Fprintln(a.stdout)
+		g, err := s.Chat(cmd.Context(), messages, opt, a.emit)
+		if err == nil || g.Text != "" {
+			err = errors.Join(err, a.emit("\n"))
+		}
 		if err != nil {
 			return err
 		}
@@ -163,6 +196,40 @@ func (a *app) converse(cmd *cobra.Command, s *lm.Session, system string, opt lm.
 		}
 		messages = append(messages, tokenizer.Message{Role: "assistant", Content: g.Text})
 	}
+}
+
+// line is a line of input, or the error in its place.
+type line struct {
+	text string
+	err  error
+}
+
+// readLines reads in the background, so that an interruption is heard while the user has
+// not typed anything. The channel is closed at the end of the input.
+func readLines(ctx context.Context, in io.Reader) <-chan line {
+	lines := make(chan line)
+	go func() {
+		defer close(lines)
+		r := bufio.NewReader(in)
+		for {
+			text, err := r.ReadString('\n')
+			l := line{text: text}
+			if err != nil && err != io.EOF {
+				l.err = err
+			}
+			if text != "" || l.err != nil {
+				select {
+				case lines <- l:
+				case <-ctx.Done():
+					return
+				}
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	return lines
 }
 
 // speed says what a generation took.

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -87,36 +86,19 @@ func (a *app) inspection(model string) (*inspection, error) {
 		a.notes(c.Notes)
 		return inspect(model, &c.Spec, c.Tensors()), nil
 	}
-	if path := configAlone(model); path != "" {
-		_, spec, err := checkpoint.OpenConfig(path)
-		if err != nil {
-			return nil, badInput(err)
-		}
-		return inspect(model, &spec, nil), nil
+	config := model
+	var none *checkpoint.NoWeightsError
+	switch st, statErr := os.Stat(model); {
+	case errors.As(err, &none):
+		config = filepath.Join(none.Dir, "config.json")
+	case statErr != nil || st.IsDir() || filepath.Ext(model) != ".json":
+		return nil, badInput(err)
 	}
-	return nil, badInput(err)
-}
-
-// configAlone returns the path of a config.json that stands without weights.
-func configAlone(model string) string {
-	if st, err := os.Stat(model); err == nil && !st.IsDir() {
-		if strings.HasSuffix(model, ".json") {
-			return model
-		}
-		return ""
+	_, spec, err := checkpoint.OpenConfig(config)
+	if err != nil {
+		return nil, badInput(err)
 	}
-	path := filepath.Join(model, "config.json")
-	if _, err := os.Stat(path); err != nil {
-		return ""
-	}
-	if _, err := os.Stat(filepath.Join(model, "model.safetensors.index.json")); !errors.Is(err, fs.ErrNotExist) {
-		return ""
-	}
-	entries, err := os.ReadDir(model)
-	if err != nil || slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return strings.HasSuffix(e.Name(), ".safetensors") }) {
-		return ""
-	}
-	return path
+	return inspect(model, &spec, nil), nil
 }
 
 // alignment is the multiple that kernels and block quantisation like at a width.

@@ -12,15 +12,18 @@ import (
 	"syscall"
 
 	"github.com/coppice-lm/coppice/checkpoint"
+	"github.com/coppice-lm/coppice/eval"
 	"github.com/coppice-lm/coppice/plan"
 	"github.com/coppice-lm/coppice/surgery"
 )
 
-func main() {
+func main() { os.Exit(process()) }
+
+// process runs the program for the process's arguments, streams and signals.
+func process() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
+	defer stop()
+	return run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 }
 
 // Exit codes; the root command's help prints the same table.
@@ -65,9 +68,24 @@ type inputError struct{ error }
 
 func (e *inputError) Unwrap() error { return e.error }
 
+// streamError is a failure to write to standard output: a full disk behind it, a reader
+// that went away.
+type streamError struct{ error }
+
+func (e *streamError) Unwrap() error { return e.error }
+
+// interruptedError says what an interrupted verb leaves behind.
+type interruptedError struct {
+	error
+	left string
+}
+
+func (e *interruptedError) Unwrap() error { return e.error }
+
 // badInput marks an error as the input's fault, unless it already says whose it is.
 func badInput(err error) error {
-	if err == nil || exitCode(err) != exitFailed || errors.As(err, new(*checkpoint.WriteError)) {
+	if err == nil || exitCode(err) != exitFailed || errors.As(err, new(*checkpoint.WriteError)) ||
+		errors.As(err, new(*eval.WriteError)) || errors.As(err, new(*streamError)) {
 		return err
 	}
 	return &inputError{err}
@@ -96,6 +114,10 @@ func exitCode(err error) int {
 }
 
 func message(err error) string {
+	var interrupted *interruptedError
+	if errors.As(err, &interrupted) {
+		return "interrupted; " + interrupted.left
+	}
 	if errors.Is(err, context.Canceled) {
 		return "interrupted; nothing was published"
 	}

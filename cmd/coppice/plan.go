@@ -38,9 +38,6 @@ give the same bytes. ` + "`coppice apply`" + ` carries a plan out.`,
 			if err == nil && out == "" && !dryRun {
 				err = usagef("-o FILE is needed: the file to write")
 			}
-			if err == nil {
-				err = checkFileOutput(out, args[0])
-			}
 			if err != nil {
 				return err
 			}
@@ -49,6 +46,9 @@ give the same bytes. ` + "`coppice apply`" + ` carries a plan out.`,
 				return err
 			}
 			defer c.Close()
+			if err := checkFileOutput(out, c.Path); err != nil {
+				return err
+			}
 			if err := rule.CheckFor(&c.Spec); err != nil {
 				return err
 			}
@@ -128,6 +128,9 @@ func (a *app) planShow() *cobra.Command {
 			if a.json {
 				return a.result(p)
 			}
+			if a.quiet {
+				return nil
+			}
 			return p.Show(a.stdout)
 		},
 	}
@@ -154,6 +157,9 @@ func (a *app) planDiff() *cobra.Command {
 			}
 			if a.json {
 				return a.result(diffs)
+			}
+			if a.quiet {
+				return nil
 			}
 			if x.Model != y.Model {
 				fmt.Fprintf(a.stdout, "the plans are for different models\n")

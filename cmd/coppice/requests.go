@@ -25,7 +25,7 @@ type requestProgress struct {
 func (a *app) requestProgress(name string) *requestProgress {
 	p := &requestProgress{w: a.stderr, name: name, quiet: a.quiet, start: time.Now(), last: time.Now()}
 	if f, ok := a.stderr.(*os.File); ok && !a.quiet && term.IsTerminal(int(f.Fd())) {
-		p.bar = progressbar.NewOptions64(-1, progressbar.OptionSetWriter(a.stderr), progressbar.OptionSetPredictTime(true),
+		p.bar = progressbar.NewOptions64(-1, progressbar.OptionSetWriter(a.stderr), progressbar.OptionSetPredictTime(false),
 			progressbar.OptionThrottle(200*time.Millisecond), progressbar.OptionClearOnFinish())
 	}
 	return p
@@ -36,11 +36,16 @@ func (p *requestProgress) show(s eval.Progress) {
 		return
 	}
 	elapsed := time.Since(p.start)
-	done := s.Tokens - s.Tokens0
+	done := s.Tokens - s.ResumedTokens
 	speed := float64(done) / elapsed.Seconds()
 	what := fmt.Sprintf("%s %s: %d of %d requests, %.0f tokens/s", p.name, s.Task, s.Requests, s.Total, speed)
 	if s.Name != "" && s.Finished > 0 {
 		what += fmt.Sprintf(", %s %.3f", s.Name, s.Metric)
+	}
+	// Requests out of the ledger took no time, so the bar's own guess would be wrong.
+	left := time.Duration(float64(s.TotalTokens-s.Tokens) / max(speed, 1e-9) * float64(time.Second))
+	if done > 0 {
+		what += fmt.Sprintf(", %v left", left.Round(time.Second))
 	}
 	if p.bar != nil {
 		p.bar.ChangeMax64(s.TotalTokens)
@@ -52,8 +57,7 @@ func (p *requestProgress) show(s eval.Progress) {
 		return
 	}
 	p.last = time.Now()
-	left := time.Duration(float64(s.TotalTokens-s.Tokens) / max(speed, 1e-9) * float64(time.Second))
-	fmt.Fprintf(p.w, "%s, %v left\n", what, left.Round(time.Second))
+	fmt.Fprintln(p.w, what)
 }
 
 func (p *requestProgress) finish() {

@@ -51,7 +51,22 @@ func (a *app) root() *cobra.Command {
 	f.BoolVar(&a.quiet, "quiet", false, "print errors only")
 	f.IntVar(&a.threads, "threads", runtime.NumCPU(), "number of threads")
 	root.AddCommand(a.demo(), a.inspect(), a.prune(), a.score(), a.plan(), a.apply(), a.importGGUF(), a.verify(), a.eval(), a.compare(), a.generate(), a.version())
+	// Without this, cobra answers a shell it does not know with help and success.
+	root.InitDefaultCompletionCmd()
+	if c, _, err := root.Find([]string{"completion"}); err == nil {
+		c.RunE = func(*cobra.Command, []string) error {
+			return usagef("name a shell: bash, zsh, fish or powershell")
+		}
+	}
 	return root
+}
+
+// completeWords lets shells complete a flag's value.
+func completeWords(cmd *cobra.Command, flag string, words ...string) {
+	err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
+	if err != nil {
+		panic(err) // the command has no such flag, or it was registered twice
+	}
 }
 
 // printf writes for people: nothing under --quiet or --json.
@@ -105,8 +120,8 @@ func (a *app) version() *cobra.Command {
 			if a.json {
 				return a.result(v)
 			}
-			_, err := fmt.Fprintf(a.stdout, "coppice %s (%s, %s)\n", v["version"], v["go"], v["platform"])
-			return err
+			a.printf("coppice %s (%s, %s)\n", v["version"], v["go"], v["platform"])
+			return nil
 		},
 	}
 }

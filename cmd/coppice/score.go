@@ -22,14 +22,14 @@ A plan can be made from them with ` + "`coppice plan MODEL --scores FILE`" + `.`
 			if out == "" && !dryRun {
 				return usagef("-o FILE is needed: the file to write")
 			}
-			if err := checkFileOutput(out, args[0]); err != nil {
-				return err
-			}
 			c, err := a.openModel(args[0])
 			if err != nil {
 				return err
 			}
 			defer c.Close()
+			if err := checkFileOutput(out, c.Path); err != nil {
+				return err
+			}
 			s, err := a.compute(cmd.Context(), c, &f)
 			if err != nil {
 				return err

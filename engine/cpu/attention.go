@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"github.com/coppice-lm/coppice/arch"
+	"github.com/coppice-lm/coppice/engine"
 	"github.com/coppice-lm/coppice/engine/cpu/kernel"
 )
 
@@ -78,23 +79,46 @@ func (p *pass) keep(kv store) {
 	}
 }
 
-// attend computes attention of all rows into ws.att. A unit of work is some query
-// positions of a node and one key head with the query heads that share it.
-func (p *pass) attend(layer int, kv store) {
+// queryBlock is successive query positions of a node, a unit of attention.
+type queryBlock struct{ node, first, n int }
+
+// queryBlocks cuts the rows of the layout, all or the given ones, into blocks.
+func (p *pass) queryBlocks(only []int) []queryBlock {
+	var blocks []queryBlock
+	if only == nil {
+		for i, s := range p.layout.nodes {
+			for first := 0; first < s.n; first += queryTile {
+				blocks = append(blocks, queryBlock{i, first, min(queryTile, s.n-first)})
+			}
+		}
+		return blocks
+	}
+	for _, r := range only {
+		row := p.layout.rows[r]
+		if k := len(blocks) - 1; k >= 0 {
+			b := &blocks[k]
+			if b.node == row.Node && b.first+b.n == row.Index && b.n < queryTile {
+				b.n++
+				continue
+			}
+		}
+		blocks = append(blocks, queryBlock{row.Node, row.Index, 1})
+	}
+	return blocks
+}
+
+// attend computes attention of all rows, or of the given ones, into ws.att. A unit of
+// work is a block of queries and one key head with the query heads that share it.
+func (p *pass) attend(layer int, kv store, only []int) {
 	e, t := p.e, p.e.model
 	dim, queries := t.HeadDim, t.Heads*t.HeadDim
 	stride := queries + 2*t.KVHeads*dim
 	attention := kernel.Attention{
 		HeadDim: dim, Heads: t.Heads / t.KVHeads,
 		Scale: t.AttentionScale, SoftCap: t.AttentionCap, Window: t.Layers[layer].Window,
+		BF16: e.precision == engine.BF16,
 	}
-	type block struct{ node, first, n int }
-	var blocks []block
-	for i, s := range p.layout.nodes {
-		for first := 0; first < s.n; first += queryTile {
-			blocks = append(blocks, block{i, first, min(queryTile, s.n-first)})
-		}
-	}
+	blocks := p.queryBlocks(only)
 	e.pool.run(len(blocks)*t.KVHeads, func(_, unit int) {
 		// The last positions see the most keys: they come first.
 		b, head := blocks[len(blocks)-1-unit/t.KVHeads], unit%t.KVHeads

@@ -43,8 +43,7 @@ func (c *cache) Append(ctx context.Context, tokens []int32, logits []float32) er
 	if total > e.maxLength {
 		return &engine.LengthError{Length: total, Max: e.maxLength}
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	defer e.begin()()
 	if regime := e.model.Regime(total); regime != c.regime {
 		c.regime, c.computed = regime, 0
 	}
@@ -64,19 +63,20 @@ func (c *cache) advance(ctx context.Context, logits []float32) error {
 		e: e, ctx: ctx, layout: extend(c.tokens[c.computed:], c.computed, c.regime),
 		stores: func(layer int) store { return c.layers[layer] },
 	}
+	p.wanted = []int{p.layout.n - 1}
 	if err := p.run(); err != nil {
 		return err
 	}
 	c.computed = len(c.tokens)
 	last := &e.ws.last
 	e.growRows(last, 1, h)
-	e.norm(last.values, e.ws.x[(p.layout.n-1)*h:][:h], e.finalNorm)
+	e.norm(last.values, e.ws.x[:h], e.finalNorm)
 	last.round(0, 1)
 	logits = logits[:e.model.Vocab]
 	e.pool.run(len(e.head), func(_, i int) {
 		m := e.head[i]
 		part := logits[i*vocabPart:][:m.out]
-		m.mul(part, m.out, *last, 1, 0, m.panels())
+		m.mul(part, m.out, *last, 1, 0, m.Panels())
 		e.finish(part)
 	})
 	for _, v := range logits {

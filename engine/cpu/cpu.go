@@ -49,6 +49,7 @@ type Engine struct {
 	model     *arch.Transformer
 	precision engine.Precision
 	maxLength int
+	rounds    bool // some products take activations in bfloat16
 
 	embedding []*matrix // [Vocab, Hidden] in parts of vocabPart tokens; also the head where tied
 	head      []*matrix
@@ -62,13 +63,29 @@ type Engine struct {
 	ropes ropeTables
 }
 
+// begin takes the engine for one call; end gives it back.
+func (e *Engine) begin() (end func()) {
+	e.mu.Lock()
+	stop := e.pool.start()
+	return func() {
+		stop()
+		e.mu.Unlock()
+	}
+}
+
 var _ engine.Engine = (*Engine)(nil)
+
+// maxHeadDim is the widest head that kernel.Attention takes.
+const maxHeadDim = 256
 
 // New reads and packs the weights of model from src. A tensor that is missing or has
 // another shape than the model says is an error that names it.
 func New(ctx context.Context, model *arch.Transformer, src engine.Source, opt Options) (*Engine, error) {
 	if opt.Threads < 0 || opt.MaxLength < 0 {
 		return nil, fmt.Errorf("%d threads, %d tokens: expected positive numbers, or 0 for the default", opt.Threads, opt.MaxLength)
+	}
+	if model.HeadDim > maxHeadDim {
+		return nil, fmt.Errorf("heads of %d values are not supported by this engine: head_dim is at most %d", model.HeadDim, maxHeadDim)
 	}
 	e := &Engine{model: model, precision: opt.Precision, maxLength: opt.MaxLength, pool: pool{threads: opt.Threads}}
 	if e.pool.threads == 0 {
@@ -77,7 +94,10 @@ func New(ctx context.Context, model *arch.Transformer, src engine.Source, opt Op
 	if e.maxLength == 0 {
 		e.maxLength = model.MaxPositions
 	}
-	if err := e.load(ctx, src); err != nil {
+	stop := e.pool.start()
+	err := e.load(ctx, src)
+	stop()
+	if err != nil {
 		return nil, err
 	}
 	e.ropes.model = model

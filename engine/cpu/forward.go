@@ -25,6 +25,8 @@ type workspace struct {
 	act  rows      // [chunk, width], gate, then activations
 	up   []float32 // [chunk, width]
 	last rows      // [wanted, hidden]
+
+	logits [][]float32 // one block a thread
 }
 
 // pass is one run of the model over a layout.
@@ -32,19 +34,24 @@ type pass struct {
 	e      *Engine
 	ctx    context.Context
 	layout layout
+	n      int          // rows of the residual stream: all, until the last layer narrows them
 	tables []*ropeTable // [nodes*ropes]
 	// stores returns where keys and values of a layer are kept; nil: only during the
 	// layer, each row in the slot of its number.
 	stores  func(layer int) store
 	observe engine.MLPObserver
+	// wanted, if not nil, is the rows of the layout whose results are wanted, ascending:
+	// after run, e.ws.x holds these alone. An observer wants all.
+	wanted []int
 	// probe, if not nil, sees the residual stream after the embedding (-1) and after
 	// each layer.
 	probe func(layer int) (stop bool)
 }
 
-// run computes the residual stream of all rows, in e.ws.x.
+// run computes the residual stream, in e.ws.x.
 func (p *pass) run() error {
 	e, n := p.e, p.layout.n
+	p.n = n
 	t, ws := e.model, &e.ws
 	queries, keys := t.Heads*t.HeadDim, t.KVHeads*t.HeadDim
 	stride := queries + 2*keys
@@ -56,7 +63,7 @@ func (p *pass) run() error {
 		for r := r0; r < r1; r++ {
 			x := ws.x[r*t.Hidden : (r+1)*t.Hidden]
 			token := int(p.layout.tokens[r])
-			e.embedding[token/vocabPart].row(token%vocabPart, x)
+			e.embedding[token/vocabPart].Row(token%vocabPart, x)
 			if t.EmbeddingScale != 1 {
 				kernel.Scale(x, t.EmbeddingScale)
 			}
@@ -78,8 +85,13 @@ func (p *pass) run() error {
 			kv = p.stores(i)
 			p.keep(kv)
 		}
-		p.attend(i, kv)
-		e.pool.product(ws.out, t.Hidden, ws.att, n, l.out)
+		if i == len(e.layers)-1 && p.wanted != nil {
+			p.attend(i, kv, p.wanted)
+			p.narrow()
+		} else {
+			p.attend(i, kv, nil)
+		}
+		e.pool.product(ws.out, t.Hidden, ws.att, p.n, l.out)
 		p.addResidual(l.attentionOut)
 		p.normInto(ws.in, l.mlpIn)
 		if err := p.mlp(i); err != nil {
@@ -93,10 +105,24 @@ func (p *pass) run() error {
 	return nil
 }
 
+// narrow drops the rows that are not wanted: nothing after the last attention mixes
+// rows.
+func (p *pass) narrow() {
+	ws, h, queries := &p.e.ws, p.e.model.Hidden, p.e.model.Heads*p.e.model.HeadDim
+	for i, r := range p.wanted {
+		copy(ws.x[i*h:(i+1)*h], ws.x[r*h:(r+1)*h])
+		copy(ws.att.values[i*queries:(i+1)*queries], ws.att.values[r*queries:(r+1)*queries])
+		if ws.att.rounded != nil {
+			copy(ws.att.rounded[i*queries:(i+1)*queries], ws.att.rounded[r*queries:(r+1)*queries])
+		}
+	}
+	p.n = len(p.wanted)
+}
+
 // normInto stores the normalised rows of x in dst.
 func (p *pass) normInto(dst rows, weight []float32) {
 	e, h := p.e, p.e.model.Hidden
-	e.pool.rows(p.layout.n, rowTile, func(_, r0, r1 int) {
+	e.pool.rows(p.n, rowTile, func(_, r0, r1 int) {
 		for r := r0; r < r1; r++ {
 			e.norm(dst.values[r*h:(r+1)*h], e.ws.x[r*h:(r+1)*h], weight)
 		}
@@ -116,7 +142,7 @@ func (e *Engine) norm(dst, x, weight []float32) {
 // addResidual adds the rows of ws.out, normalised and scaled, to the residual stream.
 func (p *pass) addResidual(weight []float32) {
 	e, h, scale := p.e, p.e.model.Hidden, p.e.model.ResidualScale
-	e.pool.rows(p.layout.n, rowTile, func(_, r0, r1 int) {
+	e.pool.rows(p.n, rowTile, func(_, r0, r1 int) {
 		for r := r0; r < r1; r++ {
 			out := e.ws.out[r*h : (r+1)*h]
 			if weight != nil {
@@ -136,8 +162,8 @@ func (p *pass) mlp(layer int) error {
 	e, l := p.e, &p.e.layers[layer]
 	ws, h, width := &e.ws, e.model.Hidden, e.model.Layers[layer].Width
 	chunk := max(mlpMinRows, mlpFloats/(2*width))
-	for r0 := 0; r0 < p.layout.n; r0 += chunk {
-		r1 := min(r0+chunk, p.layout.n)
+	for r0 := 0; r0 < p.n; r0 += chunk {
+		r1 := min(r0+chunk, p.n)
 		n := r1 - r0
 		e.growRows(&ws.act, n, width)
 		ws.up = grow(ws.up, n*width)
@@ -181,11 +207,11 @@ func grow(b []float32, n int) []float32 {
 	return b[:n]
 }
 
-// growRows makes room for n rows of width values, and for their rounded form where the
-// precision asks for it.
+// growRows makes room for n rows of width values, and for their rounded form where
+// products need it.
 func (e *Engine) growRows(x *rows, n, width int) {
 	x.width, x.values = width, grow(x.values, n*width)
-	if e.precision != engine.BF16 {
+	if !e.rounds {
 		return
 	}
 	if cap(x.rounded) < n*width {

@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"sync"
 
@@ -24,7 +25,10 @@ type layer struct {
 // load reads and packs all weights.
 func (e *Engine) load(ctx context.Context, src engine.Source) error {
 	t := e.model
-	l := &loader{ctx: ctx, src: src, precision: e.precision, pool: &e.pool}
+	l := &loader{ctx: ctx, src: src, precision: e.precision, pool: &e.pool, readers: make([]rowReader, e.pool.threads)}
+	for i := range l.readers {
+		l.readers[i].src = src
+	}
 	e.embedding = l.vocabulary(t.Embedding, t.Vocab, t.Hidden)
 	e.head = e.embedding
 	if t.Head != t.Embedding {
@@ -51,6 +55,7 @@ func (e *Engine) load(ctx context.Context, src engine.Source) error {
 		to.up = l.matrix(t.Hidden, from.Up)
 		to.down = l.matrix(from.Width, from.Down)
 	}
+	e.rounds = l.rounds
 	return l.err
 }
 
@@ -60,6 +65,8 @@ type loader struct {
 	src       engine.Source
 	precision engine.Precision
 	pool      *pool
+	readers   []rowReader // one a thread
+	rounds    bool        // some weights are in bfloat16
 	err       error
 }
 
@@ -95,32 +102,72 @@ func (l *loader) matrix(in int, parts ...arch.Projection) *matrix {
 			m.bias = append(m.bias, bias...)
 		}
 	}
-	if l.precision == engine.BF16 {
-		m.bf16, l.err = kernel.NewBF16(m.out, in)
-	} else {
-		m.f32, l.err = kernel.NewF32(m.out, in)
-	}
 	if l.err == nil {
 		l.pack(m, parts)
 	}
 	return m
 }
 
-// pack fills the panels of m on all threads.
+// format is the type in which the rows of the parts are packed.
+func (l *loader) format(parts []arch.Projection) tensor.DType {
+	switch l.precision {
+	case engine.F32:
+		return tensor.F32
+	case engine.BF16:
+		return tensor.BF16
+	}
+	stored := tensor.Invalid
+	for _, p := range parts {
+		info, _ := l.src.Lookup(p.Weight)
+		if stored != tensor.Invalid && info.DType != stored {
+			return tensor.F32
+		}
+		stored = info.DType
+	}
+	switch stored {
+	case tensor.BF16, tensor.F16, tensor.Q8_0, tensor.Q4_0, tensor.Q4_1:
+		return stored
+	}
+	return tensor.F32
+}
+
+// pack makes the weights of m and fills their panels on all threads.
 func (l *loader) pack(m *matrix, parts []arch.Projection) {
+	var fill func(p0, p1 int, r *rowReader) error
+	switch format := l.format(parts); format {
+	case tensor.F32:
+		var w *kernel.F32
+		w, l.err = kernel.NewF32(m.out, m.in)
+		m.weights = f32Weights{w}
+		fill = func(p0, p1 int, r *rowReader) error { return w.Pack(p0, p1, r.decode) }
+	case tensor.BF16:
+		var w *kernel.BF16
+		w, l.err = kernel.NewBF16(m.out, m.in)
+		m.weights, l.rounds = bf16Weights{w}, true
+		fill = func(p0, p1 int, r *rowReader) error { return w.Pack(p0, p1, r.decode) }
+	case tensor.F16:
+		var w *kernel.F16
+		w, l.err = kernel.NewF16(m.out, m.in)
+		m.weights = f16Weights{w}
+		fill = func(p0, p1 int, r *rowReader) error { return w.Pack(p0, p1, r.halves) }
+	default:
+		var w *kernel.Quant
+		w, l.err = kernel.NewQuant(format, m.out, m.in)
+		m.weights = quantWeights{w}
+		fill = func(p0, p1 int, r *rowReader) error { return w.Pack(p0, p1, r.bytes) }
+	}
+	if l.err != nil {
+		return
+	}
 	const unit = 4 // panels
-	n := m.panels()
+	n := m.Panels()
 	var once sync.Once
-	l.pool.run((n+unit-1)/unit, func(_, i int) {
-		p0, p1 := i*unit, min((i+1)*unit, n)
-		r := rowReader{src: l.src, parts: parts}
+	l.pool.run((n+unit-1)/unit, func(worker, i int) {
+		r := &l.readers[worker]
+		r.parts, r.ahead = parts, nil
 		err := l.ctx.Err()
-		switch {
-		case err != nil:
-		case m.bf16 != nil:
-			err = m.bf16.Pack(p0, p1, r.read)
-		default:
-			err = m.f32.Pack(p0, p1, r.read)
+		if err == nil {
+			err = fill(i*unit, min((i+1)*unit, n), r)
 		}
 		if err != nil {
 			once.Do(func() { l.err = err })
@@ -128,46 +175,72 @@ func (l *loader) pack(m *matrix, parts []arch.Projection) {
 	})
 }
 
-// rowReader delivers rows of the parts in ascending order as float32, reading several
-// at a time.
+// rowReader delivers rows of the parts in ascending order, reading several at a time.
 type rowReader struct {
 	src   engine.Source
 	parts []arch.Projection
 
-	ahead   []float32 // rows decoded but not delivered
-	decoded []float32
-	stored  []byte
+	ahead  []byte // rows read but not delivered
+	stored []byte
+	info   tensor.Info // of the tensor they are of
 }
 
 const readAhead = kernel.PanelCols // rows in one read
 
-func (r *rowReader) read(row int, dst []float32) error {
+// next returns a row as it is stored.
+func (r *rowReader) next(row int) ([]byte, error) {
 	if len(r.ahead) == 0 {
-		in := len(dst)
-		first := row
-		i := 0
+		first, i := row, 0
 		for ; first >= r.parts[i].Rows; i++ {
 			first -= r.parts[i].Rows
 		}
 		p := r.parts[i]
 		n := min(readAhead, p.Rows-first)
-		info, _ := r.src.Lookup(p.Weight)
-		size := n * int(info.RowBytes())
+		r.info, _ = r.src.Lookup(p.Weight)
+		size := n * int(r.info.RowBytes())
 		if cap(r.stored) < size {
 			r.stored = make([]byte, size)
 		}
-		r.stored, r.decoded = r.stored[:size], grow(r.decoded, n*in)
-		r.ahead = r.decoded
-		if err := r.src.ReadRows(p.Weight, r.stored, p.FirstRow+first, n); err != nil {
-			return err
+		if err := r.src.ReadRows(p.Weight, r.stored[:size], p.FirstRow+first, n); err != nil {
+			return nil, err
 		}
-		if err := tensor.Decode(r.ahead, r.stored, info.DType); err != nil {
-			return fmt.Errorf("tensor %q: %w", p.Weight, err)
-		}
+		r.ahead = r.stored[:size]
 	}
-	copy(dst, r.ahead)
-	r.ahead = r.ahead[len(dst):]
+	size := int(r.info.RowBytes())
+	b := r.ahead[:size]
+	r.ahead = r.ahead[size:]
+	return b, nil
+}
+
+// decode delivers a row as float32.
+func (r *rowReader) decode(row int, dst []float32) error {
+	b, err := r.next(row)
+	if err != nil {
+		return err
+	}
+	if err := tensor.Decode(dst, b, r.info.DType); err != nil {
+		return fmt.Errorf("tensor %q: %w", r.info.Name, err)
+	}
 	return nil
+}
+
+// halves delivers a row of F16 as it is.
+func (r *rowReader) halves(row int, dst []uint16) error {
+	b, err := r.next(row)
+	if err != nil {
+		return err
+	}
+	for i := range dst {
+		dst[i] = binary.LittleEndian.Uint16(b[2*i:])
+	}
+	return nil
+}
+
+// bytes delivers a row of blocks as it is.
+func (r *rowReader) bytes(row int, dst []byte) error {
+	b, err := r.next(row)
+	copy(dst, b)
+	return err
 }
 
 // norm reads a norm's weights, nil for the empty name.

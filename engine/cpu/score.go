@@ -26,17 +26,28 @@ func (e *Engine) Score(ctx context.Context, batch engine.Batch, observe engine.M
 			return nil, &engine.LengthError{Node: i, Length: n, Max: e.maxLength}
 		}
 	}
-	if len(batch.Nodes) == 0 {
-		return nil, ctx.Err()
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
 	p := &pass{e: e, ctx: ctx, layout: lay(batch, e.model.Regime), observe: observe}
+	scores, wanted := wantedOf(batch, &p.layout)
+	if len(batch.Nodes) == 0 || len(wanted) == 0 && observe == nil {
+		return scores, ctx.Err()
+	}
+	defer e.begin()()
+	rows := make([]int, len(wanted)) // of the residual stream
+	for i := range wanted {
+		rows[i] = wanted[i].row
+	}
+	if observe == nil && 2*len(rows) <= p.layout.n {
+		p.wanted = rows
+	}
 	if err := p.run(); err != nil {
 		return nil, err
 	}
-	scores, wanted := wantedOf(batch, &p.layout)
-	if err := e.reduce(ctx, wanted); err != nil {
+	if p.wanted != nil {
+		for i := range rows {
+			rows[i] = i
+		}
+	}
+	if err := e.reduce(ctx, wanted, rows); err != nil {
 		return nil, err
 	}
 	for i := range wanted {
@@ -100,21 +111,25 @@ func wantedOf(b engine.Batch, l *layout) ([][]engine.Score, []wanted) {
 	return scores, list
 }
 
-// reduce computes the logits of the wanted positions, one block after another, and
-// keeps of each block what scores need.
-func (e *Engine) reduce(ctx context.Context, list []wanted) error {
+// reduce computes the logits of the wanted positions, which are in the given rows of
+// the residual stream, one block after another, and keeps of each block what scores
+// need.
+func (e *Engine) reduce(ctx context.Context, list []wanted, rows []int) error {
 	h := e.model.Hidden
 	last := &e.ws.last
 	e.growRows(last, len(list), h)
+	parts := make([]part, len(list)*len(e.head))
 	e.pool.rows(len(list), rowTile, func(_, r0, r1 int) {
 		for i := r0; i < r1; i++ {
-			list[i].parts = make([]part, len(e.head))
-			e.norm(last.values[i*h:(i+1)*h], e.ws.x[list[i].row*h:][:h], e.finalNorm)
+			list[i].parts = parts[i*len(e.head) : (i+1)*len(e.head)]
+			e.norm(last.values[i*h:(i+1)*h], e.ws.x[rows[i]*h:][:h], e.finalNorm)
 		}
 		last.round(r0, r1)
 	})
 	blocks := (len(list) + headRows - 1) / headRows
-	scratch := make([][]float32, e.pool.threads)
+	if e.ws.logits == nil {
+		e.ws.logits = make([][]float32, e.pool.threads)
+	}
 	e.pool.run(blocks*len(e.head), func(worker, unit int) {
 		if ctx.Err() != nil {
 			return
@@ -122,9 +137,9 @@ func (e *Engine) reduce(ctx context.Context, list []wanted) error {
 		i := unit / blocks
 		m, r0 := e.head[i], unit%blocks*headRows
 		r1 := min(r0+headRows, len(list))
-		scratch[worker] = grow(scratch[worker], headRows*vocabPart)
-		logits := scratch[worker][:(r1-r0)*m.out]
-		m.mul(logits, m.out, last.slice(r0, r1), r1-r0, 0, m.panels())
+		e.ws.logits[worker] = grow(e.ws.logits[worker], headRows*vocabPart)
+		logits := e.ws.logits[worker][:(r1-r0)*m.out]
+		m.mul(logits, m.out, last.slice(r0, r1), r1-r0, 0, m.Panels())
 		e.finish(logits)
 		for r := r0; r < r1; r++ {
 			list[r].take(i, logits[(r-r0)*m.out:][:m.out])

@@ -1,11 +1,9 @@
 package enginetest
 
 import (
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"hash/fnv"
-	"math"
 	"strings"
 
 	"github.com/coppice-lm/coppice/arch"
@@ -18,6 +16,7 @@ type Model struct {
 	Spec        arch.Spec
 	Transformer *arch.Transformer
 	Weights     map[string][]float32 // by tensor name, row-major; a test may change them
+	Stored      tensor.DType         // of the projections, as the model hands them out; Invalid: F32
 	shapes      map[string]tensor.Shape
 }
 
@@ -95,10 +94,10 @@ func formula(name string, n int, normPlusOne bool) []float32 {
 	return w
 }
 
-// Lookup implements engine.Source; all tensors are F32.
+// Lookup implements engine.Source.
 func (m *Model) Lookup(name string) (tensor.Info, bool) {
 	shape, ok := m.shapes[name]
-	return tensor.Info{Name: name, DType: tensor.F32, Shape: shape}, ok
+	return tensor.Info{Name: name, DType: m.storedAs(name), Shape: shape}, ok
 }
 
 // ReadRows implements engine.Source.
@@ -108,11 +107,9 @@ func (m *Model) ReadRows(name string, dst []byte, first, n int) error {
 		return fmt.Errorf("no tensor %q", name)
 	}
 	row := info.RowElements()
-	if first < 0 || n < 0 || first+n > info.Rows() || len(dst) != 4*n*row {
+	if first < 0 || n < 0 || first+n > info.Rows() || len(dst) != n*int(info.RowBytes()) {
 		return fmt.Errorf("tensor %q: rows %d to %d into %d bytes", name, first, first+n, len(dst))
 	}
-	for i, v := range m.Weights[name][first*row : (first+n)*row] {
-		binary.LittleEndian.PutUint32(dst[4*i:], math.Float32bits(v))
-	}
-	return nil
+	_, err := encode(dst[:0], m.Weights[name][first*row:(first+n)*row], info.DType)
+	return err
 }

@@ -32,6 +32,9 @@ func testRefusals(t *testing.T, open Opener) {
 	if got := score(t, e); len(got) != 0 {
 		t.Errorf("an empty batch has %d results", len(got))
 	}
+	if got := score(t, e, engine.Node{Parent: -1, Tokens: []int32{1}}); len(got) != 1 || len(got[0]) != 0 {
+		t.Errorf("a batch without targets has the results %v", got)
+	}
 
 	long := next(sequence(1, 10))
 	tail := next(sequence(2, 7))

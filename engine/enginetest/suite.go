@@ -39,6 +39,7 @@ func Run(t *testing.T, open Opener) {
 		{"concurrent calls", testConcurrent},
 		{"decoding", testDecoding},
 		{"bf16", testBF16},
+		{"stored", testStored},
 		{"observer", testObserver},
 		{"greedy ties", testTies},
 		{"permuted neurons", testPermuted},

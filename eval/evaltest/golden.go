@@ -1,10 +1,10 @@
 package evaltest
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"math"
 	"os"
 	"path/filepath"
@@ -43,126 +43,144 @@ type golden struct {
 }
 
 // Golden runs the recorded records of the shared directory on a model, which must be the
-// one that they were recorded with, and compares every token id, log-likelihood, greedy
-// flag and metric. Greedy flags may differ where mayDiffer allows it; nil allows none.
+// one that they were recorded with, and reports every token id, log-likelihood, greedy flag
+// and metric that differs. Greedy flags may differ where mayDiffer allows it; nil allows
+// none.
 func Golden(t *testing.T, lm eval.LM, sharedDir string, tol Tolerances, mayDiffer func(eval.TokenRequest) bool) {
 	t.Helper()
-	recorded := map[string][]golden{}
-	for _, file := range []string{"smol.jsonl", "wikitext.jsonl"} {
-		for _, g := range readGolden(t, filepath.Join(sharedDir, "golden", "eval", file)) {
-			recorded[g.Task] = append(recorded[g.Task], g)
-		}
-	}
-	for name, lines := range recorded {
-		t.Run(name, func(t *testing.T) {
-			opts := eval.Options{Samples: map[string][]int{}}
-			if name == "wikitext" {
-				opts.MaxLength = 1024 // that of the record
-			}
-			for _, g := range lines {
-				if g.Docs != nil {
-					opts.Samples[name] = g.Docs
-				}
-			}
-			list, err := tasks.Open([]string{name}, tasks.Data{Dir: filepath.Join(sharedDir, "data")})
-			if err != nil {
-				t.Fatal(err)
-			}
-			result, err := eval.Run(context.Background(), lm, list, opts)
-			if err != nil {
-				t.Fatal(err)
-			}
-			c := comparer{t, tol, mayDiffer, &result.Tasks[0]}
-			compared := 0
-			for _, g := range lines {
-				compared += c.compare(g)
-			}
-			if compared < 2 {
-				t.Errorf("only %d recorded answers were compared", compared)
-			}
-		})
-	}
-}
-
-func readGolden(t *testing.T, path string) []golden {
-	t.Helper()
-	data, err := os.ReadFile(path)
+	differences, compared, err := Differences(lm, sharedDir, tol, mayDiffer)
 	if err != nil {
 		t.Fatal(err)
 	}
+	for _, d := range differences {
+		t.Error(d)
+	}
+	t.Logf("%d recorded answers compared", compared)
+}
+
+// Differences is Golden without a test: the differences in words, and how many recorded
+// lines were compared.
+func Differences(lm eval.LM, sharedDir string, tol Tolerances, mayDiffer func(eval.TokenRequest) bool) (differences []string, compared int, err error) {
+	recorded := map[string][]golden{}
+	var names []string
+	for _, file := range []string{"smol.jsonl", "wikitext.jsonl"} {
+		lines, err := readGolden(filepath.Join(sharedDir, "golden", "eval", file))
+		if err != nil {
+			return nil, 0, err
+		}
+		for _, g := range lines {
+			if recorded[g.Task] == nil {
+				names = append(names, g.Task)
+			}
+			recorded[g.Task] = append(recorded[g.Task], g)
+		}
+	}
+	for _, name := range names {
+		opts := eval.Options{Samples: map[string][]int{}}
+		if name == "wikitext" {
+			opts.MaxLength = 1024 // that of the record
+		}
+		for _, g := range recorded[name] {
+			if g.Docs != nil {
+				opts.Samples[name] = g.Docs
+			}
+		}
+		list, err := tasks.Open([]string{name}, tasks.Data{Dir: filepath.Join(sharedDir, "data")})
+		if err != nil {
+			return nil, 0, err
+		}
+		result, err := eval.Run(context.Background(), lm, list, opts)
+		if err != nil {
+			return nil, 0, err
+		}
+		c := comparer{tol: tol, mayDiffer: mayDiffer, result: &result.Tasks[0]}
+		for _, g := range recorded[name] {
+			c.compare(g)
+			compared++
+		}
+		differences = append(differences, c.differences...)
+	}
+	return differences, compared, nil
+}
+
+func readGolden(path string) ([]golden, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
 	var out []golden
-	scanner := bufio.NewScanner(bytes.NewReader(data))
-	scanner.Buffer(nil, 1<<24)
-	for scanner.Scan() {
+	for number, line := range bytes.Split(bytes.TrimSpace(data), []byte("\n")) {
 		var g golden
-		if err := json.Unmarshal(scanner.Bytes(), &g); err != nil {
-			t.Fatalf("%s: %v", path, err)
+		if err := json.Unmarshal(line, &g); err != nil {
+			return nil, fmt.Errorf("%s:%d: %w", path, number+1, err)
 		}
 		out = append(out, g)
 	}
-	if err := scanner.Err(); err != nil {
-		t.Fatal(err)
-	}
-	return out
+	return out, nil
 }
 
 type comparer struct {
-	t         *testing.T
-	tol       Tolerances
-	mayDiffer func(eval.TokenRequest) bool
-	result    *eval.TaskResult
+	tol         Tolerances
+	mayDiffer   func(eval.TokenRequest) bool
+	result      *eval.TaskResult
+	differences []string
 }
 
-// compare checks a recorded line and returns how many answers that were.
-func (c comparer) compare(g golden) int {
-	c.t.Helper()
+func (c *comparer) differ(format string, args ...any) {
+	c.differences = append(c.differences, c.result.Name+": "+fmt.Sprintf(format, args...))
+}
+
+// compare checks a recorded line.
+func (c *comparer) compare(g golden) {
 	switch {
 	case g.Summary != nil:
 		for name, want := range g.Summary {
 			m := c.result.Metric(name)
 			if m == nil {
-				c.t.Errorf("no metric %s", name)
+				c.differ("no metric %s", name)
 			} else if math.Abs(m.Value-want) > c.tol.Metric*math.Abs(want) {
-				c.t.Errorf("%s = %v, recorded %v", name, m.Value, want)
+				c.differ("%s = %v, recorded %v", name, m.Value, want)
 			}
 		}
-		return 1
 	case g.Page != nil:
 		c.answer(*g.Page, g.Window, g)
-		return 1
 	case g.Words != 0:
 		s := c.sample(*g.Doc)
+		if s == nil {
+			return
+		}
 		if s.Weights[0] != float64(g.Words) || s.Weights[1] != float64(g.Bytes) {
-			c.t.Errorf("page %d: %v words, %v bytes, recorded %d and %d", *g.Doc, s.Weights[0], s.Weights[1], g.Words, g.Bytes)
+			c.differ("page %d: %v words, %v bytes, recorded %d and %d", *g.Doc, s.Weights[0], s.Weights[1], g.Words, g.Bytes)
 		}
 		if math.Abs(s.Scores[0]-g.LogLikelihood) > c.tol.Page {
-			c.t.Errorf("page %d: log-likelihood %v, recorded %v", *g.Doc, s.Scores[0], g.LogLikelihood)
+			c.differ("page %d: log-likelihood %v, recorded %v", *g.Doc, s.Scores[0], g.LogLikelihood)
 		}
-		return 1
+	default:
+		c.answer(*g.Doc, g.Choice, g)
 	}
-	c.answer(*g.Doc, g.Choice, g)
-	return 1
 }
 
-func (c comparer) sample(doc int) *eval.Sample {
-	c.t.Helper()
+func (c *comparer) sample(doc int) *eval.Sample {
 	i := slices.IndexFunc(c.result.Samples, func(s eval.Sample) bool { return s.DocID == doc })
 	if i < 0 {
-		c.t.Fatalf("record %d was not asked", doc)
+		c.differ("record %d was not asked", doc)
+		return nil
 	}
 	return &c.result.Samples[i]
 }
 
-func (c comparer) answer(doc, request int, g golden) {
-	c.t.Helper()
-	answers := c.sample(doc).Answers
-	if request >= len(answers) {
-		c.t.Errorf("record %d: request %d of %d", doc, request, len(answers))
+func (c *comparer) answer(doc, request int, g golden) {
+	s := c.sample(doc)
+	if s == nil {
 		return
 	}
-	a := answers[request]
+	if request >= len(s.Answers) {
+		c.differ("record %d has no request %d, only %d", doc, request, len(s.Answers))
+		return
+	}
+	a := s.Answers[request]
 	if !slices.Equal(a.Context, g.Context) || !slices.Equal(a.Continuation, g.Continuation) {
-		c.t.Errorf("record %d, request %d: ids %v + %v, recorded %v + %v", doc, request, a.Context, a.Continuation, g.Context, g.Continuation)
+		c.differ("record %d, request %d: ids %v + %v, recorded %v + %v", doc, request, a.Context, a.Continuation, g.Context, g.Continuation)
 		return
 	}
 	tol := c.tol.Request
@@ -170,9 +188,9 @@ func (c comparer) answer(doc, request int, g golden) {
 		tol = c.tol.Page
 	}
 	if math.Abs(a.LogLikelihood-g.LogLikelihood) > tol {
-		c.t.Errorf("record %d, request %d: log-likelihood %v, recorded %v", doc, request, a.LogLikelihood, g.LogLikelihood)
+		c.differ("record %d, request %d: log-likelihood %v, recorded %v", doc, request, a.LogLikelihood, g.LogLikelihood)
 	}
 	if g.Greedy != nil && a.Greedy != *g.Greedy && (c.mayDiffer == nil || !c.mayDiffer(a.TokenRequest)) {
-		c.t.Errorf("record %d, request %d: greedy %v, recorded %v", doc, request, a.Greedy, *g.Greedy)
+		c.differ("record %d, request %d: greedy %v, recorded %v", doc, request, a.Greedy, *g.Greedy)
 	}
 }

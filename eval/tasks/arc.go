@@ -19,7 +19,7 @@ func arcChallenge() Definition {
 func arc(name, summary, file string) Definition {
 	return Definition{
 		Name: name, Summary: summary, Files: []string{file},
-		Kind: eval.MultipleChoice, Metrics: []string{eval.Acc, eval.AccNorm}, Version: "1.0",
+		Kind: eval.MultipleChoice, Metrics: []string{eval.Acc, eval.AccNorm}, Version: 1,
 		doc: arcDoc,
 	}
 }

@@ -13,7 +13,7 @@ func boolq() Definition {
 	return Definition{
 		Name: "boolq", Summary: "BoolQ in SuperGLUE's form: yes/no questions about a passage",
 		Files: []string{"boolq/superglue_val.jsonl", "boolq/val.jsonl", "boolq/dev.jsonl"},
-		Kind:  eval.MultipleChoice, Metrics: []string{eval.Acc}, Version: "2.0",
+		Kind:  eval.MultipleChoice, Metrics: []string{eval.Acc}, Version: 2,
 		Answers: []string{"no", "yes"},
 		doc:     boolqDoc,
 	}

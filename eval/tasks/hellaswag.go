@@ -4,8 +4,10 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"unicode"
 	"unicode/utf8"
+
+	"golang.org/x/text/cases"
+	"golang.org/x/text/language"
 
 	"github.com/coppice-lm/coppice/eval"
 )
@@ -16,7 +18,7 @@ func hellaswag() Definition {
 	return Definition{
 		Name: "hellaswag", Summary: "HellaSwag: the likeliest of four endings",
 		Files: []string{"hellaswag/hellaswag_val.jsonl"},
-		Kind:  eval.MultipleChoice, Metrics: []string{eval.Acc, eval.AccNorm}, Version: "1.0",
+		Kind:  eval.MultipleChoice, Metrics: []string{eval.Acc, eval.AccNorm}, Version: 1,
 		doc: hellaswagDoc,
 	}
 }
@@ -53,12 +55,9 @@ func cleanHellaswag(s string) string {
 	return strings.ReplaceAll(s, "  ", " ")
 }
 
-// capitalize gives the first letter its capital form and all others their small one, as
-// Python's str.capitalize does and lm-eval with it.
+// capitalize gives the first letter its title form and all others their small one, as
+// Python's str.capitalize does and lm-eval with it: "ßA" becomes "Ssa".
 func capitalize(s string) string {
-	first, size := utf8.DecodeRuneInString(s)
-	if size == 0 {
-		return s
-	}
-	return string(unicode.ToTitle(first)) + strings.ToLower(s[size:])
+	_, size := utf8.DecodeRuneInString(s)
+	return cases.Title(language.Und).String(s[:size]) + cases.Lower(language.Und).String(s[size:])
 }

@@ -27,7 +27,7 @@ func lambadaStandard() Definition {
 func lambada(name, summary, file string) Definition {
 	return Definition{
 		Name: name, Summary: summary, Files: []string{file},
-		Kind: eval.Cloze, Metrics: []string{eval.Perplexity, eval.Acc}, Version: "1.0",
+		Kind: eval.Cloze, Metrics: []string{eval.Perplexity, eval.Acc}, Version: 1,
 		doc: lambadaDoc,
 	}
 }

@@ -17,7 +17,7 @@ func musr(part string) Definition {
 		Name: name, Group: "musr", Aliases: []string{"leaderboard_" + name},
 		Summary: "MuSR, " + strings.ReplaceAll(part, "_", " ") + ": reasoning over a story",
 		Files:   []string{"musr/" + part + ".jsonl", "musr/" + part + ".parquet", "musr/" + part + "-00000-of-00001.parquet"},
-		Kind:    eval.MultipleChoice, Metrics: []string{eval.AccNorm}, Version: "1.0",
+		Kind:    eval.MultipleChoice, Metrics: []string{eval.AccNorm}, Version: 1,
 		doc: musrDoc,
 	}
 }

@@ -12,7 +12,7 @@ func openbookqa() Definition {
 	return Definition{
 		Name: "openbookqa", Summary: "OpenBookQA: elementary science, four choices",
 		Files: []string{"openbookqa/test.jsonl"},
-		Kind:  eval.MultipleChoice, Metrics: []string{eval.Acc, eval.AccNorm}, Version: "1.0",
+		Kind:  eval.MultipleChoice, Metrics: []string{eval.Acc, eval.AccNorm}, Version: 1,
 		doc: openbookqaDoc,
 	}
 }

@@ -18,7 +18,7 @@ func piqa() Definition {
 	return Definition{
 		Name: "piqa", Summary: "PIQA: which of two ways reaches a goal",
 		Files: []string{"piqa/valid.jsonl", "piqa/dev.jsonl"},
-		Kind:  eval.MultipleChoice, Metrics: []string{eval.Acc, eval.AccNorm}, Version: "1.0",
+		Kind:  eval.MultipleChoice, Metrics: []string{eval.Acc, eval.AccNorm}, Version: 1,
 		read: readPIQA,
 		doc:  piqaDoc,
 	}

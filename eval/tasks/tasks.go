@@ -1,6 +1,7 @@
 package tasks
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -16,7 +17,7 @@ type Definition struct {
 	Summary string   // one line for people
 	Kind    eval.Kind
 	Metrics []string
-	Version string   // of lm-eval's definition
+	Version float64  // of lm-eval's definition
 	Answers []string // names of the answers where they are the same in all records
 	Files   []string // where it is looked for below the data directory, in this order
 
@@ -66,19 +67,26 @@ func Names() []string {
 	return names
 }
 
-// Open reads the tasks of these names, in this order, each once.
+// Open reads the tasks of these names, in this order, each once. A task that is named by
+// itself stays out of its group's mean, which is that of the whole group.
 func Open(names []string, data Data) ([]*eval.Task, error) {
 	var definitions []Definition
-	seen := map[string]bool{}
+	place := map[string]int{}
 	for _, name := range names {
 		found, err := Find(name)
 		if err != nil {
 			return nil, err
 		}
 		for _, d := range found {
-			if !seen[d.Name] {
-				seen[d.Name] = true
+			i, twice := place[d.Name]
+			if !twice {
+				i = len(definitions)
+				place[d.Name] = i
 				definitions = append(definitions, d)
+				definitions[i].Group = ""
+			}
+			if len(found) > 1 {
+				definitions[i].Group = d.Group
 			}
 		}
 	}
@@ -123,9 +131,13 @@ func (d Definition) Load(path string) (*eval.Task, error) {
 	return task, nil
 }
 
-// CanonicalSamples renames the tasks of --samples from the aliases that users may have
-// given to the names of the tasks.
-func CanonicalSamples(samples map[string][]int) (map[string][]int, error) {
+// ParseSamples reads the value of --samples, a JSON object such as {"arc_easy": [0, 5]}, into
+// eval.Options.Samples. Tasks may be named by their aliases.
+func ParseSamples(text string) (map[string][]int, error) {
+	var samples map[string][]int
+	if err := json.Unmarshal([]byte(text), &samples); err != nil || samples == nil {
+		return nil, eval.Usagef("--samples %q: it has the form {\"arc_easy\": [0, 5]}", text)
+	}
 	out := map[string][]int{}
 	for name, ids := range samples {
 		if found, err := Find(name); err == nil && len(found) == 1 {

@@ -27,7 +27,7 @@ func TextTask(path string, ctx int) (*eval.Task, error) {
 	}
 	text := string(data)
 	return &eval.Task{
-		Name: "text", Kind: eval.Text, Metrics: eval.Text.Metrics(), Version: "1.0",
+		Name: "text", Kind: eval.Text, Metrics: eval.Text.Metrics(), Version: 1,
 		Source: path, Window: ctx,
 		Docs: []eval.Doc{{Text: text, Words: eval.CountWords(text), Bytes: len(text)}},
 	}, nil

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 
@@ -160,12 +162,12 @@ func parseUserTask(n *yaml.Node) (userTask, error) {
 			return userTask{}, lineError(n, "the %s task has no key %q", kindName, key)
 		}
 	}
-	u := userTask{Definition: Definition{Kind: kind.kind, Metrics: kind.kind.Metrics(), Version: "1.0"}}
+	u := userTask{Definition: Definition{Kind: kind.kind, Metrics: kind.kind.Metrics(), Version: 1}}
 	if u.Name, err = scalar(n, keys, "name"); err != nil {
 		return userTask{}, err
 	}
-	if found, _ := Find(u.Name); found != nil || u.Name == "text" || strings.ContainsAny(u.Name, `/\= `) {
-		return userTask{}, lineError(keys["name"], "%q cannot be the name of a task: it is that of a built-in one, or has a slash, space or =", u.Name)
+	if found, _ := Find(u.Name); found != nil || u.Name == "text" || !isTaskName(u.Name) {
+		return userTask{}, lineError(keys["name"], "%q cannot be the name of a task: it is that of a built-in one, longer than %d bytes, or has a slash, a space or another character than letters, digits, _, - and .", u.Name, maxTaskName)
 	}
 	if u.data, err = scalar(n, keys, "data"); err != nil {
 		return userTask{}, err
@@ -182,6 +184,18 @@ func parseUserTask(n *yaml.Node) (userTask, error) {
 	}
 	u.doc, err = userDoc(kind.kind, keys)
 	return u, err
+}
+
+// maxTaskName leaves room for the rest of a samples file's name, which file systems
+// limit to 255 bytes.
+const maxTaskName = 100
+
+// isTaskName reports whether a name can be part of a file's name on every system.
+func isTaskName(name string) bool {
+	other := func(r rune) bool {
+		return !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune("_-.", r)
+	}
+	return len(name) <= maxTaskName && utf8.ValidString(name) && !strings.ContainsFunc(name, other)
 }
 
 // scalar returns the value of a key that must be there and hold text.
@@ -263,6 +277,9 @@ func userCloze(r record, context, target *template) (eval.Doc, error) {
 		return eval.Doc{}, err
 	}
 	word, err := target.render(r)
+	if err == nil && word == "" {
+		err = target.errorf(errors.New("the target is empty, so there is nothing to predict"))
+	}
 	return eval.Doc{
 		Pairs:  []eval.Pair{{Context: text, Continuation: " " + word}},
 		Target: " " + word,

@@ -16,7 +16,7 @@ func wikitext() Definition {
 	return Definition{
 		Name: "wikitext", Summary: "WikiText-2: perplexity of whole Wikipedia pages",
 		Files: []string{"wikitext2/wiki.test.raw", "wikitext/wiki.test.raw", "wikitext-2-raw/wiki.test.raw"},
-		Kind:  eval.Rolling, Metrics: []string{eval.WordPerplexity, eval.BytePerplexity, eval.BitsPerByte}, Version: "2.0",
+		Kind:  eval.Rolling, Metrics: []string{eval.WordPerplexity, eval.BytePerplexity, eval.BitsPerByte}, Version: 2,
 		read: readWikitext,
 		doc:  wikitextDoc,
 	}

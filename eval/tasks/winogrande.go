@@ -14,7 +14,7 @@ func winogrande() Definition {
 	return Definition{
 		Name: "winogrande", Summary: "WinoGrande: which of two nouns fills a blank",
 		Files: []string{"winogrande/dev.jsonl"},
-		Kind:  eval.MultipleChoice, Metrics: []string{eval.Acc}, Version: "1.0",
+		Kind:  eval.MultipleChoice, Metrics: []string{eval.Acc}, Version: 1,
 		Answers: []string{"1", "2"},
 		doc:     winograndeDoc,
 	}

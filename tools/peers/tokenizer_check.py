@@ -7,6 +7,9 @@ made here). Both encode every text file of the data, each whole, and a text that
 every code point between letters, digits, spaces and symbols. Every id must be equal.
 With --coppice also a directory made by `coppice import` is loaded with transformers.
 
+The chat template of SmolLM2 and those that the Jinja library keeps for its own tests
+(Llama 3.2, Qwen, Mistral, Gemma and others) are rendered by both.
+
     python tools/peers/tokenizer_check.py --shared DIR --work DIR [--coppice BIN]
 """
 
@@ -14,6 +17,8 @@ import argparse
 import array
 import base64
 import gzip
+import itertools
+import json
 import os
 import pathlib
 import subprocess
@@ -26,7 +31,7 @@ os.environ["RAYON_NUM_THREADS"] = "1"
 import gguf
 import tokenizers
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode, generate_merges
 
 REPO = pathlib.Path(__file__).resolve().parents[2]
@@ -132,6 +137,23 @@ def compare(name, tok, model, work, files):
     return wrong
 
 
+def speed(name, tok, model, path):
+    """Both on the lines of one file, on one thread, the best of five rounds."""
+    run = subprocess.run(
+        ["go", "run", "./tools/peers/tokenize", "-lines", str(model), str(path)], cwd=REPO, check=True, capture_output=True, text=True
+    )
+    size, mine = run.stdout.split()
+    lines = path.read_bytes().decode("utf-8").split("\n")
+    best = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        for line in lines:
+            tok.encode(line, add_special_tokens=False)
+        best = min(best, time.perf_counter() - start)
+    mine, theirs = int(size) / float(mine) / 1e6, int(size) / best / 1e6
+    print(f"{name}, line by line: MB/s {mine:.1f}, tokenizers {theirs:.2f} ({mine / theirs:.1f}x)", flush=True)
+
+
 def imported(binary, smol, model, work, files):
     """The tokenizer of an imported directory, as transformers loads it."""
     out = work / "imported"
@@ -142,6 +164,63 @@ def imported(binary, smol, model, work, files):
         text = path.read_bytes().decode("utf-8", errors="replace")
         wrong += auto.encode(text, add_special_tokens=False) != smol.encode(text, add_special_tokens=False).ids
     print(f"imported directory in transformers: {len(files)} files, {wrong} differ")
+    return wrong
+
+
+CHATS = [
+    [("user", "Hello!")],
+    [("system", "  Be brief. "), ("user", "What's <b>2</b> + 2?\n"), ("assistant", " 4 \n"), ("user", "\"Why\" & é 🦙?")],
+    [("user", "a"), ("assistant", "<think>\nhm\n</think>\n\nb"), ("user", "c\n\n")],
+    [("assistant", "I begin.")],
+]
+
+
+def white_space():
+    """One template of all rows of three parts whose white space Jinja may cut."""
+    parts = ["a: ", "\n  b", " ", "\n\n", "{{ x }}", "{{- x }}", "{{ x -}}", "{% if x %}c{% endif %}", "{%- if x %} d {%- endif %}",
+             "{%+ if x -%} e {% endif +%}", "{# k #}", "{#- k -#}", "{%- set y = 1 %}", "{% set y = 1 -%}", "{{ {'k': x}['k'] }}"]
+    rows = ["".join(p) for n in (1, 2, 3) for p in itertools.product(parts, repeat=n)]
+    return "{% set x = 'X\\\\' %}" + "|\n".join(rows) + "\n"
+
+
+def chat(third_dir, smol, work):
+    """The chat templates, as transformers renders them."""
+    module = subprocess.run(
+        ["go", "list", "-m", "-f", "{{.Dir}}", "github.com/ardanlabs/jinja"], cwd=REPO, check=True, capture_output=True, text=True
+    ).stdout.strip()
+    templates = {p.stem: p.read_text() for p in sorted((pathlib.Path(module) / "testdata" / "templates").glob("*.jinja"))}
+    templates["SmolLM2"] = field(gguf.GGUFReader(smol), "tokenizer.chat_template")
+    templates["white space"] = white_space()
+    dirs = []
+    for name, text in templates.items():
+        d = work / "chat" / name
+        d.mkdir(parents=True, exist_ok=True)
+        (d / "tokenizer.json").write_bytes((third_dir / "tokenizer.json").read_bytes())
+        (d / "tokenizer_config.json").write_text(
+            '{"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>"}'
+        )
+        (d / "chat_template.jinja").write_text(text)
+        dirs.append(d)
+    chats = [[{"role": r, "content": c} for r, c in chat] for chat in CHATS]
+    run = subprocess.run(
+        ["go", "run", "./tools/peers/chat", *map(str, dirs)], cwd=REPO, check=True, capture_output=True, text=True, input=json.dumps(chats)
+    )
+    mine = iter(json.loads(line) for line in run.stdout.splitlines())
+    wrong = total = 0
+    for name, d in zip(templates, dirs):
+        tok = PreTrainedTokenizerFast.from_pretrained(d)
+        for chat in chats:
+            for generate in [False, True]:
+                try:
+                    want = tok.apply_chat_template(chat, tokenize=False, add_generation_prompt=generate)
+                except Exception:
+                    want = None
+                got = next(mine)
+                total += 1
+                if got != want:
+                    wrong += 1
+                    print(f"  chat template {name}, generate {generate}: {got!r}, want {want!r}")
+    print(f"chat templates: {len(dirs)} templates, {total} prompts, {wrong} differ")
     return wrong
 
 
@@ -175,6 +254,8 @@ def main():
     ]:
         wrong += compare(name, tok, model, work, files)
         wrong += compare(name + ", code points", tok, model, work, [points])
+        speed(name, tok, model, data / "wikitext2" / "wiki.test.raw")
+    wrong += chat(llama3_dir, smol_file, work)
     if args.coppice:
         wrong += imported(args.coppice, smol, smol_file, work, [data / "wikitext2" / "wiki.test.raw", points])
     sys.exit(1 if wrong else 0)

@@ -1,6 +1,10 @@
 package kernel
 
-import "math"
+import (
+	"math"
+
+	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/param"
+)
 
 // SiLUMul sets dst[i] = gate[i] / (1 + exp(-gate[i])) * up[i], the gated unit of the
 // Llama family (Shazeer, "GLU Variants Improve Transformer", 2020: SwiGLU). dst may be
@@ -14,31 +18,16 @@ func SiLUMul(dst, gate, up []float32) {
 	}
 }
 
-// Constants of the tanh form of GELU: 0.5*x*(1+tanh(u)) is x/(1+exp(-2u)) with
-// u = sqrt(2/pi)*(x + 0.044715*x^3) (Hendrycks and Gimpel, 2016).
-const (
-	geluA = -1.5957691216057308            // -2*sqrt(2/pi)
-	geluB = -1.5957691216057308 * 0.044715 // times x^2
-)
-
 // GELUTanhMul sets dst[i] = gelu(gate[i]) * up[i] with the tanh form of GELU
-// ("gelu_pytorch_tanh"). dst may be gate or up.
+// ("gelu_pytorch_tanh"), as x/(1+exp(-2u)). dst may be gate or up.
 func GELUTanhMul(dst, gate, up []float32) {
 	dst, up = dst[:len(gate)], up[:len(gate)]
 	n := geluTanhMulAsm(dst, gate, up)
 	for i, g := range gate[n:] {
 		s := float32(g * g)
-		e := exp32(float32(g * fma32(s, geluB, geluA)))
+		e := exp32(float32(g * fma32(s, param.GELUB, param.GELUA)))
 		dst[n+i] = float32(g/(1+e)) * up[n+i]
 	}
-}
-
-// Constants of erfc(z)*exp(z^2) = t*P(t), t = 1/(1+z/2), z >= 0: P interpolates at the
-// Chebyshev nodes of 0 <= z <= 10, relative error 5.6e-8.
-var erfcP = [9]float32{
-	0.2820826768875122, 0.2824450433254242, 0.24257288873195648,
-	0.20485365390777588, -0.03184175863862038, 0.28569769859313965,
-	-0.49386364221572876, 0.28776830434799194, -0.059714920818805695,
 }
 
 // GELUErfMul sets dst[i] = gelu(gate[i]) * up[i] with the exact GELU, x*Phi(x) ("gelu").
@@ -55,9 +44,9 @@ func GELUErfMul(dst, gate, up []float32) {
 func normalCDF(x float32) float32 {
 	z := abs32(x) * (math.Sqrt2 / 2)
 	t := 1 / fma32(z, 0.5, 1)
-	p := erfcP[8]
+	p := param.ErfcP[8]
 	for i := 7; i >= 0; i-- {
-		p = fma32(p, t, erfcP[i])
+		p = fma32(p, t, param.ErfcP[i])
 	}
 	e := exp32(float32(-z * z))
 	h := float32(float32(p*t)*e) * 0.5

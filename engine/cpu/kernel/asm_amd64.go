@@ -1,7 +1,9 @@
 package kernel
 
 import (
-	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/tile"
+	"unsafe"
+
+	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/param"
 	"github.com/coppice-lm/coppice/tensor"
 )
 
@@ -11,9 +13,9 @@ import (
 // tileRows is the greatest height of a product's tiles.
 func tileRows() int {
 	if active >= AVX512 {
-		return tile.MR512
+		return param.MR512
 	}
-	return tile.MR256
+	return param.MR256
 }
 
 // body is the part of n elements that a kernel handles: whole groups of 16 at the
@@ -233,38 +235,62 @@ func expSumAsm(dst, x []float32, m float32, acc *lanes) int {
 	return n
 }
 
-func tileF32(c []float32, ldc int, x, w []float32, k, rows int, load bool) {
+func tileF32(dst []float32, ldd int, from []float32, ldf int, x, w, next []float32, k, rows int) {
 	switch {
 	case active >= AVX512:
-		tileF32AVX512(&c[0], ldc, &x[0], &w[0], k, rows, flag(load))
+		tileF32AVX512(&dst[0], ldd, unsafe.SliceData(from), ldf, &x[0], &w[0], unsafe.SliceData(next), k, rows)
 	case active == AVX2:
-		tileF32AVX2(&c[0], ldc, &x[0], &w[0], k, rows, flag(load))
-		tileF32AVX2(&c[16], ldc, &x[0], &w[16], k, rows, flag(load))
+		tileF32AVX2(&dst[0], ldd, unsafe.SliceData(from), ldf, &x[0], &w[0], unsafe.SliceData(next), k, rows)
+		if from != nil {
+			from = from[16:]
+		}
+		tileF32AVX2(&dst[16], ldd, unsafe.SliceData(from), ldf, &x[0], &w[16], unsafe.SliceData(next), k, rows)
 	default:
-		tileF32Twin(c, ldc, x, w, k, rows, load)
+		tileF32Twin(dst, ldd, from, ldf, x, w, k, rows)
 	}
 }
 
-func tileBF16(c []float32, ldc int, x, w []uint32, k, rows int, load bool) {
-	tileBF16AVX512(&c[0], ldc, &x[0], &w[0], k, rows, flag(load))
-}
-
-func flag(b bool) int {
-	if b {
-		return 1
+// tileBF16 widens both sides where there is no product of pairs, in the order of its
+// sums. Products that reuse weights widen them once instead: BF16.mulWide.
+func tileBF16(dst []float32, ldd int, from []float32, ldf int, x, w, next []uint32, k, rows int) {
+	switch {
+	case active >= AVX512BF16:
+		tileBF16AVX512(&dst[0], ldd, unsafe.SliceData(from), ldf, &x[0], &w[0], unsafe.SliceData(next), k, rows)
+	case active >= AVX2:
+		s := scratchPool.Get().(*scratch)
+		defer scratchPool.Put(s)
+		wide := dwords[float32](&s.w, 2*k*param.NR)
+		widenPairs(wide, w[:k*param.NR])
+		xs := dwords[float32](&s.x, rows*param.XStride)
+		for r := range rows {
+			for i, v := range x[r*param.XStride:][:k] {
+				xs[r*param.XStride+2*i] = widenBF16(uint16(v >> 16))
+				xs[r*param.XStride+2*i+1] = widenBF16(uint16(v))
+			}
+		}
+		tileF32(dst, ldd, from, ldf, xs, wide, wide, 2*k, rows)
+	default:
+		tileBF16Twin(dst, ldd, from, ldf, x, w, k, rows)
 	}
-	return 0
 }
 
 func widenPairs(dst []float32, src []uint32) {
 	switch {
 	case active >= AVX512:
-		widenPairsAVX512(&dst[0], &src[0], len(src)/tile.NR)
+		widenPairsAVX512(&dst[0], &src[0], len(src)/param.NR)
 	case active == AVX2:
-		widenPairsAVX2(&dst[0], &src[0], len(src)/tile.NR)
+		widenPairsAVX2(&dst[0], &src[0], len(src)/param.NR)
 	default:
 		widenPairsTwin(dst, src)
 	}
+}
+
+// pairUpAsm joins whole pairs, which have their order in memory already: amd64 is
+// little-endian.
+func pairUpAsm(dst []uint32, src []uint16) int {
+	n := len(src) / 2
+	copy(dst, unsafe.Slice((*uint32)(unsafe.Pointer(unsafe.SliceData(src))), n))
+	return n
 }
 
 // transposeAsm transposes the first elements of 16 rows and says how many.
@@ -304,6 +330,86 @@ func softmaxStep(p []float32, vecs int, scale float32, m, l, corr []float32) {
 	copy(m, top[:])
 }
 
-func quantAsm(tensor.DType, *[tile.NR]float32, []byte, []int8, []float32, []int32) bool {
-	return false
+// quantAsm multiplies a row of activations by a panel and says whether it did.
+func quantAsm(t tensor.DType, acc *[param.NR]float32, panel []byte, x []int8, scale []float32, sum []int32) bool {
+	if active < AVX2 {
+		return false
+	}
+	f := quantQ8_0AVX2
+	switch vnni := active >= AVX512BF16; {
+	case vnni && t == tensor.Q8_0:
+		f = quantQ8_0AVX512VNNI
+	case vnni && t == tensor.Q4_0:
+		f = quantQ4_0AVX512VNNI
+	case vnni && t == tensor.Q4_1:
+		f = quantQ4_1AVX512VNNI
+	case t == tensor.Q4_0:
+		f = quantQ4_0AVX2
+	case t == tensor.Q4_1:
+		f = quantQ4_1AVX2
+	}
+	f(&acc[0], &panel[0], &x[0], &scale[0], &sum[0], len(scale))
+	return true
+}
+
+func blockTops(top, x []float32) {
+	switch {
+	case active >= AVX512:
+		blockTopsAVX512(&top[0], &x[0], len(top))
+	case active == AVX2:
+		blockTopsAVX2(&top[0], &x[0], len(top))
+	default:
+		blockTopsTwin(top, x)
+	}
+}
+
+func roundBlocks(dst []int8, x, inv []float32, sum []int32) {
+	switch {
+	case active >= AVX512:
+		roundBlocksAVX512(&dst[0], &x[0], &inv[0], &sum[0], len(inv))
+	case active == AVX2:
+		roundBlocksAVX2(&dst[0], &x[0], &inv[0], &sum[0], len(inv))
+	default:
+		roundBlocksTwin(dst, x, inv, sum)
+	}
+}
+
+func roundRowsAsm(dst []uint32, ldd int, src []float32, lds, rows, n int) int {
+	n = body(n)
+	switch {
+	case n == 0 || rows == 0:
+		return 0
+	case active >= AVX512BF16:
+		roundRowsAVX512BF16(&dst[0], ldd, &src[0], lds, rows, n)
+	case active >= AVX512:
+		roundRowsAVX512(&dst[0], ldd, &src[0], lds, rows, n)
+	default:
+		roundRowsAVX2(&dst[0], ldd, &src[0], lds, rows, n)
+	}
+	return n
+}
+
+func pairRowsAsm(dst, a, b []uint32) bool {
+	switch {
+	case active >= AVX512:
+		pairRowsAVX512(&dst[0], &a[0], &b[0])
+	case active == AVX2:
+		pairRowsAVX2(&dst[0], &a[0], &b[0])
+	default:
+		return false
+	}
+	return true
+}
+
+// copyRowsAsm packs rows of NR elements and says whether it did.
+func copyRowsAsm(dst, src []float32, ld, n int) bool {
+	switch {
+	case active >= AVX512:
+		copyRowsAVX512(&dst[0], &src[0], ld, n)
+	case active == AVX2:
+		copyRowsAVX2(&dst[0], &src[0], ld, n)
+	default:
+		return false
+	}
+	return true
 }

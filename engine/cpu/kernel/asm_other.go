@@ -3,14 +3,14 @@
 package kernel
 
 import (
-	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/tile"
+	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/param"
 	"github.com/coppice-lm/coppice/tensor"
 )
 
 // Without assembly the twins do all the work: each function below says that it
 // handled none of the elements.
 
-func tileRows() int { return tile.MR256 }
+func tileRows() int { return param.MR256 }
 
 func roundBF16Asm([]uint16, []float32) int { return 0 }
 func widenBF16Asm([]float32, []uint16) int { return 0 }
@@ -31,12 +31,12 @@ func axpyAsm(float32, []float32, []float32) int         { return 0 }
 func maxAsm([]float32, *lanes) int                      { return 0 }
 func indexAsm([]float32, float32) int                   { return 0 }
 
-func tileF32(c []float32, ldc int, x, w []float32, k, rows int, load bool) {
-	tileF32Twin(c, ldc, x, w, k, rows, load)
+func tileF32(dst []float32, ldd int, from []float32, ldf int, x, w, _ []float32, k, rows int) {
+	tileF32Twin(dst, ldd, from, ldf, x, w, k, rows)
 }
 
-func tileBF16(c []float32, ldc int, x, w []uint32, k, rows int, load bool) {
-	tileBF16Twin(c, ldc, x, w, k, rows, load)
+func tileBF16(dst []float32, ldd int, from []float32, ldf int, x, w, _ []uint32, k, rows int) {
+	tileBF16Twin(dst, ldd, from, ldf, x, w, k, rows)
 }
 
 func widenPairs(dst []float32, src []uint32) { widenPairsTwin(dst, src) }
@@ -47,6 +47,18 @@ func softmaxStep(p []float32, vecs int, scale float32, m, l, corr []float32) {
 	softmaxStepTwin(p, vecs, scale, m, l, corr)
 }
 
-func quantAsm(tensor.DType, *[tile.NR]float32, []byte, []int8, []float32, []int32) bool {
+func quantAsm(tensor.DType, *[param.NR]float32, []byte, []int8, []float32, []int32) bool {
 	return false
 }
+
+func blockTops(top, x []float32) { blockTopsTwin(top, x) }
+
+func roundBlocks(dst []int8, x, inv []float32, sum []int32) { roundBlocksTwin(dst, x, inv, sum) }
+
+func pairUpAsm([]uint32, []uint16) int { return 0 }
+
+func roundRowsAsm([]uint32, int, []float32, int, int, int) int { return 0 }
+
+func pairRowsAsm(_, _, _ []uint32) bool { return false }
+
+func copyRowsAsm(_, _ []float32, _, _ int) bool { return false }

@@ -3,9 +3,8 @@ package kernel
 import (
 	"fmt"
 	"math"
-	"sync"
 
-	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/tile"
+	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/param"
 )
 
 // attnKeys is the number of keys in a block of the grid on which attention walks over
@@ -21,6 +20,10 @@ type Attention struct {
 	Scale   float32 // factor of the dot products, usually 1/sqrt(HeadDim)
 	SoftCap float32 // scores become SoftCap*tanh(score/SoftCap); 0 for none
 	Window  int     // a query sees the last Window positions, its own included; 0 for all
+
+	// BF16 rounds queries, keys, values and the softmax's terms to bfloat16 for the two
+	// products, which doubles their speed at level AVX512BF16 (and slows them below).
+	BF16 bool
 }
 
 // KV is a run of N successive positions' keys and values for one head: those of
@@ -46,12 +49,21 @@ type KV struct {
 // result NaN, as it does where 0 multiplies it.
 func (a Attention) Run(dst []float32, ldd int, q []float32, ldq, nq, pos int, kv []KV) {
 	a.check(len(dst), ldd, len(q), ldq, nq, pos, kv)
+	if nq == 0 {
+		return
+	}
 	s := attnPool.Get().(*attnScratch)
 	defer attnPool.Put(s)
 	rows := nq * a.Heads
 	s.reset(rows, a.HeadDim)
-	for r := range rows {
-		copy(s.q[r*tile.XStride:], q[r/a.Heads*ldq+r%a.Heads*a.HeadDim:][:a.HeadDim])
+	for t := range nq {
+		if a.BF16 {
+			s.packQueriesBF16(q[t*ldq:], t*a.Heads, a.Heads, a.HeadDim)
+			continue
+		}
+		for h := range a.Heads {
+			copy(s.q[(t*a.Heads+h)*param.XStride:], q[t*ldq+h*a.HeadDim:][:a.HeadDim])
+		}
 	}
 	first := 0
 	if a.Window > 0 {
@@ -59,7 +71,11 @@ func (a Attention) Run(dst []float32, ldd int, q []float32, ldq, nq, pos int, kv
 	}
 	for k0 := first; k0 < pos+nq; k0 += attnKeys {
 		n := min(attnKeys, pos+nq-k0)
-		s.packBlock(kv, k0, n, a.HeadDim)
+		if a.BF16 {
+			s.packBlockBF16(kv, k0, n, a.HeadDim)
+		} else {
+			s.packBlock(kv, k0, n, a.HeadDim)
+		}
 		// Rows whose position is before the block see none of it.
 		r0 := max(0, k0-pos) * a.Heads
 		mr := tileRows()
@@ -70,12 +86,11 @@ func (a Attention) Run(dst []float32, ldd int, q []float32, ldq, nq, pos int, kv
 	}
 	width := padded(a.HeadDim)
 	for r := range rows {
-		// Adding 0 makes a -0 positive: its sign depends on how many masked keys
-		// were added.
-		inv, o := 1/s.l[r], dst[r/a.Heads*ldd+r%a.Heads*a.HeadDim:][:a.HeadDim]
-		for i, v := range s.o[r*width:][:a.HeadDim] {
-			o[i] = float32(v*inv) + 0
-		}
+		// Multiplied onto 0, a -0 becomes positive: its sign depends on how many masked
+		// keys were added.
+		to := dst[r/a.Heads*ldd+r%a.Heads*a.HeadDim:][:a.HeadDim]
+		clear(to)
+		AXPY(1/s.l[r], s.o[r*width:][:a.HeadDim], to)
 	}
 }
 
@@ -83,14 +98,16 @@ func (a Attention) Run(dst []float32, ldd int, q []float32, ldq, nq, pos int, kv
 func (a Attention) tile(s *attnScratch, r0, r1, k0, n, pos int) {
 	// Keys after the last row's position are left out, rounded up to whole vectors.
 	n = min(n, pos+(r1-1)/a.Heads+1-k0)
-	for p := 0; p < n; p += tile.NR {
-		tileF32(s.p[p:], tile.XStride, s.q[r0*tile.XStride:], s.k[p/tile.NR*a.HeadDim*tile.NR:], a.HeadDim, r1-r0, false)
+	if a.BF16 {
+		s.scoresBF16(r0, r1, n, a.HeadDim)
+	} else {
+		s.scores(r0, r1, n, a.HeadDim)
 	}
 	vecs := (n + 15) / 16
 	scale := a.Scale
 	if a.SoftCap > 0 {
 		for r := range r1 - r0 {
-			row := s.p[r*tile.XStride:][:n]
+			row := s.p[r*param.XStride:][:n]
 			Scale(row, scale)
 			SoftCap(row, a.SoftCap)
 		}
@@ -98,7 +115,7 @@ func (a Attention) tile(s *attnScratch, r0, r1, k0, n, pos int) {
 	}
 	for r := r0; r < r1; r++ {
 		at := pos + r/a.Heads
-		row := s.p[(r-r0)*tile.XStride:][:vecs*16]
+		row := s.p[(r-r0)*param.XStride:][:vecs*16]
 		if end := at + 1 - k0; end < len(row) {
 			fill(row[end:], negInf)
 		}
@@ -106,15 +123,35 @@ func (a Attention) tile(s *attnScratch, r0, r1, k0, n, pos int) {
 			fill(row[:min(start, len(row))], negInf)
 		}
 	}
-	softmaxStep(s.p[:], vecs, scale, s.m[r0:r1], s.l[r0:r1], s.corr[:r1-r0])
+	softmaxStep(s.p, vecs, scale, s.m[r0:r1], s.l[r0:r1], s.corr[:r1-r0])
 	width := padded(a.HeadDim)
 	for r, c := range s.corr[:r1-r0] {
 		if c != 1 {
 			Scale(s.o[(r0+r)*width:][:width], c)
 		}
 	}
-	for c := 0; c < width; c += tile.NR {
-		tileF32(s.o[r0*width+c:], width, s.p[:], s.v[c*attnKeys:], vecs*16, r1-r0, true)
+	if a.BF16 {
+		s.addValuesBF16(r0, r1, vecs*16, a.HeadDim)
+	} else {
+		s.addValues(r0, r1, vecs*16, a.HeadDim)
+	}
+}
+
+// scores multiplies the queries of rows r0..r1 by the block's first n keys.
+func (s *attnScratch) scores(r0, r1, n, dim int) {
+	for p := 0; p < n; p += param.NR {
+		k := s.k[p/param.NR*dim*param.NR:]
+		tileF32(s.p[p:], param.XStride, nil, 0, s.q[r0*param.XStride:], k, k, dim, r1-r0)
+	}
+}
+
+// addValues adds the block's first n values, times the softmax's terms, to the results
+// of rows r0..r1.
+func (s *attnScratch) addValues(r0, r1, n, dim int) {
+	width := padded(dim)
+	for c := 0; c < width; c += param.NR {
+		o, v := s.o[r0*width+c:], s.v[c*attnKeys:]
+		tileF32(o, width, o, width, s.p, v, v, n, r1-r0)
 	}
 }
 
@@ -127,7 +164,7 @@ func fill(x []float32, v float32) {
 }
 
 // padded is a head's width in whole panels.
-func padded(dim int) int { return panels(dim) * tile.NR }
+func padded(dim int) int { return panels(dim) * param.NR }
 
 // softmaxStepTwin takes a block of scores into the running softmax of each row: with m
 // the greatest scaled score so far and l the sum of exponentials, it replaces the
@@ -136,7 +173,7 @@ func padded(dim int) int { return panels(dim) * tile.NR }
 // multiplied.
 func softmaxStepTwin(p []float32, vecs int, scale float32, m, l, corr []float32) {
 	for r := range m {
-		row := p[r*tile.XStride:][:vecs*16]
+		row := p[r*param.XStride:][:vecs*16]
 		top := m[r]
 		for i, v := range row {
 			row[i] = v * scale
@@ -155,100 +192,9 @@ func softmaxStepTwin(p []float32, vecs int, scale float32, m, l, corr []float32)
 	}
 }
 
-// attnScratch is one call's working memory.
-type attnScratch struct {
-	q    []float32 // rows x XStride: queries
-	o    []float32 // rows x padded head: results before division by l
-	m, l []float32 // rows: greatest score, sum of exponentials
-	k    []float32 // block of keys as panels of 32 keys, head x 32 each
-	v    []float32 // block of values as panels of 32 elements, attnKeys x 32 each
-	p    [tile.MR512 * tile.XStride]float32
-	corr [tile.MR512]float32
-}
-
-var attnPool = sync.Pool{New: func() any { return new(attnScratch) }}
-
-// reset makes room for the rows and starts their softmax. m starts at the least
-// finite value, not -Inf: a row that has seen only masked keys then stays at sums of
-// exact zeros.
-func (s *attnScratch) reset(rows, dim int) {
-	width := padded(dim)
-	s.q = grow(s.q, rows*tile.XStride)
-	s.o = grow(s.o, rows*width)
-	s.m = grow(s.m, rows)
-	s.l = grow(s.l, rows)
-	s.k = grow(s.k, attnKeys*dim)
-	s.v = grow(s.v, attnKeys*width)
-	clear(s.o)
-	clear(s.l)
-	fill(s.m, -maxF32)
-}
-
-func grow(b []float32, n int) []float32 {
-	if cap(b) < n {
-		return make([]float32, n)
-	}
-	return b[:n]
-}
-
-// packBlock packs keys and values k0..k0+n, which may lie in several runs. The rest of
-// the block's last 32 keys is zero.
-func (s *attnScratch) packBlock(kv []KV, k0, n, dim int) {
-	whole := (n + tile.NR - 1) / tile.NR * tile.NR
-	if n < whole {
-		clear(s.k[n/tile.NR*tile.NR*dim:][:tile.NR*dim])
-	}
-	for c := 0; c < dim; c += tile.NR {
-		clear(s.v[c*attnKeys+n*tile.NR : c*attnKeys+whole*tile.NR])
-	}
-	base := 0
-	for _, run := range kv {
-		lo, hi := max(k0, base), min(k0+n, base+run.N)
-		if lo < hi {
-			packKeys(s.k, run.K[(lo-base)*run.LdK:], run.LdK, lo-k0, hi-lo, dim)
-			packValues(s.v, run.V[(lo-base)*run.LdV:], run.LdV, lo-k0, hi-lo, dim)
-		}
-		base += run.N
-	}
-}
-
-// packKeys transposes n keys into panels, from key i0 of the block on.
-func packKeys(dst, k []float32, ldk, i0, n, dim int) {
-	for i := 0; i < n; {
-		at := i0 + i
-		p := dst[at/tile.NR*tile.NR*dim+at%tile.NR:]
-		if at%16 == 0 && n-i >= 16 {
-			d := transposeAsm(p, k[i*ldk:], ldk, dim)
-			for j := range 16 {
-				for e, v := range k[(i+j)*ldk:][:dim][d:] {
-					p[(d+e)*tile.NR+j] = v
-				}
-			}
-			i += 16
-			continue
-		}
-		for e, v := range k[i*ldk:][:dim] {
-			p[e*tile.NR] = v
-		}
-		i++
-	}
-}
-
-// packValues copies n values into panels of 32 elements, from row i0 of the block on.
-func packValues(dst, v []float32, ldv, i0, n, dim int) {
-	for i := range n {
-		row := v[i*ldv:][:dim]
-		for c := 0; c < dim; c += tile.NR {
-			part := row[c:min(c+tile.NR, dim)]
-			d := dst[c*attnKeys+(i0+i)*tile.NR:][:tile.NR]
-			clear(d[copy(d, part):])
-		}
-	}
-}
-
 func (a Attention) check(dst, ldd, q, ldq, nq, pos int, kv []KV) {
 	d, row, n := a.HeadDim, a.HeadDim*a.Heads, 0
-	ok := d >= 1 && d <= tile.KC && a.Heads >= 1 && nq >= 0 && pos >= 0
+	ok := d >= 1 && d <= param.KC && a.Heads >= 1 && nq >= 0 && pos >= 0
 	for _, run := range kv {
 		n += run.N
 		ok = ok && run.N >= 0 && (run.N == 0 || run.LdK >= d && run.LdV >= d &&

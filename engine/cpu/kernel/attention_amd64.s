@@ -36,7 +36,7 @@ loop2:
 	VMAXPS       X2, X1, X1
 	VMOVSS       X1, (BX)
 	ADDQ         $+4, BX
-	ADDQ         $+1088, AX
+	ADDQ         $+1344, AX
 	DECQ         CX
 	JNE          row1
 	VZEROUPPER
@@ -73,7 +73,7 @@ loop2:
 	VMAXPS        X1, X2, X2
 	VMOVSS        X2, (BX)
 	ADDQ          $+4, BX
-	ADDQ          $+1088, AX
+	ADDQ          $+1344, AX
 	DECQ          CX
 	JNE           row1
 	VZEROUPPER
@@ -165,7 +165,7 @@ loop2:
 	VMOVSS       X0, (SI)
 	ADDQ         $+4, BX
 	ADDQ         $+4, SI
-	ADDQ         $+1088, AX
+	ADDQ         $+1344, AX
 	DECQ         CX
 	JNE          row1
 	VZEROUPPER
@@ -350,9 +350,55 @@ loop2:
 	VMOVSS        X11, (SI)
 	ADDQ          $+4, BX
 	ADDQ          $+4, SI
-	ADDQ          $+1088, AX
+	ADDQ          $+1344, AX
 	DECQ          CX
 	JNE           row1
+	VZEROUPPER
+	RET
+
+// func copyRowsAVX2(dst *float32, src *float32, ld int, n int)
+// Requires: AVX
+TEXT ·copyRowsAVX2(SB), NOSPLIT, $0-32
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ ld+16(FP), DX
+	MOVQ n+24(FP), BX
+	SHLQ $0x02, DX
+
+loop:
+	VMOVUPS (CX), Y0
+	VMOVUPS Y0, (AX)
+	VMOVUPS 32(CX), Y0
+	VMOVUPS Y0, 32(AX)
+	VMOVUPS 64(CX), Y0
+	VMOVUPS Y0, 64(AX)
+	VMOVUPS 96(CX), Y0
+	VMOVUPS Y0, 96(AX)
+	ADDQ    DX, CX
+	ADDQ    $+128, AX
+	DECQ    BX
+	JNE     loop
+	VZEROUPPER
+	RET
+
+// func copyRowsAVX512(dst *float32, src *float32, ld int, n int)
+// Requires: AVX, AVX512F
+TEXT ·copyRowsAVX512(SB), NOSPLIT, $0-32
+	MOVQ dst+0(FP), AX
+	MOVQ src+8(FP), CX
+	MOVQ ld+16(FP), DX
+	MOVQ n+24(FP), BX
+	SHLQ $0x02, DX
+
+loop:
+	VMOVUPS (CX), Z0
+	VMOVUPS Z0, (AX)
+	VMOVUPS 64(CX), Z0
+	VMOVUPS Z0, 64(AX)
+	ADDQ    DX, CX
+	ADDQ    $+128, AX
+	DECQ    BX
+	JNE     loop
 	VZEROUPPER
 	RET
 

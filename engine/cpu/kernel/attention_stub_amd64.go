@@ -22,6 +22,16 @@ func scoreExpAVX2(p *float32, rows int, n int, top *float32, sum *float32)
 //go:noescape
 func scoreExpAVX512(p *float32, rows int, n int, top *float32, sum *float32)
 
+// copyRowsAVX2 packs the first 32 elements of n > 0 rows, ld elements apart, one after the other.
+//
+//go:noescape
+func copyRowsAVX2(dst *float32, src *float32, ld int, n int)
+
+// copyRowsAVX512 packs the first 32 elements of n > 0 rows, ld elements apart, one after the other.
+//
+//go:noescape
+func copyRowsAVX512(dst *float32, src *float32, ld int, n int)
+
 // transposeAVX512 writes element e of 16 rows, ld elements apart, to dst[e*32:], for e < n, a positive multiple of 16.
 //
 //go:noescape

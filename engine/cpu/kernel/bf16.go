@@ -1,6 +1,6 @@
 package kernel
 
-import "github.com/coppice-lm/coppice/engine/cpu/kernel/internal/tile"
+import "github.com/coppice-lm/coppice/engine/cpu/kernel/internal/param"
 
 // BF16 holds the weights W (Out x In) of a linear layer in bfloat16, packed like F32
 // with two successive inner elements in each step, the even one in the low half. An
@@ -15,7 +15,7 @@ func NewBF16(out, in int) (*BF16, error) {
 	if err := checkWeights("bf16", out, in); err != nil {
 		return nil, err
 	}
-	return &BF16{Out: out, In: in, data: make([]uint32, panels(out)*pairs(in)*tile.NR)}, nil
+	return &BF16{Out: out, In: in, data: make([]uint32, panels(out)*pairs(in)*param.NR)}, nil
 }
 
 // PackBF16 packs the out x in weights that row delivers in float32, rounding each to
@@ -31,18 +31,15 @@ func PackBF16(out, in int, row func(o int, dst []float32) error) (*BF16, error) 
 // Pack fills panels p0..p1 as PackBF16 does. Threads may fill different panels at the
 // same time if row allows it.
 func (w *BF16) Pack(p0, p1 int, row func(o int, dst []float32) error) error {
-	buf := make([]float32, w.In)
-	half := make([]uint16, w.In)
-	pair := make([]uint32, pairs(w.In))
-	for o := p0 * tile.NR; o < min(p1*tile.NR, w.Out); o++ {
+	buf, half := make([]float32, w.In), make([]uint16, w.In)
+	return packPanels(w.data, w.Out, pairs(w.In), p0, p1, func(o int, dst []uint32) error {
 		if err := row(o, buf); err != nil {
 			return err
 		}
 		RoundBF16(half, buf)
-		pairUp(pair, half)
-		scatter(w.data[(o/tile.NR)*len(pair)*tile.NR+o%tile.NR:], pair)
-	}
-	return nil
+		pairUp(dst, half)
+		return nil
+	})
 }
 
 // pairs is the number of 32-bit steps of n bfloat16.
@@ -50,7 +47,7 @@ func pairs(n int) int { return (n + 1) / 2 }
 
 // pairUp joins successive bfloat16 in dst; an odd last one is joined with zero.
 func pairUp(dst []uint32, src []uint16) {
-	for i := range len(src) / 2 {
+	for i := pairUpAsm(dst, src); i < len(src)/2; i++ {
 		dst[i] = uint32(src[2*i]) | uint32(src[2*i+1])<<16
 	}
 	if n := len(src); n%2 == 1 {
@@ -63,9 +60,9 @@ func (w *BF16) Panels() int { return panels(w.Out) }
 
 // Row widens row o of W to dst, which has In elements.
 func (w *BF16) Row(o int, dst []float32) {
-	src := w.data[(o/tile.NR)*pairs(w.In)*tile.NR+o%tile.NR:]
+	src := w.data[(o/param.NR)*pairs(w.In)*param.NR+o%param.NR:]
 	for i := range dst[:w.In] {
-		dst[i] = widenBF16(uint16(src[i/2*tile.NR] >> (i % 2 * 16)))
+		dst[i] = widenBF16(uint16(src[i/2*param.NR] >> (i % 2 * 16)))
 	}
 }
 
@@ -75,6 +72,9 @@ func (w *BF16) Row(o int, dst []float32) {
 // does it. Other columns of dst are not touched.
 func (w *BF16) Mul(dst []float32, ldd int, x []uint16, ldx int, rows, p0, p1 int) {
 	checkProduct("BF16", len(dst), ldd, len(x), ldx, w.Out, w.In, rows, p0, p1)
+	if rows == 0 || w.mulFew(dst, ldd, x, ldx, rows, p0, p1) {
+		return
+	}
 	if active < AVX512BF16 {
 		w.mulWide(dst, ldd, x, ldx, rows, p0, p1)
 		return
@@ -86,7 +86,7 @@ func (w *BF16) Mul(dst []float32, ldd int, x []uint16, ldx int, rows, p0, p1 int
 			pairUp(buf, x[r*ldx+2*k0:r*ldx+min(2*k1, w.In)])
 		},
 		panel: func(_ []uint32, p, k0, k1 int) []uint32 {
-			return w.data[(p*kw+k0)*tile.NR : (p*kw+k1)*tile.NR]
+			return w.data[(p*kw+k0)*param.NR : (p*kw+k1)*param.NR]
 		},
 		tile: tileBF16,
 	}
@@ -94,15 +94,12 @@ func (w *BF16) Mul(dst []float32, ldd int, x []uint16, ldx int, rows, p0, p1 int
 }
 
 // tileBF16Twin is product.tile for pairs of bfloat16 in plain Go.
-func tileBF16Twin(c []float32, ldc int, x, w []uint32, k, rows int, load bool) {
+func tileBF16Twin(dst []float32, ldd int, from []float32, ldf int, x, w []uint32, k, rows int) {
 	for r := range rows {
-		row := c[r*ldc:][:tile.NR]
-		if !load {
-			clear(row)
-		}
-		for i, v := range x[r*tile.XStride:][:k] {
+		row := startRow(dst[r*ldd:], from, r*ldf)
+		for i, v := range x[r*param.XStride:][:k] {
 			odd, even := widenBF16(uint16(v>>16)), widenBF16(uint16(v))
-			for j, b := range w[i*tile.NR:][:tile.NR] {
+			for j, b := range w[i*param.NR:][:param.NR] {
 				sum := fma32(odd, widenBF16(uint16(b>>16)), row[j])
 				row[j] = fma32(even, widenBF16(uint16(b)), sum)
 			}
@@ -116,19 +113,11 @@ func (w *BF16) mulWide(dst []float32, ldd int, x []uint16, ldx int, rows, p0, p1
 	kw := pairs(w.In)
 	m := product[float32]{
 		out: w.Out, k: 2 * kw, rows: rows, mr: tileRows(),
-		pack: func(buf []float32, r, k0, k1 int) {
-			row := x[r*ldx:][:w.In]
-			for i := k0; i < k1; i += 2 {
-				buf[i-k0] = 0
-				if i+1 < len(row) {
-					buf[i-k0] = widenBF16(row[i+1])
-				}
-				buf[i-k0+1] = widenBF16(row[i])
-			}
-		},
+		pack:    func(buf []float32, r, k0, k1 int) { widenSwapped(buf, x[r*ldx:][:w.In], k0) },
+		unpacks: true,
 		panel: func(scratch []float32, p, k0, k1 int) []float32 {
-			dst := scratch[:(k1-k0)*tile.NR]
-			widenPairs(dst, w.data[(p*kw+k0/2)*tile.NR:(p*kw+k1/2)*tile.NR])
+			dst := scratch[:(k1-k0)*param.NR]
+			widenPairs(dst, w.data[(p*kw+k0/2)*param.NR:(p*kw+k1/2)*param.NR])
 			return dst
 		},
 		tile: tileF32,
@@ -136,12 +125,24 @@ func (w *BF16) mulWide(dst []float32, ldd int, x []uint16, ldx int, rows, p0, p1
 	m.run(dst, ldd, p0, p1)
 }
 
+// widenSwapped widens elements k0.. of src to dst, both even in number, and swaps each
+// pair. Past the end of src there are zeros.
+func widenSwapped(dst []float32, src []uint16, k0 int) {
+	for i := 0; i < len(dst); i += 2 {
+		dst[i] = 0
+		if k0+i+1 < len(src) {
+			dst[i] = widenBF16(src[k0+i+1])
+		}
+		dst[i+1] = widenBF16(src[k0+i])
+	}
+}
+
 // widenPairsTwin widens steps of NR pairs to two steps of NR float32 each, the odd
 // elements first.
 func widenPairsTwin(dst []float32, src []uint32) {
-	for i := 0; i < len(src); i += tile.NR {
-		odd, even := dst[2*i:][:tile.NR], dst[2*i+tile.NR:][:tile.NR]
-		for j, v := range src[i:][:tile.NR] {
+	for i := 0; i < len(src); i += param.NR {
+		odd, even := dst[2*i:][:param.NR], dst[2*i+param.NR:][:param.NR]
+		for j, v := range src[i:][:param.NR] {
 			odd[j] = widenBF16(uint16(v >> 16))
 			even[j] = widenBF16(uint16(v))
 		}

@@ -95,6 +95,178 @@ loop:
 	VZEROUPPER
 	RET
 
+// func roundRowsAVX2(dst *uint32, ldd int, src *float32, lds int, rows int, n int)
+// Requires: AVX, AVX2
+TEXT ·roundRowsAVX2(SB), NOSPLIT, $0-48
+	MOVQ dst+0(FP), AX
+	MOVQ ldd+8(FP), CX
+	MOVQ src+16(FP), DX
+	MOVQ lds+24(FP), BX
+	MOVQ rows+32(FP), SI
+	MOVQ n+40(FP), DI
+	SHLQ $0x02, CX
+	SHLQ $0x02, BX
+
+row:
+	MOVQ AX, R8
+	MOVQ DX, R9
+	MOVQ DI, R10
+
+loop:
+	VMOVUPS   (R9), Y0
+	VPSRLD    $0x10, Y0, Y2
+	VPAND     x00000001<>+0(SB), Y2, Y1
+	VPADDD    Y0, Y1, Y1
+	VPADDD    x00007fff<>+0(SB), Y1, Y1
+	VPSRLD    $0x10, Y1, Y1
+	VPOR      x00000040<>+0(SB), Y2, Y2
+	VCMPPS    $0x03, Y0, Y0, Y0
+	VBLENDVPS Y0, Y2, Y1, Y1
+	VMOVUPS   32(R9), Y0
+	VPSRLD    $0x10, Y0, Y3
+	VPAND     x00000001<>+0(SB), Y3, Y2
+	VPADDD    Y0, Y2, Y2
+	VPADDD    x00007fff<>+0(SB), Y2, Y2
+	VPSRLD    $0x10, Y2, Y2
+	VPOR      x00000040<>+0(SB), Y3, Y3
+	VCMPPS    $0x03, Y0, Y0, Y0
+	VBLENDVPS Y0, Y3, Y2, Y2
+	VPACKUSDW Y2, Y1, Y0
+	VPERMQ    $0xd8, Y0, Y0
+	VMOVUPS   Y0, (R8)
+	ADDQ      $+32, R8
+	ADDQ      $+64, R9
+	SUBQ      $+16, R10
+	JG        loop
+	ADDQ      CX, AX
+	ADDQ      BX, DX
+	DECQ      SI
+	JNE       row
+	VZEROUPPER
+	RET
+
+// func roundRowsAVX512(dst *uint32, ldd int, src *float32, lds int, rows int, n int)
+// Requires: AVX, AVX512F
+TEXT ·roundRowsAVX512(SB), NOSPLIT, $0-48
+	VBROADCASTSS x00000001<>+0(SB), Z0
+	VBROADCASTSS x00007fff<>+0(SB), Z1
+	VBROADCASTSS x00000040<>+0(SB), Z2
+	MOVQ         dst+0(FP), AX
+	MOVQ         ldd+8(FP), CX
+	MOVQ         src+16(FP), DX
+	MOVQ         lds+24(FP), BX
+	MOVQ         rows+32(FP), SI
+	MOVQ         n+40(FP), DI
+	SHLQ         $0x02, CX
+	SHLQ         $0x02, BX
+
+row:
+	MOVQ AX, R8
+	MOVQ DX, R9
+	MOVQ DI, R10
+
+loop:
+	VMOVUPS (R9), Z3
+	VPSRLD  $0x10, Z3, Z5
+	VPANDD  Z0, Z5, Z4
+	VPADDD  Z3, Z4, Z4
+	VPADDD  Z1, Z4, Z4
+	VPSRLD  $0x10, Z4, Z4
+	VCMPPS  $0x03, Z3, Z3, K1
+	VPORD   Z2, Z5, K1, Z4
+	VPMOVDW Z4, (R8)
+	ADDQ    $+32, R8
+	ADDQ    $+64, R9
+	SUBQ    $+16, R10
+	JG      loop
+	ADDQ    CX, AX
+	ADDQ    BX, DX
+	DECQ    SI
+	JNE     row
+	VZEROUPPER
+	RET
+
+// func roundRowsAVX512BF16(dst *uint32, ldd int, src *float32, lds int, rows int, n int)
+// Requires: AVX, AVX512F
+TEXT ·roundRowsAVX512BF16(SB), NOSPLIT, $0-48
+	MOVQ dst+0(FP), AX
+	MOVQ ldd+8(FP), CX
+	MOVQ src+16(FP), DX
+	MOVQ lds+24(FP), BX
+	MOVQ rows+32(FP), SI
+	MOVQ n+40(FP), DI
+	SHLQ $0x02, CX
+	SHLQ $0x02, BX
+
+row:
+	MOVQ AX, R8
+	MOVQ DX, R9
+	MOVQ DI, R10
+
+loop:
+	VMOVUPS (R9), Z0
+	LONG    $0x487ef262
+	WORD    $0xc072
+	VMOVUPS Y0, (R8)
+	ADDQ    $+32, R8
+	ADDQ    $+64, R9
+	SUBQ    $+16, R10
+	JG      loop
+	ADDQ    CX, AX
+	ADDQ    BX, DX
+	DECQ    SI
+	JNE     row
+	VZEROUPPER
+	RET
+
+// func pairRowsAVX2(dst *uint32, a *uint32, b *uint32)
+// Requires: AVX, AVX2
+TEXT ·pairRowsAVX2(SB), NOSPLIT, $0-24
+	MOVQ      dst+0(FP), AX
+	MOVQ      a+8(FP), CX
+	MOVQ      b+16(FP), DX
+	VPMOVZXWD (CX), Y0
+	VPMOVZXWD (DX), Y1
+	VPSLLD    $0x10, Y1, Y1
+	VORPS     Y0, Y1, Y1
+	VMOVUPS   Y1, (AX)
+	VPMOVZXWD 16(CX), Y0
+	VPMOVZXWD 16(DX), Y1
+	VPSLLD    $0x10, Y1, Y1
+	VORPS     Y0, Y1, Y1
+	VMOVUPS   Y1, 32(AX)
+	VPMOVZXWD 32(CX), Y0
+	VPMOVZXWD 32(DX), Y1
+	VPSLLD    $0x10, Y1, Y1
+	VORPS     Y0, Y1, Y1
+	VMOVUPS   Y1, 64(AX)
+	VPMOVZXWD 48(CX), Y0
+	VPMOVZXWD 48(DX), Y1
+	VPSLLD    $0x10, Y1, Y1
+	VORPS     Y0, Y1, Y1
+	VMOVUPS   Y1, 96(AX)
+	VZEROUPPER
+	RET
+
+// func pairRowsAVX512(dst *uint32, a *uint32, b *uint32)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·pairRowsAVX512(SB), NOSPLIT, $0-24
+	MOVQ      dst+0(FP), AX
+	MOVQ      a+8(FP), CX
+	MOVQ      b+16(FP), DX
+	VPMOVZXWD (CX), Z0
+	VPMOVZXWD (DX), Z1
+	VPSLLD    $0x10, Z1, Z1
+	VORPS     Z0, Z1, Z1
+	VMOVUPS   Z1, (AX)
+	VPMOVZXWD 32(CX), Z0
+	VPMOVZXWD 32(DX), Z1
+	VPSLLD    $0x10, Z1, Z1
+	VORPS     Z0, Z1, Z1
+	VMOVUPS   Z1, 64(AX)
+	VZEROUPPER
+	RET
+
 // func widenBF16AVX2(dst *float32, src *uint16, n int)
 // Requires: AVX, AVX2
 TEXT ·widenBF16AVX2(SB), NOSPLIT, $0-24

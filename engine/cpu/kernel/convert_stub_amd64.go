@@ -12,6 +12,31 @@ func roundBF16AVX2(dst *uint16, src *float32, n int)
 //go:noescape
 func roundBF16AVX512(dst *uint16, src *float32, n int)
 
+// roundRowsAVX2 rounds rows of n float32 (a positive multiple of 16) to pairs of bfloat16.
+//
+//go:noescape
+func roundRowsAVX2(dst *uint32, ldd int, src *float32, lds int, rows int, n int)
+
+// roundRowsAVX512 rounds rows of n float32 (a positive multiple of 16) to pairs of bfloat16.
+//
+//go:noescape
+func roundRowsAVX512(dst *uint32, ldd int, src *float32, lds int, rows int, n int)
+
+// roundRowsAVX512BF16 rounds rows of n float32 (a positive multiple of 16) to pairs of bfloat16, subnormal ones to zero.
+//
+//go:noescape
+func roundRowsAVX512BF16(dst *uint32, ldd int, src *float32, lds int, rows int, n int)
+
+// pairRowsAVX2 pairs each of 32 bfloat16 at a with the one at b.
+//
+//go:noescape
+func pairRowsAVX2(dst *uint32, a *uint32, b *uint32)
+
+// pairRowsAVX512 pairs each of 32 bfloat16 at a with the one at b.
+//
+//go:noescape
+func pairRowsAVX512(dst *uint32, a *uint32, b *uint32)
+
 // widenBF16AVX2 widens bfloat16 to float32; n is a positive multiple of 16.
 //
 //go:noescape

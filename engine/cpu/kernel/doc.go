@@ -8,9 +8,9 @@
 // FMA and for AVX-512, chosen once from CPUID; see Level. The assembly is generated
 // (internal/asm). The twin is the oracle: it does the same operations in the same
 // order, fused multiply-adds included, so a kernel gives the same bits at every
-// level. That holds for every function here, NaN payloads apart; for bfloat16
-// products it holds as long as no intermediate is subnormal, which the CPU's
-// bfloat16 instruction flushes to zero and the others do not.
+// level. That holds for every function here, NaN payloads apart; with bfloat16 it
+// holds as long as nothing that enters or leaves a product is subnormal, which the
+// CPU's bfloat16 instructions flush to zero and the others do not.
 //
 // # Reproducibility
 //

@@ -1,21 +1,12 @@
 package kernel
 
-import "math"
+import (
+	"math"
 
-// Constants of exp. The polynomial is 1 + r + r^2*(c2 + ... + c6*r^4) with the last
-// five coefficients interpolated at the Chebyshev nodes of |r| <= ln(2)/2; in exact
-// arithmetic its relative error is 1.1e-8, a fifth of half a unit in the last place.
+	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/param"
+)
+
 const (
-	expHi   = 89   // exp is +Inf from here on; 2^128 still fits the scaling
-	expLo   = -104 // exp rounds to 0 from here on
-	log2e   = 1.44269502162933349609375
-	ln2Hi   = 0.693145751953125 // 16 bits of ln 2: n*ln2Hi is exact
-	ln2Lo   = 1.42860682030941723212e-6
-	expC2   = 0.5
-	expC3   = 0.16666576266288757
-	expC4   = 0.041666556149721146
-	expC5   = 0.008363178931176662
-	expC6   = 0.0013926184037700295
 	maxF32  = math.MaxFloat32
 	signBit = 1 << 31
 )
@@ -32,7 +23,7 @@ func Exp(dst, x []float32) {
 
 // Softmax replaces x by exp(x[i]) / sum of exp(x[j]), shifted by the greatest element
 // so that nothing overflows. If x holds a NaN or +Inf every element is NaN; elements
-// of -Inf get 0 unless all are.
+// of -Inf get 0, or NaN if all are -Inf.
 func Softmax(x []float32) {
 	if len(x) == 0 {
 		return
@@ -93,24 +84,24 @@ func exp32(x float32) float32 {
 // expReduce returns n and r with x = n*ln(2) + r, |r| <= ln(2)/2, x limited to the
 // range in which exp is neither 0 nor infinite.
 func expReduce(x float32) (n, r float32) {
-	if x > expHi {
-		x = expHi
+	if x > param.ExpHi {
+		x = param.ExpHi
 	}
-	if x < expLo {
-		x = expLo
+	if x < param.ExpLo {
+		x = param.ExpLo
 	}
-	n = float32(math.RoundToEven(float64(x * log2e)))
-	r = fma32(-n, ln2Hi, x)
-	return n, fma32(-n, ln2Lo, r)
+	n = float32(math.RoundToEven(float64(x * param.Log2E)))
+	r = fma32(-n, param.Ln2Hi, x)
+	return n, fma32(-n, param.Ln2Lo, r)
 }
 
 // expPoly is c2 + c3*r + ... + c6*r^4.
 func expPoly(r float32) float32 {
-	p := float32(expC6)
-	p = fma32(p, r, expC5)
-	p = fma32(p, r, expC4)
-	p = fma32(p, r, expC3)
-	return fma32(p, r, expC2)
+	p := float32(param.ExpC6)
+	p = fma32(p, r, param.ExpC5)
+	p = fma32(p, r, param.ExpC4)
+	p = fma32(p, r, param.ExpC3)
+	return fma32(p, r, param.ExpC2)
 }
 
 // pow2 is 2^n for a normal float32.

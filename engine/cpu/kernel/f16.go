@@ -1,7 +1,7 @@
 package kernel
 
 import (
-	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/tile"
+	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/param"
 )
 
 // F16 holds the weights W (Out x In) of a linear layer as IEEE half-precision bits,
@@ -17,7 +17,7 @@ func NewF16(out, in int) (*F16, error) {
 	if err := checkWeights("f16", out, in); err != nil {
 		return nil, err
 	}
-	return &F16{Out: out, In: in, data: make([]uint16, panels(out)*in*tile.NR)}, nil
+	return &F16{Out: out, In: in, data: make([]uint16, panels(out)*in*param.NR)}, nil
 }
 
 // PackF16 packs the out x in weights that row delivers as half-precision bits; see
@@ -34,11 +34,14 @@ func PackF16(out, in int, row func(o int, dst []uint16) error) (*F16, error) {
 // same time if row allows it.
 func (w *F16) Pack(p0, p1 int, row func(o int, dst []uint16) error) error {
 	buf := make([]uint16, w.In)
-	for o := p0 * tile.NR; o < min(p1*tile.NR, w.Out); o++ {
+	for o := p0 * param.NR; o < min(p1*param.NR, w.Out); o++ {
 		if err := row(o, buf); err != nil {
 			return err
 		}
-		scatter(w.data[(o/tile.NR)*w.In*tile.NR+o%tile.NR:], buf)
+		panel := w.data[(o/param.NR)*w.In*param.NR+o%param.NR:]
+		for i, v := range buf {
+			panel[i*param.NR] = v
+		}
 	}
 	return nil
 }
@@ -48,9 +51,9 @@ func (w *F16) Panels() int { return panels(w.Out) }
 
 // Row widens row o of W to dst, which has In elements.
 func (w *F16) Row(o int, dst []float32) {
-	src := w.data[(o/tile.NR)*w.In*tile.NR+o%tile.NR:]
+	src := w.data[(o/param.NR)*w.In*param.NR+o%param.NR:]
 	for i := range dst[:w.In] {
-		dst[i] = widenF16(src[i*tile.NR])
+		dst[i] = widenF16(src[i*param.NR])
 	}
 }
 
@@ -58,12 +61,16 @@ func (w *F16) Row(o int, dst []float32) {
 // columns o of panels p0..p1. Other columns of dst are not touched.
 func (w *F16) Mul(dst []float32, ldd int, x []float32, ldx int, rows, p0, p1 int) {
 	checkProduct("F16", len(dst), ldd, len(x), ldx, w.Out, w.In, rows, p0, p1)
+	if rows == 0 || w.mulFew(dst, ldd, x, ldx, rows, p0, p1) {
+		return
+	}
 	m := product[float32]{
 		out: w.Out, k: w.In, rows: rows, mr: tileRows(),
-		pack: func(buf []float32, r, k0, k1 int) { copy(buf, x[r*ldx+k0:r*ldx+k1]) },
+		pack:    func(buf []float32, r, k0, k1 int) { copy(buf, x[r*ldx+k0:r*ldx+k1]) },
+		unpacks: true,
 		panel: func(scratch []float32, p, k0, k1 int) []float32 {
-			dst := scratch[:(k1-k0)*tile.NR]
-			WidenF16(dst, w.data[(p*w.In+k0)*tile.NR:(p*w.In+k1)*tile.NR])
+			dst := scratch[:(k1-k0)*param.NR]
+			WidenF16(dst, w.data[(p*w.In+k0)*param.NR:(p*w.In+k1)*param.NR])
 			return dst
 		},
 		tile: tileF32,

@@ -1,6 +1,6 @@
 package kernel
 
-import "github.com/coppice-lm/coppice/engine/cpu/kernel/internal/tile"
+import "github.com/coppice-lm/coppice/engine/cpu/kernel/internal/param"
 
 // F32 holds the weights W (Out x In) of a linear layer in float32, packed for
 // products: panels of 32 rows of W, in each panel In steps of 32 values, one a row of
@@ -15,12 +15,12 @@ func NewF32(out, in int) (*F32, error) {
 	if err := checkWeights("f32", out, in); err != nil {
 		return nil, err
 	}
-	return &F32{Out: out, In: in, data: make([]float32, panels(out)*in*tile.NR)}, nil
+	return &F32{Out: out, In: in, data: make([]float32, panels(out)*in*param.NR)}, nil
 }
 
 // PackF32 packs the out x in weights that row delivers: row(o, dst) writes row o to
-// dst, which has in elements. Rows are asked for in ascending order; only one is held
-// beside the packed weights.
+// dst, which has in elements. Rows are asked for in ascending order; 16 are held beside
+// the packed weights.
 func PackF32(out, in int, row func(o int, dst []float32) error) (*F32, error) {
 	w, err := NewF32(out, in)
 	if err != nil {
@@ -32,20 +32,33 @@ func PackF32(out, in int, row func(o int, dst []float32) error) (*F32, error) {
 // Pack fills panels p0..p1 as PackF32 does. Threads may fill different panels at the
 // same time if row allows it.
 func (w *F32) Pack(p0, p1 int, row func(o int, dst []float32) error) error {
-	buf := make([]float32, w.In)
-	for o := p0 * tile.NR; o < min(p1*tile.NR, w.Out); o++ {
-		if err := row(o, buf); err != nil {
-			return err
+	return packPanels(w.data, w.Out, w.In, p0, p1, row)
+}
+
+// packPanels fills panels p0..p1 with rows of k dwords, 16 rows at a time.
+func packPanels[E dword](data []E, out, k, p0, p1 int, row func(o int, dst []E) error) error {
+	const group = 16
+	buf := make([]E, group*k)
+	for o := p0 * param.NR; o < min(p1*param.NR, out); o += group {
+		n := min(group, out-o)
+		for j := range n {
+			if err := row(o+j, buf[j*k:][:k]); err != nil {
+				return err
+			}
 		}
-		scatter(w.data[(o/tile.NR)*w.In*tile.NR+o%tile.NR:], buf)
+		clear(buf[n*k:])
+		transpose(floats(data[o/param.NR*param.NR*k+o%param.NR:]), floats(buf), k, k)
 	}
 	return nil
 }
 
-// scatter writes src to every NR-th element of dst.
-func scatter[E any](dst, src []E) {
-	for i, v := range src {
-		dst[i*tile.NR] = v
+// transpose writes element e of 16 rows, ld elements apart, to dst[e*NR:], for e < n.
+func transpose(dst, src []float32, ld, n int) {
+	d := transposeAsm(dst, src, ld, n)
+	for j := range 16 {
+		for e, v := range src[j*ld:][:n][d:] {
+			dst[(d+e)*param.NR+j] = v
+		}
 	}
 }
 
@@ -55,9 +68,9 @@ func (w *F32) Panels() int { return panels(w.Out) }
 // Row copies row o of W to dst, which has In elements: an embedding look-up where the
 // embedding is also the output layer.
 func (w *F32) Row(o int, dst []float32) {
-	src := w.data[(o/tile.NR)*w.In*tile.NR+o%tile.NR:]
+	src := w.data[(o/param.NR)*w.In*param.NR+o%param.NR:]
 	for i := range dst[:w.In] {
-		dst[i] = src[i*tile.NR]
+		dst[i] = src[i*param.NR]
 	}
 }
 
@@ -65,11 +78,14 @@ func (w *F32) Row(o int, dst []float32) {
 // columns o of panels p0..p1. Other columns of dst are not touched.
 func (w *F32) Mul(dst []float32, ldd int, x []float32, ldx int, rows, p0, p1 int) {
 	checkProduct("F32", len(dst), ldd, len(x), ldx, w.Out, w.In, rows, p0, p1)
+	if rows == 0 || w.mulFew(dst, ldd, x, ldx, rows, p0, p1) {
+		return
+	}
 	m := product[float32]{
 		out: w.Out, k: w.In, rows: rows, mr: tileRows(),
 		pack: func(buf []float32, r, k0, k1 int) { copy(buf, x[r*ldx+k0:r*ldx+k1]) },
 		panel: func(_ []float32, p, k0, k1 int) []float32 {
-			return w.data[(p*w.In+k0)*tile.NR : (p*w.In+k1)*tile.NR]
+			return w.data[(p*w.In+k0)*param.NR : (p*w.In+k1)*param.NR]
 		},
 		tile: tileF32,
 	}
@@ -77,16 +93,24 @@ func (w *F32) Mul(dst []float32, ldd int, x []float32, ldx int, rows, p0, p1 int
 }
 
 // tileF32Twin is product.tile for float32 in plain Go.
-func tileF32Twin(c []float32, ldc int, x, w []float32, k, rows int, load bool) {
+func tileF32Twin(dst []float32, ldd int, from []float32, ldf int, x, w []float32, k, rows int) {
 	for r := range rows {
-		row := c[r*ldc:][:tile.NR]
-		if !load {
-			clear(row)
-		}
-		for i, v := range x[r*tile.XStride:][:k] {
-			for j, b := range w[i*tile.NR:][:tile.NR] {
+		row := startRow(dst[r*ldd:], from, r*ldf)
+		for i, v := range x[r*param.XStride:][:k] {
+			for j, b := range w[i*param.NR:][:param.NR] {
 				row[j] = fma32(v, b, row[j])
 			}
 		}
 	}
+}
+
+// startRow fills a tile's row of dst with what its sums start from.
+func startRow(dst, from []float32, at int) []float32 {
+	row := dst[:param.NR]
+	if from == nil {
+		clear(row)
+	} else {
+		copy(row, from[at:])
+	}
+	return row
 }

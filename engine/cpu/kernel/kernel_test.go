@@ -176,6 +176,10 @@ func TestAttentionAgainstFloat64(t *testing.T) {
 			got := make([]float32, len(q))
 			a.Run(got, d*a.Heads, q, d*a.Heads, c.nq, c.pos, kv)
 			near(t, fmt.Sprintf("%+v", c), got, want, 3e-6)
+			b := a
+			b.BF16 = true
+			b.Run(got, d*a.Heads, q, d*a.Heads, c.nq, c.pos, kv)
+			near(t, fmt.Sprintf("bf16 %+v", c), got, want, 0.02)
 		})
 	}
 }

@@ -2,18 +2,24 @@ package kernel
 
 import (
 	"fmt"
+	"math"
 	"sync"
-	"unsafe"
 
-	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/tile"
+	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/param"
 )
 
 // PanelCols is the number of output columns in a panel of packed weights.
-const PanelCols = tile.NR
+const PanelCols = param.NR
 
-// maxPacked bounds the packed activations that wait in the second-level cache:
-// 528 rows of one K block, 561 KiB.
-const maxPacked = 528
+// maxRows and maxGroup bound the rows and panels that one pass takes, so that a K block
+// of its activations (693 KiB) and its partial sums (264 KiB) fit a second-level cache
+// of 1 MiB. Fewer rows would read the weights more often. In a pass of fewer than
+// fewTiles tiles the reading of weights is what takes time.
+const (
+	maxRows  = 528
+	maxGroup = 4
+	fewTiles = 8
+)
 
 // dword is one step along the inner dimension: a float32, or a pair of bfloat16 with
 // the even element in the low half.
@@ -28,107 +34,135 @@ type product[E dword] struct {
 
 	// pack copies dwords k0..k1 of activation row r into buf.
 	pack func(buf []E, r, k0, k1 int)
-	// panel returns dwords k0..k1 of panel p, NR columns each; it may use scratch
-	// (KC x NR) to build them.
-	panel func(scratch []E, p, k0, k1 int) []E
-	// tile computes c[r*ldc+j] (+)= sum over i<k of x[r*XStride+i]*w[i*NR+j] for
-	// r<rows, j<NR, in ascending order of i, onto c if load is set, else onto 0.
-	tile func(c []float32, ldc int, x, w []E, k, rows int, load bool)
+	// panel returns dwords k0..k1 of panel p, NR columns each: built in scratch (KC x
+	// NR) if unpacks is set, else a part of the weights.
+	panel   func(scratch []E, p, k0, k1 int) []E
+	unpacks bool
+	// tile computes dst[r*ldd+j] = from[r*ldf+j] + sum over i<k of
+	// x[r*XStride+i]*w[i*NR+j] for r<rows, j<NR, in ascending order of i; from is 0
+	// where it is nil. It may prefetch 16*k bytes from next on, or, if next is nil,
+	// what follows w at the rate at which it reads.
+	tile func(dst []float32, ldd int, from []float32, ldf int, x, w, next []E, k, rows int)
 }
 
 // run computes panels p0..p1 of the product into dst.
 //
-// K is cut at multiples of KC. If all activations fit the cache, panels are the outer
-// loop, so that weights are read in one stream (decoding); else K blocks are, and a
-// block of activations is packed once for all panels. Partial sums are stored and
-// reloaded exactly, so the order of the loops does not change a bit.
+// It takes blocks of rows, packs all their activations, and for a group of panels at a
+// time walks over K in blocks. Partial sums of the group wait in scratch, not in dst,
+// whose rows are far apart and compete for cache sets. They are stored and reloaded
+// exactly, so no block size changes a bit of the result.
 func (m *product[E]) run(dst []float32, ldd, p0, p1 int) {
 	s := scratchPool.Get().(*scratch)
 	defer scratchPool.Put(s)
-	blocks := (m.k + tile.KC - 1) / tile.KC
-	if blocks*m.rows <= maxPacked {
-		buf := dwords[E](&s.x, blocks*m.rows*tile.XStride)
-		for b := range blocks {
-			m.packRows(buf[b*m.rows*tile.XStride:], 0, m.rows, b)
-		}
-		for p := p0; p < p1; p++ {
-			for b := range blocks {
-				m.block(s, dst, ldd, buf[b*m.rows*tile.XStride:], 0, m.rows, p, b)
-			}
-		}
-		return
-	}
-	parts := (m.rows + maxPacked - 1) / maxPacked
+	blocks := (m.k + param.KC - 1) / param.KC
+	// Equal blocks of whole steps of 4, which no pair of bfloat16 straddles.
+	kc := ((m.k+blocks-1)/blocks + 3) &^ 3
+	blocks = (m.k + kc - 1) / kc
+	parts := (m.rows + maxRows - 1) / maxRows
 	for i := range parts {
-		r0, r1 := i*m.rows/parts, (i+1)*m.rows/parts
-		buf := dwords[E](&s.x, (r1-r0)*tile.XStride)
-		for b := range blocks {
-			m.packRows(buf, r0, r1, b)
-			for p := p0; p < p1; p++ {
-				m.block(s, dst, ldd, buf, r0, r1, p, b)
+		c := pass[E]{product: m, s: s, dst: dst, ldd: ldd, kc: kc, blocks: blocks, r0: i * m.rows / parts, r1: (i + 1) * m.rows / parts}
+		c.pack()
+		group := maxGroup
+		if c.r1-c.r0 <= m.mr {
+			group = 1 // weights are read once, in one stream
+		}
+		for p := p0; p < p1; p += group {
+			c.group(p, min(p+group, p1))
+		}
+	}
+}
+
+// pass is the product of one block of rows.
+type pass[E dword] struct {
+	*product[E]
+	s          *scratch
+	dst        []float32
+	ldd        int
+	kc, blocks int
+	r0, r1     int
+	x          []E // packed activations: blocks x rows x XStride
+}
+
+func (c *pass[E]) pack() {
+	rows := c.r1 - c.r0
+	c.x = dwords[E](&c.s.x, c.blocks*rows*param.XStride)
+	for b := range c.blocks {
+		k0, k1 := b*c.kc, min((b+1)*c.kc, c.k)
+		for r := range rows {
+			c.product.pack(c.x[(b*rows+r)*param.XStride:][:k1-k0], c.r0+r, k0, k1)
+		}
+	}
+}
+
+// group computes panels p0..p1.
+func (c *pass[E]) group(p0, p1 int) {
+	rows := c.r1 - c.r0
+	sums := dwords[float32](&c.s.c, maxGroup*maxRows*param.NR)
+	tiles := (rows + c.mr - 1) / c.mr
+	for b := range c.blocks {
+		k0, k1 := b*c.kc, min((b+1)*c.kc, c.k)
+		for p := p0; p < p1; p++ {
+			w := c.panel(dwords[E](&c.s.w, param.KC*param.NR), p, k0, k1)
+			next := c.next(w, p, p0, p1, b)
+			cols := min(param.NR, c.out-p*param.NR)
+			// Tiles have nearly equal heights.
+			for t := range tiles {
+				t0, t1 := t*rows/tiles, (t+1)*rows/tiles
+				part := sums[((p-p0)*rows+t0)*param.NR:]
+				from, to, ldd := part, part, param.NR
+				if b == 0 {
+					from = nil
+				}
+				last := b == c.blocks-1
+				out := c.dst[(c.r0+t0)*c.ldd+p*param.NR:]
+				if last && cols == param.NR {
+					to, ldd = out, c.ldd
+				}
+				c.tile(to, ldd, from, param.NR, c.x[(b*rows+t0)*param.XStride:], w, next, k1-k0, t1-t0)
+				if done := (k1 - k0) * 4; done < len(next) {
+					next = next[done:]
+				} else {
+					next = w
+				}
+				if last && cols < param.NR {
+					for r := range t1 - t0 {
+						copy(out[r*c.ldd:][:cols], part[r*param.NR:])
+					}
+				}
 			}
 		}
 	}
 }
 
-func (m *product[E]) packRows(buf []E, r0, r1, b int) {
-	k0 := b * tile.KC
-	k1 := min(k0+tile.KC, m.k)
-	for r := r0; r < r1; r++ {
-		m.pack(buf[(r-r0)*tile.XStride:][:k1-k0], r, k0, k1)
+// next is the share of a panel that comes after panel p and K block b, for tiles to
+// prefetch a part each; w itself where there is none in memory yet. If there are few
+// tiles it is nil for the first, which then reads ahead in the stream of weights.
+func (c *pass[E]) next(w []E, p, p0, p1, b int) []E {
+	if c.r1-c.r0 < fewTiles*c.mr && !c.unpacks {
+		return nil
 	}
-}
-
-// block adds K block b of panel p to rows r0..r1 of dst, whose activations are in x.
-// Rows are cut into tiles of nearly equal height.
-func (m *product[E]) block(s *scratch, dst []float32, ldd int, x []E, r0, r1, p, b int) {
-	k0 := b * tile.KC
-	k := min(tile.KC, m.k-k0)
-	w := m.panel(dwords[E](&s.w, tile.KC*tile.NR), p, k0, k0+k)
-	cols := min(tile.NR, m.out-p*tile.NR)
-	rows := r1 - r0
-	tiles := (rows + m.mr - 1) / m.mr
-	for t := range tiles {
-		t0, t1 := t*rows/tiles, (t+1)*rows/tiles
-		c := dst[(r0+t0)*ldd+p*tile.NR:]
-		xt := x[t0*tile.XStride:]
-		if cols == tile.NR {
-			m.tile(c, ldd, xt, w, k, t1-t0, b > 0)
-			continue
-		}
-		// The last panel is not full: its tile is computed beside dst.
-		tmp := s.c[:]
-		for r := range t1 - t0 {
-			copy(tmp[r*tile.NR:], c[r*ldd:][:cols])
-		}
-		m.tile(tmp, tile.NR, xt, w, k, t1-t0, b > 0)
-		for r := range t1 - t0 {
-			copy(c[r*ldd:][:cols], tmp[r*tile.NR:])
-		}
+	p++
+	if p == p1 {
+		p, b = p0, b+1
 	}
+	if b == c.blocks || c.unpacks {
+		return w
+	}
+	return c.panel(nil, p, b*c.kc, min((b+1)*c.kc, c.k))
 }
 
 // scratch is one call's working memory.
 type scratch struct {
 	x []float32 // packed activations
 	w []float32 // an unpacked share of a panel
-	c [tile.MR512 * tile.NR]float32
+	c []float32 // partial sums: panels of the group x rows x NR
 }
 
 var scratchPool = sync.Pool{New: func() any { return new(scratch) }}
 
-// dwords returns n elements of *buf as E, growing it if needed. Both element types
-// have the size and alignment of a float32.
-func dwords[E dword](buf *[]float32, n int) []E {
-	if cap(*buf) < n {
-		*buf = make([]float32, n)
-	}
-	return unsafe.Slice((*E)(unsafe.Pointer(unsafe.SliceData(*buf))), n)
-}
-
 // checkProduct panics if the operands of a product are too short for it.
 func checkProduct(name string, dst, ldd, x, ldx, out, in, rows, p0, p1 int) {
-	panels := (out + tile.NR - 1) / tile.NR
+	panels := (out + param.NR - 1) / param.NR
 	switch {
 	case rows < 0 || p0 < 0 || p0 > p1 || p1 > panels:
 		panic(fmt.Sprintf("kernel: %s.Mul: rows %d, panels [%d,%d) of %d", name, rows, p0, p1, panels))
@@ -139,13 +173,12 @@ func checkProduct(name string, dst, ldd, x, ldx, out, in, rows, p0, p1 int) {
 }
 
 // panels is the number of panels that hold out columns.
-func panels(out int) int { return (out + tile.NR - 1) / tile.NR }
+func panels(out int) int { return (out + param.NR - 1) / param.NR }
 
 // checkWeights refuses sizes that no weight matrix has.
 func checkWeights(name string, out, in int) error {
-	const limit = 1 << 31
-	if out < 1 || in < 1 || out > limit || in > limit {
-		return fmt.Errorf("packing %s weights of %d x %d: both sizes must be in 1..2^31", name, out, in)
+	if out < 1 || in < 1 || out > math.MaxInt32 || in > math.MaxInt32 {
+		return fmt.Errorf("packing %s weights of %d x %d: both sizes must be in 1..2^31-1", name, out, in)
 	}
 	return nil
 }

@@ -2,17 +2,17 @@
 
 package kernel
 
-// tileF32AVX512 adds k steps of a product to rows 1..14 x 32 of c, whose rows are ldc elements apart; it starts from zero unless load is 1.
+// tileF32AVX512 computes dst = from + k steps of a product for 1..14 rows of 32 columns; from may be nil for zero, row distances are in elements. On the way it prefetches 16*k bytes from next on, or, if that is nil, what follows w.
 //
 //go:noescape
-func tileF32AVX512(c *float32, ldc int, x *float32, w *float32, k int, rows int, load int)
+func tileF32AVX512(dst *float32, ldd int, from *float32, ldf int, x *float32, w *float32, next *float32, k int, rows int)
 
-// tileBF16AVX512 adds k steps of a product to rows 1..14 x 32 of c, whose rows are ldc elements apart; it starts from zero unless load is 1.
+// tileBF16AVX512 computes dst = from + k steps of a product for 1..14 rows of 32 columns; from may be nil for zero, row distances are in elements. On the way it prefetches 16*k bytes from next on, or, if that is nil, what follows w.
 //
 //go:noescape
-func tileBF16AVX512(c *float32, ldc int, x *uint32, w *uint32, k int, rows int, load int)
+func tileBF16AVX512(dst *float32, ldd int, from *float32, ldf int, x *uint32, w *uint32, next *uint32, k int, rows int)
 
-// tileF32AVX2 adds k steps of a product to rows 1..6 x 16 of c, whose rows are ldc elements apart; it starts from zero unless load is 1.
+// tileF32AVX2 computes dst = from + k steps of a product for 1..6 rows of 16 columns; from may be nil for zero, row distances are in elements. On the way it prefetches 16*k bytes from next on, or, if that is nil, what follows w.
 //
 //go:noescape
-func tileF32AVX2(c *float32, ldc int, x *float32, w *float32, k int, rows int, load int)
+func tileF32AVX2(dst *float32, ldd int, from *float32, ldf int, x *float32, w *float32, next *float32, k int, rows int)

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"math"
 
-	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/tile"
+	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/param"
 	"github.com/coppice-lm/coppice/tensor"
 )
 
@@ -57,7 +57,7 @@ func NewQuant(t tensor.DType, out, in int) (*Quant, error) {
 func (w *Quant) Panels() int { return panels(w.Out) }
 
 // groupBytes is the size of the 32 blocks that stand together.
-func (w *Quant) groupBytes() int { return tile.NR * w.Type.BlockBytes() }
+func (w *Quant) groupBytes() int { return param.NR * w.Type.BlockBytes() }
 
 func (w *Quant) panelBytes() int { return w.In / quantBlock * w.groupBytes() }
 
@@ -66,13 +66,13 @@ func (w *Quant) panelBytes() int { return w.In / quantBlock * w.groupBytes() }
 func (w *Quant) Pack(p0, p1 int, row func(o int, dst []byte) error) error {
 	size := w.Type.BlockBytes()
 	buf := make([]byte, w.In/quantBlock*size)
-	for o := p0 * tile.NR; o < min(p1*tile.NR, w.Out); o++ {
+	for o := p0 * param.NR; o < min(p1*param.NR, w.Out); o++ {
 		if err := row(o, buf); err != nil {
 			return err
 		}
-		panel := w.data[o/tile.NR*w.panelBytes():]
+		panel := w.data[o/param.NR*w.panelBytes():]
 		for b := range w.In / quantBlock {
-			w.packBlock(panel[b*w.groupBytes():], o%tile.NR, buf[b*size:][:size])
+			w.packBlock(panel[b*w.groupBytes():], o%param.NR, buf[b*size:][:size])
 		}
 	}
 	return nil
@@ -84,11 +84,11 @@ func (w *Quant) Pack(p0, p1 int, row func(o int, dst []byte) error) error {
 func (w *Quant) packBlock(group []byte, j int, block []byte) {
 	head := w.headWords()
 	for h := range head {
-		copy(group[(h*tile.NR+j)*2:][:2], block[2*h:])
+		copy(group[(h*param.NR+j)*2:][:2], block[2*h:])
 	}
-	group, quants := group[head*tile.NR*2:], block[head*2:]
+	group, quants := group[head*param.NR*2:], block[head*2:]
 	for i := 0; i < len(quants); i += 4 {
-		copy(group[i/4*tile.NR*4+j*4:][:4], quants[i:])
+		copy(group[i/4*param.NR*4+j*4:][:4], quants[i:])
 	}
 }
 
@@ -126,38 +126,63 @@ func (q *Q8) Quantise(x []float32, ldx, rows, in int) {
 	}
 	q.quant, q.scale, q.sum = q.quant[:rows*in], q.scale[:rows*blocks], q.sum[:rows*blocks]
 	for t := range rows {
-		for b := range blocks {
-			at := t*blocks + b
-			q.scale[at], q.sum[at] = quantise(q.quant[at*quantBlock:][:quantBlock], x[t*ldx+b*quantBlock:][:quantBlock])
+		quant := q.quant[t*in:][:in]
+		scale, sum := q.scale[t*blocks:][:blocks], q.sum[t*blocks:][:blocks]
+		row := x[t*ldx:][:in]
+		blockTops(scale, row)
+		var inv [64]float32
+		for b0 := 0; b0 < blocks; b0 += len(inv) {
+			b1 := min(b0+len(inv), blocks)
+			for b := b0; b < b1; b++ {
+				scale[b], inv[b-b0] = step(scale[b])
+			}
+			roundBlocks(quant[b0*quantBlock:b1*quantBlock], row[b0*quantBlock:b1*quantBlock], inv[:b1-b0], sum[b0:b1])
+			for b := b0; b < b1; b++ {
+				if inv[b-b0] == 0 {
+					clear(quant[b*quantBlock:][:quantBlock])
+					sum[b] = 0
+				}
+			}
 		}
 	}
 }
 
-func quantise(dst []int8, x []float32) (step float32, sum int32) {
-	var top float32
-	for _, v := range x {
-		a := abs32(v)
-		if a != a {
-			top = a
-			break
+// step is the step of a block with the greatest magnitude top, and its inverse: 0 for
+// a block that has none, being zero (or below 1e-36, where the inverse overflows), or
+// not finite.
+func step(top float32) (scale, inv float32) {
+	scale, inv = top/127, 127/top
+	switch {
+	case inv > 0 && inv <= maxF32:
+		return scale, inv
+	case top < 1:
+		return 0, 0
+	}
+	return top - top, 0 // NaN
+}
+
+// blockTopsTwin sets top to each block's greatest magnitude, by its bits: an infinity
+// is above all numbers, a NaN above all.
+func blockTopsTwin(top, x []float32) {
+	for b := range top {
+		var m uint32
+		for _, v := range x[b*quantBlock:][:quantBlock] {
+			m = max(m, math.Float32bits(v)&^signBit)
 		}
-		top = max(top, a)
+		top[b] = math.Float32frombits(m)
 	}
-	scale, inv := top/127, 127/top
-	if !(inv > 0 && inv <= maxF32) {
-		// All zero (or below 1e-36, where 1/scale overflows), or not finite.
-		clear(dst)
-		if top < 1 {
-			return 0, 0
+}
+
+// roundBlocksTwin rounds each block times its inverse step, and sums what it gives.
+func roundBlocksTwin(dst []int8, x, inv []float32, sum []int32) {
+	for b, f := range inv {
+		sum[b] = 0
+		for i, v := range x[b*quantBlock:][:quantBlock] {
+			n := int32(math.RoundToEven(float64(v * f)))
+			dst[b*quantBlock+i] = int8(n)
+			sum[b] += n
 		}
-		return top - top, 0
 	}
-	for i, v := range x {
-		n := math.RoundToEven(float64(v * inv))
-		dst[i] = int8(n)
-		sum += int32(n)
-	}
-	return scale, sum
 }
 
 // Mul computes dst[t*ldd+o] = sum over i of x[t,i]*W[o,i] for the rows t of x and the
@@ -175,15 +200,15 @@ func (w *Quant) Mul(dst []float32, ldd int, x *Q8, p0, p1 int) {
 	for p := p0; p < p1; p++ {
 		panel := w.data[p*w.panelBytes():][:w.panelBytes()]
 		for t := range rows {
-			var acc [tile.NR]float32
+			var acc [param.NR]float32
 			w.column(&acc, panel, x.quant[t*w.In:][:w.In], x.scale[t*blocks:][:blocks], x.sum[t*blocks:][:blocks])
-			copy(dst[t*ldd+p*tile.NR:][:min(tile.NR, w.Out-p*tile.NR)], acc[:])
+			copy(dst[t*ldd+p*param.NR:][:min(param.NR, w.Out-p*param.NR)], acc[:])
 		}
 	}
 }
 
 // column multiplies one row of activations by one panel.
-func (w *Quant) column(acc *[tile.NR]float32, panel []byte, x []int8, scale []float32, sum []int32) {
+func (w *Quant) column(acc *[param.NR]float32, panel []byte, x []int8, scale []float32, sum []int32) {
 	if quantAsm(w.Type, acc, panel, x, scale, sum) {
 		return
 	}
@@ -191,15 +216,15 @@ func (w *Quant) column(acc *[tile.NR]float32, panel []byte, x []int8, scale []fl
 	for b, dx := range scale {
 		group := panel[b*w.groupBytes():]
 		xs := x[b*quantBlock:][:quantBlock]
-		for j := range tile.NR {
+		for j := range param.NR {
 			d := widenF16(binary.LittleEndian.Uint16(group[2*j:]))
-			n := blockDot(w.Type, group[head*tile.NR*2+j*4:], xs)
+			n := blockDot(w.Type, group[head*param.NR*2+j*4:], xs)
 			if w.Type == tensor.Q4_0 {
 				n -= 8 * sum[b]
 			}
 			acc[j] = fma32(float32(n), d*dx, acc[j])
 			if w.Type == tensor.Q4_1 {
-				m := widenF16(binary.LittleEndian.Uint16(group[(tile.NR+j)*2:]))
+				m := widenF16(binary.LittleEndian.Uint16(group[(param.NR+j)*2:]))
 				acc[j] = fma32(m, float32(float32(sum[b])*dx), acc[j])
 			}
 		}
@@ -212,11 +237,11 @@ func blockDot(t tensor.DType, q []byte, x []int8) (n int32) {
 	for i, v := range x {
 		switch {
 		case t == tensor.Q8_0:
-			n += int32(int8(q[i/4*tile.NR*4+i%4])) * int32(v)
+			n += int32(int8(q[i/4*param.NR*4+i%4])) * int32(v)
 		case i < 16:
-			n += int32(q[i/4*tile.NR*4+i%4]&15) * int32(v)
+			n += int32(q[i/4*param.NR*4+i%4]&15) * int32(v)
 		default:
-			n += int32(q[(i-16)/4*tile.NR*4+i%4]>>4) * int32(v)
+			n += int32(q[(i-16)/4*param.NR*4+i%4]>>4) * int32(v)
 		}
 	}
 	return n
@@ -225,20 +250,20 @@ func blockDot(t tensor.DType, q []byte, x []int8) (n int32) {
 // Row dequantises row o of W to dst, which has In elements.
 func (w *Quant) Row(o int, dst []float32) {
 	dst = dst[:w.In]
-	panel, j, head := w.data[o/tile.NR*w.panelBytes():], o%tile.NR, w.headWords()
+	panel, j, head := w.data[o/param.NR*w.panelBytes():], o%param.NR, w.headWords()
 	for i := range dst {
 		group := panel[i/quantBlock*w.groupBytes():]
 		d := widenF16(binary.LittleEndian.Uint16(group[2*j:]))
-		q, e := group[head*tile.NR*2+j*4:], i%quantBlock
+		q, e := group[head*param.NR*2+j*4:], i%quantBlock
 		switch w.Type {
 		case tensor.Q8_0:
-			dst[i] = float32(int8(q[e/4*tile.NR*4+e%4])) * d
+			dst[i] = float32(int8(q[e/4*param.NR*4+e%4])) * d
 		default:
-			v := q[e%16/4*tile.NR*4+e%4] >> (e / 16 * 4) & 15
+			v := q[e%16/4*param.NR*4+e%4] >> (e / 16 * 4) & 15
 			if w.Type == tensor.Q4_0 {
 				dst[i] = float32(int(v)-8) * d
 			} else {
-				m := widenF16(binary.LittleEndian.Uint16(group[(tile.NR+j)*2:]))
+				m := widenF16(binary.LittleEndian.Uint16(group[(param.NR+j)*2:]))
 				dst[i] = float32(float32(v)*d) + m
 			}
 		}

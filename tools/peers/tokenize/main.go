@@ -1,18 +1,22 @@
 // Tokenize encodes files for the peer check: each whole, in one goroutine.
 //
 //	tokenize MODEL OUT FILE...
+//	tokenize -lines MODEL FILE
 //
 // MODEL is a GGUF file or a directory with tokenizer.json. The ids of the n-th file are
 // written to OUT/n.ids as little-endian int32, without what the post-processor adds. The
-// last line of output is the bytes encoded and the seconds that encoding took.
+// last line of output is the bytes encoded and the seconds that encoding took. With
+// -lines only the time is taken, for each line by itself and the best of five rounds.
 package main
 
 import (
 	"encoding/binary"
 	"fmt"
 	"log"
+	"math"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/coppice-lm/coppice/gguf"
@@ -20,6 +24,12 @@ import (
 )
 
 func main() {
+	if len(os.Args) == 4 && os.Args[1] == "-lines" {
+		if err := timeLines(os.Args[2], os.Args[3]); err != nil {
+			log.Fatal(err)
+		}
+		return
+	}
 	if len(os.Args) < 4 {
 		log.Fatal("usage: tokenize MODEL OUT FILE...")
 	}
@@ -53,6 +63,28 @@ func run(model, out string, files []string) error {
 		}
 	}
 	fmt.Println(bytes, seconds)
+	return nil
+}
+
+func timeLines(model, file string) error {
+	tok, err := load(model)
+	if err != nil {
+		return err
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	lines := strings.Split(string(b), "\n")
+	best := math.Inf(1)
+	for range 5 {
+		start := time.Now()
+		for _, line := range lines {
+			tok.Encode(line, false)
+		}
+		best = min(best, time.Since(start).Seconds())
+	}
+	fmt.Println(len(b), best)
 	return nil
 }
 

@@ -3,14 +3,9 @@ package main
 import (
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
-)
 
-// erfcP are the coefficients of erfc in activation.go of package kernel.
-var erfcP = []float32{
-	0.2820826768875122, 0.2824450433254242, 0.24257288873195648,
-	0.20485365390777588, -0.03184175863862038, 0.28569769859313965,
-	-0.49386364221572876, 0.28776830434799194, -0.059714920818805695,
-}
+	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/param"
+)
 
 // activation emits the kernels of activation.go.
 func activation(g *gen) {
@@ -42,7 +37,7 @@ func activation(g *gen) {
 		}
 	})
 	gated("geluTanhMul", "sets dst to gelu(gate)*up in the tanh form", func() func(x reg.VecVirtual) reg.VecVirtual {
-		e, a, b := g.expConsts(), g.konst(-1.5957691216057308), g.konst(-1.5957691216057308*0.044715)
+		e, a, b := g.expConsts(), g.konst(param.GELUA), g.konst(param.GELUB)
 		return func(x reg.VecVirtual) reg.VecVirtual {
 			s, y := g.vec(), g.copyOf(a)
 			g.VMULPS(x, x, s)
@@ -115,7 +110,7 @@ func (g *gen) erfConsts() erfConsts {
 		abs: g.konstBits(1<<31 - 1), sign: g.konstBits(1 << 31),
 		rootHalf: g.konst(0.70710678118654752440), half: g.konst(0.5),
 	}
-	for _, c := range erfcP {
+	for _, c := range param.ErfcP {
 		// Memory operands: the registers are taken.
 		k.p = append(k.p, g.datum(c))
 	}

@@ -4,7 +4,7 @@ import (
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
 
-	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/tile"
+	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/param"
 )
 
 // attention emits the kernels of attention.go.
@@ -57,6 +57,19 @@ func attention(g *gen) {
 				g.ADDQ(operand.I32(4), sum)
 			})
 		})
+	g.both("copyRows", "func(dst, src *float32, ld, n int)",
+		"packs the first 32 elements of n > 0 rows, ld elements apart, one after the other.", func() {
+			dst, src, ld, n := g.arg("dst"), g.arg("src"), g.arg("ld"), g.arg("n")
+			g.SHLQ(operand.U8(2), ld)
+			g.Label("loop")
+			for off := 0; off < param.NR*4; off += g.elems() * 4 {
+				g.VMOVUPS(g.copyOf(mem(src, off)), mem(dst, off))
+			}
+			g.ADDQ(ld, src)
+			g.ADDQ(operand.I32(param.NR*4), dst)
+			g.DECQ(n)
+			g.JNE(operand.LabelRef("loop"))
+		})
 	g.function("transposeAVX512", "func(dst, src *float32, ld, n int)",
 		"writes element e of 16 rows, ld elements apart, to dst[e*32:], for e < n, a positive multiple of 16.", g.transpose)
 }
@@ -70,7 +83,7 @@ func (g *gen) eachRow(p, rows, n reg.Register, body func(at, count reg.Register)
 	g.MOVQ(p, at)
 	g.MOVQ(n, count)
 	body(at, count)
-	g.ADDQ(operand.I32(tile.XStride*4), p)
+	g.ADDQ(operand.I32(param.XStride*4), p)
 	g.DECQ(rows)
 	g.JNE(operand.LabelRef(loop))
 }
@@ -128,7 +141,7 @@ func (g *gen) transpose() {
 	}
 	store := func(imm uint8, from, element int) {
 		g.VSHUFF32X4(operand.U8(imm), b[8+from], b[from], a[from])
-		g.VMOVUPS(a[from], mem(dst, element*tile.NR*4))
+		g.VMOVUPS(a[from], mem(dst, element*param.NR*4))
 	}
 	for e := range 4 {
 		store(0x88, e, e)
@@ -137,7 +150,7 @@ func (g *gen) transpose() {
 		store(0xdd, 4+e, 12+e)
 	}
 	g.ADDQ(operand.I32(64), src)
-	g.ADDQ(operand.I32(16*tile.NR*4), dst)
+	g.ADDQ(operand.I32(16*param.NR*4), dst)
 	g.SUBQ(operand.I32(16), n)
 	g.JG(operand.LabelRef("loop"))
 }

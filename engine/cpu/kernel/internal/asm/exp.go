@@ -3,6 +3,8 @@ package main
 import (
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
+
+	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/param"
 )
 
 // expConsts are the constants of the exponential; see exp.go of package kernel, whose
@@ -17,11 +19,10 @@ type expConsts struct {
 
 func (g *gen) expConsts() expConsts {
 	e := expConsts{
-		hi: g.konst(89), lo: g.konst(-104),
-		log2e: g.konst(1.44269502162933349609375),
-		ln2Hi: g.konst(0.693145751953125), ln2Lo: g.konst(1.42860682030941723212e-6),
-		c2: g.konst(0.5), c3: g.konst(0.16666576266288757), c4: g.konst(0.041666556149721146),
-		c5: g.konst(0.008363178931176662), c6: g.konst(0.0013926184037700295),
+		hi: g.konst(param.ExpHi), lo: g.konst(param.ExpLo),
+		log2e: g.konst(param.Log2E), ln2Hi: g.konst(param.Ln2Hi), ln2Lo: g.konst(param.Ln2Lo),
+		c2: g.konst(param.ExpC2), c3: g.konst(param.ExpC3), c4: g.konst(param.ExpC4),
+		c5: g.konst(param.ExpC5), c6: g.konst(param.ExpC6),
 		one: g.konst(1),
 	}
 	if !g.wide {

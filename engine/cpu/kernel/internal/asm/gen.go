@@ -159,8 +159,12 @@ func (g *gen) vdpbf16ps(dst, a, b int) { g.raw(evex(2, 0x52, dst, a, b)) }
 // signed bytes of b, register numbers of ZMM. Encoding: EVEX.512.66.0F38.W0 50 /r.
 func (g *gen) vpdpbusd(dst, a, b int) { g.raw(evex(1, 0x50, dst, a, b)) }
 
+// vcvtneps2bf16 emits VCVTNEPS2BF16: the lower half of dst becomes src in bfloat16,
+// register numbers of ZMM. Encoding: EVEX.512.F3.0F38.W0 72 /r.
+func (g *gen) vcvtneps2bf16(dst, src int) { g.raw(evex(2, 0x72, dst, 0, src)) }
+
 // evex encodes a three-register 512-bit instruction of the 0F38 map without mask;
-// prefix is the pp field (1: 66, 2: F3). Registers beyond 15 or 7 go, inverted, into
+// prefix is the pp field (1: 66, 2: F3); a is 0 where there are but two registers. Registers beyond 15 or 7 go, inverted, into
 // the bits R', R, V', X and B.
 func evex(prefix, opcode byte, dst, a, b int) []byte {
 	inv := func(n, bit int) byte { return byte(^n >> bit & 1) }

@@ -34,6 +34,8 @@ var families = []family{
 	{".", "kernel", "norm", norm},
 	{".", "kernel", "elementwise", elementwise},
 	{".", "kernel", "attention", attention},
+	{".", "kernel", "quant", quant},
+	{".", "kernel", "few", few},
 	{"internal/peak", "peak", "peak", peak},
 }
 

@@ -6,10 +6,10 @@ import (
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
 
-	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/tile"
+	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/param"
 )
 
-const tileSig = "func(c *float32, ldc int, x, w *%s, k, rows, load int)"
+const tileSig = "func(dst *float32, ldd int, from *float32, ldf int, x, w, next *%s, k, rows int)"
 
 var (
 	zmm = []reg.VecPhysical{
@@ -28,15 +28,15 @@ var (
 // with AVX2.
 func matmul(g *gen) {
 	f32 := fmt.Sprintf(tileSig, "float32")
-	doc := "adds k steps of a product to rows 1..%d x %d of c, whose rows are ldc elements apart; it starts from zero unless load is 1."
-	g.function("tileF32AVX512", f32, fmt.Sprintf(doc, tile.MR512, 32), func() {
-		g.tiles(tile.MR512, zmm, func(dst, w, x int) { g.VFMADD231PS(zmm[x], zmm[w], zmm[dst]) })
+	doc := "computes dst = from + k steps of a product for 1..%d rows of %d columns; from may be nil for zero, row distances are in elements. On the way it prefetches 16*k bytes from next on, or, if that is nil, what follows w."
+	g.function("tileF32AVX512", f32, fmt.Sprintf(doc, param.MR512, 32), func() {
+		g.tiles(param.MR512, zmm, func(dst, w, x int) { g.VFMADD231PS(zmm[x], zmm[w], zmm[dst]) })
 	})
-	g.function("tileBF16AVX512", fmt.Sprintf(tileSig, "uint32"), fmt.Sprintf(doc, tile.MR512, 32), func() {
-		g.tiles(tile.MR512, zmm, g.vdpbf16ps)
+	g.function("tileBF16AVX512", fmt.Sprintf(tileSig, "uint32"), fmt.Sprintf(doc, param.MR512, 32), func() {
+		g.tiles(param.MR512, zmm, g.vdpbf16ps)
 	})
-	g.function("tileF32AVX2", f32, fmt.Sprintf(doc, tile.MR256, 16), func() {
-		g.tiles(tile.MR256, ymm, func(dst, w, x int) { g.VFMADD231PS(ymm[x], ymm[w], ymm[dst]) })
+	g.function("tileF32AVX2", f32, fmt.Sprintf(doc, param.MR256, 16), func() {
+		g.tiles(param.MR256, ymm, func(dst, w, x int) { g.VFMADD231PS(ymm[x], ymm[w], ymm[dst]) })
 	})
 }
 
@@ -46,11 +46,13 @@ func matmul(g *gen) {
 func (g *gen) tiles(maxRows int, regs []reg.VecPhysical, mulAdd func(dst, w, x int)) {
 	const unroll = 4
 	size := int(regs[0].Size())
-	c, ldc := g.Load(g.Param("c"), reg.RDI), g.Load(g.Param("ldc"), reg.RSI)
+	c, ldc := g.Load(g.Param("dst"), reg.RDI), g.Load(g.Param("ldd"), reg.RSI)
+	from, ldf := g.Load(g.Param("from"), reg.R10), g.Load(g.Param("ldf"), reg.R11)
 	x, w := g.Load(g.Param("x"), reg.RDX), g.Load(g.Param("w"), reg.RCX)
 	k, rows := g.Load(g.Param("k"), reg.R8), g.Load(g.Param("rows"), reg.R9)
-	load := g.Load(g.Param("load"), reg.R10)
+	next := g.Load(g.Param("next"), reg.RBX)
 	g.SHLQ(operand.U8(2), ldc)
+	g.SHLQ(operand.U8(2), ldf)
 	for h := maxRows; h > 1; h-- {
 		g.CMPQ(rows, operand.U8(uint8(h)))
 		g.JEQ(operand.LabelRef(fmt.Sprintf("rows%d", h)))
@@ -59,15 +61,14 @@ func (g *gen) tiles(maxRows int, regs []reg.VecPhysical, mulAdd func(dst, w, x i
 		label := func(s string) string { return fmt.Sprintf("rows%d%s", h, s) }
 		w0, x0 := 2*maxRows, 2*maxRows+2
 		g.Label(label(""))
-		// Sums: from c, or zero.
-		g.TESTQ(load, load)
+		// The sums start from memory, or from zero.
+		g.TESTQ(from, from)
 		g.JEQ(operand.LabelRef(label("zero")))
-		g.MOVQ(c, reg.RAX)
 		for r := range h {
-			g.VMOVUPS(mem(reg.RAX, 0), regs[2*r])
-			g.VMOVUPS(mem(reg.RAX, size), regs[2*r+1])
+			g.VMOVUPS(mem(from, 0), regs[2*r])
+			g.VMOVUPS(mem(from, size), regs[2*r+1])
 			if r+1 < h {
-				g.ADDQ(ldc, reg.RAX)
+				g.ADDQ(ldf, from)
 			}
 		}
 		g.JMP(operand.LabelRef(label("start")))
@@ -82,22 +83,30 @@ func (g *gen) tiles(maxRows int, regs []reg.VecPhysical, mulAdd func(dst, w, x i
 		g.Label(label("start"))
 
 		step := func(u int) {
-			g.VMOVUPS(mem(w, u*tile.NR*4), regs[w0])
-			g.VMOVUPS(mem(w, u*tile.NR*4+size), regs[w0+1])
+			g.VMOVUPS(mem(w, u*param.NR*4), regs[w0])
+			g.VMOVUPS(mem(w, u*param.NR*4+size), regs[w0+1])
 			for r := range h {
 				xr := x0 + r%(len(regs)-x0)
-				g.VBROADCASTSS(mem(x, r*tile.XStride*4+u*4), regs[xr])
+				g.VBROADCASTSS(mem(x, r*param.XStride*4+u*4), regs[xr])
 				mulAdd(2*r, w0, xr)
 				mulAdd(2*r+1, w0+1, xr)
 			}
 		}
 		advance := func(steps int) {
 			g.ADDQ(operand.I32(steps*4), x)
-			g.ADDQ(operand.I32(steps*tile.NR*4), w)
+			g.ADDQ(operand.I32(steps*param.NR*4), w)
 		}
 		g.SUBQ(operand.U8(unroll), k)
 		g.JLT(operand.LabelRef(label("rest")))
 		g.Label(label("loop"))
+		g.TESTQ(next, next)
+		g.JEQ(operand.LabelRef(label("stream")))
+		g.PREFETCHT1(mem(next, 0))
+		g.ADDQ(operand.I32(64), next)
+		g.JMP(operand.LabelRef(label("steps")))
+		g.Label(label("stream"))
+		g.prefetch(w, unroll*param.NR*4)
+		g.Label(label("steps"))
 		for u := range unroll {
 			step(u)
 		}

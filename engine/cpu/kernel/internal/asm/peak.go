@@ -41,9 +41,10 @@ func peak(g *gen) {
 		g.DECQ(n)
 		g.JNE(operand.LabelRef("loop"))
 	})
-	g.function("ReadAVX512", "func(p *byte, n int)", "loads n bytes, a positive multiple of 512.", func() {
+	g.function("ReadAVX512", "func(p *byte, n int)", "loads n bytes, a positive multiple of 512, and prefetches.", func() {
 		p, n := g.arg("p"), g.arg("n")
 		g.Label("loop")
+		g.prefetch(p, 512)
 		for i := range 8 {
 			g.VMOVUPS(mem(p, i*64), zmm[i])
 		}
@@ -51,9 +52,10 @@ func peak(g *gen) {
 		g.SUBQ(operand.I32(512), n)
 		g.JG(operand.LabelRef("loop"))
 	})
-	g.function("ReadAVX2", "func(p *byte, n int)", "loads n bytes, a positive multiple of 512.", func() {
+	g.function("ReadAVX2", "func(p *byte, n int)", "loads n bytes, a positive multiple of 512, and prefetches.", func() {
 		p, n := g.arg("p"), g.arg("n")
 		g.Label("loop")
+		g.prefetch(p, 512)
 		for i := range 16 {
 			g.VMOVUPS(mem(p, i*32), ymm[i])
 		}

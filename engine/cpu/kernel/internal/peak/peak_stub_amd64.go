@@ -17,12 +17,12 @@ func BF16AVX512(n int)
 //go:noescape
 func F32AVX2(n int)
 
-// ReadAVX512 loads n bytes, a positive multiple of 512.
+// ReadAVX512 loads n bytes, a positive multiple of 512, and prefetches.
 //
 //go:noescape
 func ReadAVX512(p *byte, n int)
 
-// ReadAVX2 loads n bytes, a positive multiple of 512.
+// ReadAVX2 loads n bytes, a positive multiple of 512, and prefetches.
 //
 //go:noescape
 func ReadAVX2(p *byte, n int)

@@ -1,0 +1,76 @@
+package lm
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/coppice-lm/coppice/arch"
+	"github.com/coppice-lm/coppice/checkpoint"
+	"github.com/coppice-lm/coppice/tensor"
+)
+
+// identify returns a digest of all weights and of the computation that the config makes of
+// them. Unlike checkpoint's Fingerprint, which samples the weights, it tells models apart
+// that differ in a single value: results of one must never be taken for those of the other.
+func identify(ctx context.Context, c *checkpoint.Checkpoint, model *arch.Transformer, threads int) (string, error) {
+	infos := c.Tensors()
+	slices.SortFunc(infos, func(a, b tensor.Info) int { return strings.Compare(a.Name, b.Name) })
+	digests := make([][]byte, len(infos))
+	errs := make([]error, len(infos))
+	if threads == 0 {
+		threads = runtime.GOMAXPROCS(0)
+	}
+	next := make(chan int)
+	var wg sync.WaitGroup
+	for range threads {
+		wg.Go(func() {
+			for i := range next {
+				digests[i], errs[i] = digest(ctx, c, infos[i])
+			}
+		})
+	}
+	for i := range infos {
+		next <- i
+	}
+	close(next)
+	wg.Wait()
+	h := sha256.New()
+	for i, info := range infos {
+		if errs[i] != nil {
+			return "", errs[i]
+		}
+		fmt.Fprintf(h, "%q %v %v %x\n", info.Name, info.DType, []int(info.Shape), digests[i])
+	}
+	computation, err := json.Marshal(model)
+	if err != nil {
+		return "", err
+	}
+	h.Write(computation)
+	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// digest reads a tensor in pieces of about a megabyte.
+func digest(ctx context.Context, c *checkpoint.Checkpoint, info tensor.Info) ([]byte, error) {
+	h := sha256.New()
+	rows := int(max(1, 1<<20/max(1, info.RowBytes())))
+	buffer := make([]byte, int64(min(rows, info.Rows()))*info.RowBytes())
+	for first := 0; first < info.Rows(); first += rows {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		n := min(rows, info.Rows()-first)
+		part := buffer[:int64(n)*info.RowBytes()]
+		if err := c.ReadRows(info.Name, part, first, n); err != nil {
+			return nil, err
+		}
+		h.Write(part)
+	}
+	return h.Sum(nil), nil
+}
