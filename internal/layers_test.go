@@ -39,7 +39,6 @@ var layers = map[string]int{
 	"internal":                         0, // this test
 	"tools/bench":                      8,
 	"tools/peers/tokenize":             8,
-	"tools/peers/logits":               8,
 	"tools/peers/chat":                 8,
 	"tools/peers/logits":               8,
 	"engine/cpu/kernel/internal/param": 4, // shapes that kernels and their generator share

@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/coppice-lm/coppice/engine"
 	"github.com/coppice-lm/coppice/engine/cpu/kernel"
 )
 
@@ -171,21 +170,22 @@ func (b *bench) attentionOne(threads int) error {
 	return nil
 }
 
-// decodeTypes are the formats of weights, as llama.cpp and engine.ParsePrecision spell
-// them.
-var decodeTypes = []string{"f32", "bf16", "f16", "q8_0", "q4_0"}
+// decodeTypes are formats of weights, as llama.cpp spells them, and the engine's precision
+// for each: the stored ones run from llama.cpp's own file.
+var decodeTypes = []struct{ peer, ours string }{
+	{"f32", "f32"}, {"bf16", "bf16"}, {"f16", "stored"}, {"q8_0", "stored"}, {"q4_0", "stored"},
+}
 
-// decode measures every format that the engine has, against the same format of llama.cpp
-// and against what the memory gives.
+// decode measures every format against the same one of llama.cpp, and against what the
+// memory gives.
 func (b *bench) decode(smol model) error {
-	for _, dtype := range decodeTypes {
-		if _, err := engine.ParsePrecision(dtype); err != nil {
-			say("decode: the engine has no %s", dtype)
-			b.report.add(row{What: "decode, " + smol.name + ", " + dtype + ": the engine has none", Goal: "ratio >= 1.1"})
+	for _, t := range decodeTypes {
+		if t.ours == "stored" && b.python() == "" {
+			say("decode: without -venv there is no file in %s", t.peer)
 			continue
 		}
 		for _, threads := range b.engine.threads {
-			if err := b.decodeOne(smol, dtype, threads); err != nil {
+			if err := b.decodeOne(smol, t.peer, t.ours, threads); err != nil {
 				return err
 			}
 		}
@@ -193,33 +193,41 @@ func (b *bench) decode(smol model) error {
 	return nil
 }
 
-func (b *bench) decodeOne(m model, dtype string, threads int) error {
-	c := contest{name: fmt.Sprintf("decode, %s, %s, %d threads", m.name, dtype, threads)}
+// decodeOne decodes tokens in turns with weights of one type, with the engine in a
+// precision.
+func (b *bench) decodeOne(m model, kind, precision string, threads int) error {
+	c := contest{name: fmt.Sprintf("decode, %s, %s, %d threads", m.name, kind, threads)}
 	defer c.close()
+	path := m.dir
+	var file string
+	var bytes int64
+	if b.python() != "" {
+		var err error
+		if file, bytes, err = b.ggufOf(m, kind); err != nil {
+			return err
+		}
+		if precision == "stored" {
+			path = file
+		}
+	}
 	n, cores := fmt.Sprint(decodeTokens), fmt.Sprint(threads)
-	ours, err := b.worker("-job", "decode", "-job-model", m.dir, "-job-dtype", dtype, "-job-threads", cores, "-job-tokens", n)
+	ours, err := b.worker("-job", "decode", "-job-model", path, "-job-dtype", precision, "-job-threads", cores, "-job-tokens", n)
 	if err != nil {
 		return err
 	}
 	if err := c.enter(b, "coppice", ours...); err != nil {
 		return err
 	}
-	var bytes int64
-	if b.python() != "" {
-		file, size, err := b.ggufOf(m, dtype)
-		if err != nil {
-			return err
-		}
-		bytes = size
+	if file != "" {
 		if err := c.enter(b, "llama.cpp", b.python(), script("llamacpp_run.py"), file, "decode", "--threads", cores, "--tokens", n); err != nil {
 			return err
 		}
 	}
-	if err := c.run(b, b.reps, agreement[dtype]); err != nil {
+	if err := c.run(b, b.reps, agreement[kind]); err != nil {
 		return err
 	}
 	c.rows(b, decodeTokens, "tokens/s", 1.1)
-	if bytes == 0 {
+	if file == "" {
 		return nil // how large the weights are is known from the peer's file
 	}
 	memory, err := b.memorySpeed(threads)
