@@ -72,8 +72,8 @@ func resultsObject(r *Result, opts WriteOptions) object {
 	info := r.Model
 	results, groups, subtasks := object{}, object{}, object{}
 	configs, versions, shots, better, samples, hashes := object{}, object{}, object{}, object{}, object{}, object{}
-	entry := func(name string, version float64, metrics []Metric, n int) object {
-		versions = append(versions, member{name, jsonFloat(version, nil)})
+	entry := func(name string, version any, metrics []Metric, n int) object {
+		versions = append(versions, member{name, version})
 		shots = append(shots, member{name, 0})
 		hib := object{}
 		for _, m := range metrics {
@@ -83,13 +83,18 @@ func resultsObject(r *Result, opts WriteOptions) object {
 		return append(object{{"name", name}, {"alias", name}, {"sample_len", n}}, metricMembers(metrics)...)
 	}
 	for _, g := range r.Groups {
-		o := entry(g.Name, r.Task(g.Tasks[0]).Version, g.Metrics, g.Records)
+		o := entry(g.Name, "N/A", g.Metrics, g.Records) // lm-eval's groups have no version
+		counts := object{}
+		for _, m := range g.Metrics {
+			counts = append(counts, member{m.Name + ",none", g.Records})
+		}
+		o = append(o, member{"sample_count", counts})
 		results, groups = append(results, member{g.Name, o}), append(groups, member{g.Name, o})
 		subtasks = append(subtasks, member{g.Name, g.Tasks})
 	}
 	for i := range r.Tasks {
 		t := &r.Tasks[i]
-		results = append(results, member{t.Name, entry(t.Name, t.Version, t.Metrics, t.Evaluated)})
+		results = append(results, member{t.Name, entry(t.Name, jsonFloat(t.Version, nil), t.Metrics, t.Evaluated)})
 		configs = append(configs, member{t.Name, taskConfig(t)})
 		samples = append(samples, member{t.Name, object{{"original", t.Records}, {"effective", t.Evaluated}}})
 		hashes = append(hashes, member{t.Name, t.Fingerprint})
