@@ -22,21 +22,24 @@ lint:
 	$(GO) tool staticcheck ./...
 
 race:
-	CGO_ENABLED=1 $(GO) test -race ./score ./surgery ./checkpoint ./tokenizer
+	CGO_ENABLED=1 $(GO) test -race -short ./score ./surgery ./checkpoint ./tokenizer ./eval/... ./engine/... ./lm
 
 # The packages with assembly, at each lower level of the CPU.
 levels:
-	COPPICE_CPU=generic $(GO) test -count=1 ./tensor
-	COPPICE_CPU=avx2 $(GO) test -count=1 ./tensor
+	COPPICE_CPU=generic $(GO) test -count=1 -short ./tensor ./engine/... ./lm
+	COPPICE_CPU=avx2 $(GO) test -count=1 -short ./tensor ./engine/... ./lm
+	COPPICE_CPU=avx512 $(GO) test -count=1 -short ./engine/... ./lm
 
 generate:
-	$(GO) generate ./tensor
+	$(GO) generate ./tensor ./engine/cpu/kernel
 
 FUZZTIME ?= 20s
 fuzz:
 	$(GO) test ./safetensors -run '^$$' -fuzz FuzzReadHeader -fuzztime $(FUZZTIME)
 	$(GO) test ./gguf -run '^$$' -fuzz FuzzRead -fuzztime $(FUZZTIME)
 	$(GO) test ./plan -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME)
+	$(GO) test ./tokenizer -run '^$$' -fuzz FuzzLoad -fuzztime $(FUZZTIME)
+	$(GO) test ./eval -run '^$$' -fuzz FuzzReadLedger -fuzztime $(FUZZTIME)
 
 cross:
 	GOOS=linux GOARCH=amd64 $(GO) build -o /dev/null ./cmd/coppice
@@ -48,12 +51,16 @@ cross:
 check: lint test race fuzz cross
 	@echo "tests that did not run:"; $(GO) test -count=1 -v ./... 2>/dev/null | grep -c -- '--- SKIP' || true
 
-# Whole commands against cp and, where PEERS_VENV has them, the peers; -layers 2 is a quick try.
+# Go's benchmarks, then both suites of tools/bench: whole commands against cp, and the
+# engine, each against the peers where PEERS_VENV has them. A quick try:
+# BENCH="-layers 2 -n 1" BENCH_ENGINE="-n 1 -records 1 -only score,card"
 BENCH ?=
+BENCH_ENGINE ?=
 BENCHTIME ?= 200ms
 bench:
 	$(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) ./...
 	COPPICE_SHARED=$(abspath $(SHARED)) $(GO) run ./tools/bench -venv "$(wildcard $(PEERS_VENV))" $(BENCH)
+	COPPICE_SHARED=$(abspath $(SHARED)) $(GO) run ./tools/bench -suite engine -json bench-out/engine.json -venv "$(wildcard $(PEERS_VENV))" -peer-n 3 $(BENCH_ENGINE)
 
 peers-venv:
 	PEERS_VENV=$(PEERS_VENV) tools/peers/make_venv.sh

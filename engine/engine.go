@@ -11,7 +11,9 @@
 //     order, with its prefix shared or not, and at any number of threads.
 //   - Decoding through a Cache may use other kernels; its logits are within 1e-4 of those
 //     of scoring.
-//   - F32 is the precision of record; the others round, and say what.
+//   - F32 is the precision of record. BF16 rounds weights, and activations where they
+//     enter a matrix product (attention's included), to bfloat16; sums, norms, softmax
+//     and the residual stream stay in float32. The other precisions say what they round.
 //
 // Package enginetest holds the suite that every engine must pass.
 package engine
@@ -132,17 +134,14 @@ func Precisions() []Precision { return []Precision{F32, BF16, F16, Q8_0, Q4_0, Q
 // String is the name that ParsePrecision reads.
 func (p Precision) String() string { return precisionNames[p] }
 
-// ParsePrecision reads the name of one of the known precisions, of all where none are
-// given.
-func ParsePrecision(s string, known ...Precision) (Precision, error) {
-	if len(known) == 0 {
-		known = Precisions()
-	}
-	names := make([]string, len(known))
-	for i, p := range known {
-		if names[i] = p.String(); names[i] == s {
+// ParsePrecision reads the name of a precision.
+func ParsePrecision(s string) (Precision, error) {
+	var names []string
+	for _, p := range Precisions() {
+		if p.String() == s {
 			return p, nil
 		}
+		names = append(names, p.String())
 	}
 	return 0, fmt.Errorf("unknown precision %q (known: %s)", s, strings.Join(names, ", "))
 }

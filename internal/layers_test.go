@@ -15,33 +15,35 @@ const module = "github.com/coppice-lm/coppice/"
 // layers says how high each package stands. A package may import packages of lower
 // layers; within a layer only along an edge of sameLayer.
 var layers = map[string]int{
-	"tensor":                          0,
-	"safetensors":                     1,
-	"gguf":                            1,
-	"arch":                            2,
-	"checkpoint":                      2,
-	"tokenizer":                       2,
-	"score":                           3,
-	"plan":                            3,
-	"surgery":                         3,
-	"internal/synth":                  3,
-	"eval":                            3,
-	"eval/tasks":                      3,
-	"eval/evaltest":                   3,
-	"engine":                          4,
-	"engine/cpu":                      4,
-	"engine/cpu/kernel":               4,
-	"engine/enginetest":               4,
-	"lm":                              5,
-	"cmd/coppice":                     8,
-	"internal/shared":                 0, // for tests only
-	"internal/ggufwrite":              1, // for tests only
-	"internal":                        0, // this test
-	"tools/bench":                     8,
-	"tools/peers/tokenize":            8,
+	"tensor":                           0,
+	"safetensors":                      1,
+	"gguf":                             1,
+	"arch":                             2,
+	"checkpoint":                       2,
+	"tokenizer":                        2,
+	"score":                            3,
+	"plan":                             3,
+	"surgery":                          3,
+	"internal/synth":                   3,
+	"eval":                             3,
+	"eval/tasks":                       3,
+	"eval/evaltest":                    3,
+	"engine":                           4,
+	"engine/cpu":                       4,
+	"engine/cpu/kernel":                4,
+	"engine/enginetest":                4,
+	"lm":                               5,
+	"cmd/coppice":                      8,
+	"internal/shared":                  0, // for tests only
+	"internal/ggufwrite":               1, // for tests only
+	"internal":                         0, // this test
+	"tools/bench":                      8,
+	"tools/peers/tokenize":             8,
+	"tools/peers/chat":                 8,
+	"tools/peers/logits":               8,
 	"engine/cpu/kernel/internal/param": 4, // shapes that kernels and their generator share
-	"engine/cpu/kernel/internal/peak": 4, // the loop of FMAs that benchmarks compare with
-	"engine/cpu/kernel/internal/asm":  4, // the generator
+	"engine/cpu/kernel/internal/peak":  4, // the loop of FMAs that benchmarks compare with
+	"engine/cpu/kernel/internal/asm":   4, // the generator
 }
 
 var sameLayer = []string{

@@ -109,8 +109,7 @@ func (p *pass) queryBlocks(only []int) []queryBlock {
 	return blocks
 }
 
-// attentionBF16 reports whether attention multiplies in bfloat16. Rounding adds to the
-// drift of that precision alone.
+// attentionBF16 reports whether attention multiplies in bfloat16.
 func (e *Engine) attentionBF16() bool { return e.precision == engine.BF16 }
 
 // attend computes attention of all rows, or of the given ones, into ws.att. A unit of

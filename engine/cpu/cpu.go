@@ -76,11 +76,17 @@ func (e *Engine) begin() (end func()) {
 
 var _ engine.Engine = (*Engine)(nil)
 
+// maxHeadDim is the widest head that kernel.Attention takes.
+const maxHeadDim = 256
+
 // New reads and packs the weights of model from src. A tensor that is missing or has
 // another shape than the model says is an error that names it.
 func New(ctx context.Context, model *arch.Transformer, src engine.Source, opt Options) (*Engine, error) {
 	if opt.Threads < 0 || opt.MaxLength < 0 {
 		return nil, fmt.Errorf("%d threads, %d tokens: expected positive numbers, or 0 for the default", opt.Threads, opt.MaxLength)
+	}
+	if model.HeadDim > maxHeadDim {
+		return nil, fmt.Errorf("heads of %d values are not supported by this engine: head_dim is at most %d", model.HeadDim, maxHeadDim)
 	}
 	e := &Engine{model: model, precision: opt.Precision, maxLength: opt.MaxLength, pool: pool{threads: opt.Threads}}
 	if e.pool.threads == 0 {

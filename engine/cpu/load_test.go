@@ -75,6 +75,13 @@ func TestLoadErrors(t *testing.T) {
 	if _, err := cpu.New(context.Background(), m.Transformer, m, cpu.Options{Threads: -1}); err == nil {
 		t.Error("-1 threads: no error")
 	}
+	wide, err := enginetest.NewModel(enginetest.With(enginetest.TinyLlama, map[string]any{"head_dim": 258}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := cpu.New(context.Background(), wide.Transformer, wide, cpu.Options{}); err == nil || !strings.Contains(err.Error(), "258") {
+		t.Errorf("heads of 258: %v", err)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	if _, err := cpu.New(ctx, m.Transformer, m, cpu.Options{}); !errors.Is(err, context.Canceled) {
