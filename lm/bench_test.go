@@ -15,7 +15,7 @@ import (
 // BenchmarkGenerate is the decoding speed of the real model.
 func BenchmarkGenerate(b *testing.B) {
 	path := modelPath(shared.Dir(b))
-	for _, precision := range []engine.Precision{engine.F32, engine.BF16, engine.Stored} {
+	for _, precision := range engine.Precisions() {
 		for _, threads := range []int{1, 2} {
 			b.Run(fmt.Sprintf("%v/%d", precision, threads), func(b *testing.B) {
 				m, err := lm.Open(context.Background(), path, lm.Options{Precision: precision, Threads: threads})

@@ -75,9 +75,9 @@ func shaped(b *testing.B, config string, opt cpu.Options) *cpu.Engine {
 	return e
 }
 
-// each runs f for both precisions and one and two threads.
-func each(b *testing.B, config string, f func(b *testing.B, e *cpu.Engine)) {
-	for _, precision := range []engine.Precision{engine.F32, engine.BF16} {
+// each runs f for the precisions and one and two threads.
+func each(b *testing.B, config string, precisions []engine.Precision, f func(b *testing.B, e *cpu.Engine)) {
+	for _, precision := range precisions {
 		for _, threads := range []int{1, 2} {
 			b.Run(fmt.Sprintf("%v/%d", precision, threads), func(b *testing.B) {
 				f(b, shaped(b, config, cpu.Options{Precision: precision, Threads: threads}))
@@ -88,7 +88,7 @@ func each(b *testing.B, config string, f func(b *testing.B, e *cpu.Engine)) {
 
 func benchmarkScore(b *testing.B, config string) {
 	const n = 512
-	each(b, config, func(b *testing.B, e *cpu.Engine) {
+	each(b, config, []engine.Precision{engine.F32, engine.BF16}, func(b *testing.B, e *cpu.Engine) {
 		node := engine.Node{Parent: -1}
 		for i := range int32(n) {
 			node.Tokens = append(node.Tokens, i*37%10007)
@@ -105,7 +105,8 @@ func benchmarkScore(b *testing.B, config string) {
 
 func benchmarkDecode(b *testing.B, config string) {
 	const n = 32
-	each(b, config, func(b *testing.B, e *cpu.Engine) {
+	precisions := []engine.Precision{engine.F32, engine.BF16, engine.F16, engine.Q8_0, engine.Q4_0, engine.Q4_1}
+	each(b, config, precisions, func(b *testing.B, e *cpu.Engine) {
 		logits := make([]float32, e.Model().Vocab)
 		cache := e.NewCache()
 		for b.Loop() {
