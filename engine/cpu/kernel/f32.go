@@ -38,7 +38,9 @@ func (w *F32) Pack(p0, p1 int, row func(o int, dst []float32) error) error {
 // packPanels fills panels p0..p1 with rows of k dwords, 16 rows at a time.
 func packPanels[E dword](data []E, out, k, p0, p1 int, row func(o int, dst []E) error) error {
 	const group = 16
-	buf := make([]E, group*k)
+	s := scratchPool.Get().(*scratch)
+	defer scratchPool.Put(s)
+	buf := dwords[E](&s.x, group*k)
 	for o := p0 * param.NR; o < min(p1*param.NR, out); o += group {
 		n := min(group, out-o)
 		for j := range n {
