@@ -26,6 +26,7 @@ type StatsHead struct {
 	Context   int    `json:"context"`   // most tokens of a row
 	Rows      string `json:"rows"`      // packed or padded
 	Seed      uint64 `json:"seed"`      // of the order of the documents
+	DType     string `json:"dtype"`     // precision in which the model ran
 	// Body, First and Held are how many tokens the sums of that name are of, in every
 	// layer.
 	Body  int64 `json:"body_tokens"`
@@ -188,6 +189,22 @@ func (s *LayerStats) Dead() []int {
 		}
 	}
 	return dead
+}
+
+// BodyRMS is the root of the mean square of the body's activations.
+func (s *LayerStats) BodyRMS() float64 {
+	return math.Sqrt(s.Body.Trace() / max(1, float64(s.Body.N)) / float64(s.Width))
+}
+
+// FirstShare is the share of the sum of squares over all tokens that first tokens have,
+// uncapped.
+func (s *LayerStats) FirstShare() float64 {
+	first := s.First.Trace()
+	all := s.Body.Trace() + s.Held.Trace() + first
+	if all == 0 {
+		return 0
+	}
+	return first / all
 }
 
 // checkFinite is an error if a sum is not a number.

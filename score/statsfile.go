@@ -130,7 +130,10 @@ func (w *StatsWriter) WriteLayer(layer int, s *LayerStats) error {
 	return nil
 }
 
-// Close makes what was written durable.
+// Sync makes what was written so far durable.
+func (w *StatsWriter) Sync() error { return w.file.Sync() }
+
+// Close makes what was written durable and closes the file.
 func (w *StatsWriter) Close() error { return errors.Join(w.file.Sync(), w.file.Close()) }
 
 // OpenStats opens a file of statistics and checks its header.

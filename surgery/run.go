@@ -106,7 +106,7 @@ func (p *Program) each(ctx context.Context, c *checkpoint.Checkpoint, opt Option
 	var wg sync.WaitGroup
 	for w := range errs {
 		wg.Go(func() {
-			m := &maker{from: c, allowNonFinite: opt.AllowNonFinite}
+			m := &maker{from: c, refit: p.refit, allowNonFinite: opt.AllowNonFinite}
 			for ctx.Err() == nil {
 				i := int(next.Add(1)) - 1
 				if i >= len(chunks) {
