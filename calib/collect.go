@@ -155,7 +155,7 @@ func (c *collector) judge() error {
 		c.warn("%d calibration tokens are fewer than 4 x the width of the MLPs, %d: scores and refits will be poor; give more text or ask for more tokens", tokens, 4*width)
 	}
 	if tokens < int64(c.opt.Tokens) {
-		c.warn("the text has %d tokens, fewer than the %d asked for; it is used once", tokens, c.opt.Tokens)
+		c.warn("the text gives %d tokens, fewer than the %d asked for; it is used once", tokens, c.opt.Tokens)
 	}
 	if c.head.Held == 0 {
 		c.warn("the text has fewer than %d documents, so none is held back to choose a damping by", heldBack)

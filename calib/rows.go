@@ -86,7 +86,11 @@ func layRows(m *lm.Model, documents []document, opt *Options) (*layout, error) {
 	make := func(held bool, budget int) *builder {
 		return &builder{held: held, budget: budget, ctx: opt.Context, bos: m.Tokenizer().BOS(), pad: opt.Rows == Padded}
 	}
-	fit, held := make(false, opt.Tokens-opt.Tokens/heldBack), make(true, opt.Tokens/heldBack)
+	tenth := opt.Tokens / heldBack
+	if len(documents) < heldBack {
+		tenth = 0
+	}
+	fit, held := make(false, opt.Tokens-tenth), make(true, tenth)
 	vocab := m.Engine().Model().Vocab
 	for i, at := range order {
 		b := fit

@@ -227,8 +227,10 @@ func (a *app) calibMerge() *cobra.Command {
 			if out == "" {
 				return usagef("-o FILE is needed: the file to write")
 			}
-			if err := checkFileOutput(out, ""); err != nil {
-				return err
+			for _, path := range args {
+				if err := checkFileOutput(out, path); err != nil {
+					return err
+				}
 			}
 			var st [2]*score.Stats
 			for i, path := range args {
