@@ -26,7 +26,7 @@ func TestKillCalib(t *testing.T) {
 		t.Fatal(err)
 	}
 	parent := t.TempDir()
-	args := []string{"calib", model, "--calib", text, "--tokens", "120000", "--ctx", "128", "--quiet", "-o"}
+	args := []string{"calib", model, "--calib", text, "--tokens", "80000", "--ctx", "128", "--quiet", "-o"}
 	whole := filepath.Join(parent, "whole")
 	succeed(t, append(args, whole)...)
 	want, err := os.ReadFile(whole)
