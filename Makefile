@@ -51,12 +51,16 @@ cross:
 check: lint test race fuzz cross
 	@echo "tests that did not run:"; $(GO) test -count=1 -v ./... 2>/dev/null | grep -c -- '--- SKIP' || true
 
-# Whole commands against cp and, where PEERS_VENV has them, the peers; -layers 2 is a quick try.
+# Go's benchmarks, then both suites of tools/bench: whole commands against cp, and the
+# engine, each against the peers where PEERS_VENV has them. A quick try:
+# BENCH="-layers 2 -n 1" BENCH_ENGINE="-n 1 -records 1 -only score,card"
 BENCH ?=
+BENCH_ENGINE ?=
 BENCHTIME ?= 200ms
 bench:
 	$(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) ./...
 	COPPICE_SHARED=$(abspath $(SHARED)) $(GO) run ./tools/bench -venv "$(wildcard $(PEERS_VENV))" $(BENCH)
+	COPPICE_SHARED=$(abspath $(SHARED)) $(GO) run ./tools/bench -suite engine -json bench-out/engine.json -venv "$(wildcard $(PEERS_VENV))" -peer-n 3 $(BENCH_ENGINE)
 
 peers-venv:
 	PEERS_VENV=$(PEERS_VENV) tools/peers/make_venv.sh

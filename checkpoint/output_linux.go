@@ -29,8 +29,8 @@ func exchange(a, b string) error {
 	return unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE)
 }
 
-// startWriteback asks the kernel to begin writing a range to disk, so that the final
-// fsync finds little left to do. It is a hint: an error changes nothing.
-func startWriteback(f *os.File, off, n int64) {
-	_ = unix.SyncFileRange(int(f.Fd()), off, n, unix.SYNC_FILE_RANGE_WRITE)
+// startWriteback asks the kernel to begin writing a file's dirty pages to disk, so that
+// the final fsync finds little left to do. It is a hint: an error changes nothing.
+func startWriteback(f *os.File) {
+	_ = unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
 }

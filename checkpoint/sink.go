@@ -36,6 +36,7 @@ type Sink struct {
 	lockFd  *os.File
 	shards  []*os.File
 	targets map[string]*target
+	dirty   atomic.Int64 // bytes written since writeback was last asked for
 	index   []byte
 	parents []string // directories made for the output, innermost first
 	done    bool
@@ -152,6 +153,10 @@ func (s *Sink) release() {
 	s.lockFd.Close()
 }
 
+// writebackBytes is how much is written before the kernel is asked to begin writing it to
+// disk: enough for large requests, little enough that the final fsync finds little left.
+const writebackBytes = 32 << 20
+
 // Layout decides the shards, in the given order of tensors and of at most shardBytes
 // each (a larger tensor has one to itself), and writes their headers.
 func (s *Sink) Layout(infos []tensor.Info, shardBytes int64) error {
@@ -215,8 +220,11 @@ func (s *Sink) WriteAt(name string, p []byte, off int64) error {
 	if _, err := t.file.WriteAt(p, t.entry.Begin+off); err != nil {
 		return &WriteError{err}
 	}
-	startWriteback(t.file, t.entry.Begin+off, int64(len(p)))
 	t.written.Add(int64(len(p)))
+	if s.dirty.Add(int64(len(p))) > writebackBytes {
+		s.dirty.Store(0)
+		startWriteback(t.file)
+	}
 	return nil
 }
 

@@ -165,14 +165,14 @@ func (h ledgerHeader) difference(old *ledgerHeader) string {
 		return ""
 	}
 	for _, f := range []struct{ name, old, now string }{
-		{"weights", old.Weights, h.Weights},
-		{"tokenizer", old.Tokenizer, h.Tokenizer},
-		{"dtype", old.DType, h.DType},
-		{"BOS rule", string(old.BOS), string(h.BOS)},
-		{"maximum length", fmt.Sprint(old.MaxLength), fmt.Sprint(h.MaxLength)},
+		{"weights are", old.Weights, h.Weights},
+		{"tokenizer is", old.Tokenizer, h.Tokenizer},
+		{"dtype is", old.DType, h.DType},
+		{"BOS rule is", string(old.BOS), string(h.BOS)},
+		{"maximum length is", fmt.Sprint(old.MaxLength), fmt.Sprint(h.MaxLength)},
 	} {
 		if f.old != f.now {
-			return fmt.Sprintf("its %s is %s, this run's %s", f.name, f.old, f.now)
+			return fmt.Sprintf("its %s %s, this run's %s", f.name, f.old, f.now)
 		}
 	}
 	for name, fingerprint := range old.Tasks {

@@ -31,7 +31,8 @@ const (
 //	results_<date>.json          lm-eval's keys, and Result under "coppice"
 //
 // All is strict JSON: a perplexity that overflows is "overflow" among lm-eval's keys, with
-// its natural logarithm beside it. What cannot be written is a *WriteError. But for dates and times equal results give equal bytes.
+// its natural logarithm beside it. But for dates and times equal results give equal bytes.
+// What cannot be written is a *WriteError.
 func Write(dir string, r *Result, opts WriteOptions) ([]string, error) {
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return nil, writeError(err)
@@ -71,8 +72,8 @@ func resultsObject(r *Result, opts WriteOptions) object {
 	info := r.Model
 	results, groups, subtasks := object{}, object{}, object{}
 	configs, versions, shots, better, samples, hashes := object{}, object{}, object{}, object{}, object{}, object{}
-	entry := func(name string, version float64, metrics []Metric, n int) object {
-		versions = append(versions, member{name, jsonFloat(version, nil)})
+	entry := func(name string, version any, metrics []Metric, n int) object {
+		versions = append(versions, member{name, version})
 		shots = append(shots, member{name, 0})
 		hib := object{}
 		for _, m := range metrics {
@@ -82,13 +83,18 @@ func resultsObject(r *Result, opts WriteOptions) object {
 		return append(object{{"name", name}, {"alias", name}, {"sample_len", n}}, metricMembers(metrics)...)
 	}
 	for _, g := range r.Groups {
-		o := entry(g.Name, r.Task(g.Tasks[0]).Version, g.Metrics, g.Records)
+		o := entry(g.Name, "N/A", g.Metrics, g.Records) // lm-eval's groups have no version
+		counts := object{}
+		for _, m := range g.Metrics {
+			counts = append(counts, member{m.Name + ",none", g.Records})
+		}
+		o = append(o, member{"sample_count", counts})
 		results, groups = append(results, member{g.Name, o}), append(groups, member{g.Name, o})
 		subtasks = append(subtasks, member{g.Name, g.Tasks})
 	}
 	for i := range r.Tasks {
 		t := &r.Tasks[i]
-		results = append(results, member{t.Name, entry(t.Name, t.Version, t.Metrics, t.Evaluated)})
+		results = append(results, member{t.Name, entry(t.Name, jsonFloat(t.Version, nil), t.Metrics, t.Evaluated)})
 		configs = append(configs, member{t.Name, taskConfig(t)})
 		samples = append(samples, member{t.Name, object{{"original", t.Records}, {"effective", t.Evaluated}}})
 		hashes = append(hashes, member{t.Name, t.Fingerprint})

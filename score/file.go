@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"strconv"
 )
 
 // Encode returns the file form: JSON with one line a layer. Floats have the digits that
@@ -21,11 +22,17 @@ func (s *Scores) Encode() ([]byte, error) {
 		if l > 0 {
 			b = append(b, ',')
 		}
-		row, err := json.Marshal(layer)
-		if err != nil {
-			return nil, fmt.Errorf("layer %d: %w", l, err)
+		b = append(b, "\n["...)
+		for j, v := range layer {
+			if j > 0 {
+				b = append(b, ',')
+			}
+			if v-v != 0 {
+				return nil, fmt.Errorf("layer %d, neuron %d: the score %v is not finite", l, j, v)
+			}
+			b = strconv.AppendFloat(b, float64(v), 'g', -1, 32)
 		}
-		b = append(append(b, '\n'), row...)
+		b = append(b, ']')
 	}
 	return append(b, "\n]}\n"...), nil
 }

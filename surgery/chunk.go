@@ -12,7 +12,7 @@ import (
 
 // chunkBytes is about how much output is made at a time: large enough for sequential
 // disk speed, small enough that a few of them are nothing.
-const chunkBytes = 4 << 20
+const chunkBytes = 256 << 10
 
 // chunk is a stretch of rows of one output tensor.
 type chunk struct {

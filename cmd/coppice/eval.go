@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/coppice-lm/coppice/engine"
+	"github.com/coppice-lm/coppice/engine/cpu/kernel"
 	"github.com/coppice-lm/coppice/eval"
 	"github.com/coppice-lm/coppice/eval/tasks"
 	"github.com/coppice-lm/coppice/lm"
@@ -56,11 +57,10 @@ measured on a part of the requests and printed.`,
   coppice eval smol60 --tasks musr --data-dir ./data -o results/smol60 --log-samples`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := f.check(cmd); err != nil {
-				return &usageError{err}
-			}
-			if err := f.checkOutput(args[0]); err != nil {
-				return &usageError{err}
+			for _, err := range []error{f.check(cmd), f.checkOutput(args[0]), kernel.LevelError()} {
+				if err != nil {
+					return &usageError{err}
+				}
 			}
 			ts, err := f.open()
 			if err != nil {
@@ -102,15 +102,15 @@ func (f *evalFlags) check(cmd *cobra.Command) error {
 		}
 	}
 	var err error
-	if f.precision, err = engine.ParsePrecision(f.dtype); err != nil {
-		return fmt.Errorf("--dtype: %w", err)
+	if f.precision, err = engine.ParsePrecision(f.dtype); err != nil || f.precision != engine.F32 && f.precision != engine.BF16 {
+		return fmt.Errorf("--dtype %q: an evaluation is in f32 or bf16", f.dtype)
 	}
 	if f.rule, err = eval.ParseBOSRule(f.bos); err != nil {
 		return fmt.Errorf("--bos: %w", err)
 	}
 	if given("samples") {
 		if f.picked, err = tasks.ParseSamples(f.samples); err != nil {
-			return fmt.Errorf("--samples: %w", err)
+			return err
 		}
 		if len(f.picked) == 0 {
 			return fmt.Errorf("--samples %s: it names no task", f.samples)

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/coppice-lm/coppice/engine"
+	"github.com/coppice-lm/coppice/engine/cpu/kernel"
 	"github.com/coppice-lm/coppice/lm"
 	"github.com/coppice-lm/coppice/tokenizer"
 )
@@ -51,6 +52,9 @@ which only what is new is computed. The default is greedy: the most probable tok
 			}
 			if err := checkSampling(&opt); err != nil {
 				return err
+			}
+			if err := kernel.LevelError(); err != nil {
+				return &usageError{err}
 			}
 			if opt.Temperature == 0 && (given("top-k") || given("top-p") || given("min-p") || given("seed")) {
 				a.notes([]string{"without --temperature the most probable token is taken, and --top-k, --top-p, --min-p and --seed have no effect"})

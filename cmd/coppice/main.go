@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/coppice-lm/coppice/checkpoint"
@@ -21,6 +22,11 @@ func main() { os.Exit(process()) }
 
 // process runs the program for the process's arguments, streams and signals.
 func process() int {
+	if os.Getenv("GOGC") == "" {
+		// A model's weights are live for as long as it runs: at the default of 100, garbage
+		// could grow to as much again before it is collected.
+		debug.SetGCPercent(20)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	return run(ctx, os.Args[1:], os.Stdout, os.Stderr)

@@ -45,7 +45,7 @@ func TestScript(t *testing.T) {
 			e.Setenv("HOME", filepath.Join(e.WorkDir, "home"))
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+		Cmds: withEval(map[string]func(*testscript.TestScript, bool, []string){
 			"synth":       command(1, -1, func(ts *testscript.TestScript, a []string) error { return synthModel(ts.MkAbs(a[0]), a[1:]) }),
 			"synthgguf":   command(1, -1, func(ts *testscript.TestScript, a []string) error { return synthGGUF(ts.MkAbs(a[0]), a[1:]) }),
 			"badgguf":     command(2, 2, func(ts *testscript.TestScript, a []string) error { return badGGUF(ts.MkAbs(a[0]), a[1]) }),
@@ -57,7 +57,7 @@ func TestScript(t *testing.T) {
 			"sametree":    command(2, 2, sameTree),
 			"nohidden":    command(0, 1, noHidden),
 			"regular":     command(1, 1, regular),
-		},
+		}),
 	})
 }
 

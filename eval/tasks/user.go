@@ -167,7 +167,7 @@ func parseUserTask(n *yaml.Node) (userTask, error) {
 		return userTask{}, err
 	}
 	if found, _ := Find(u.Name); found != nil || u.Name == "text" || !isTaskName(u.Name) {
-		return userTask{}, lineError(keys["name"], "%q cannot be the name of a task: it is that of a built-in one, longer than %d bytes, or has other characters than letters, digits, _, - and .", u.Name, maxTaskName)
+		return userTask{}, lineError(keys["name"], "%q cannot be the name of a task: it is that of a built-in one, longer than %d bytes, or has a slash, a space or another character than letters, digits, _, - and .", u.Name, maxTaskName)
 	}
 	if u.data, err = scalar(n, keys, "data"); err != nil {
 		return userTask{}, err
@@ -277,6 +277,9 @@ func userCloze(r record, context, target *template) (eval.Doc, error) {
 		return eval.Doc{}, err
 	}
 	word, err := target.render(r)
+	if err == nil && word == "" {
+		err = target.errorf(errors.New("the target is empty, so there is nothing to predict"))
+	}
 	return eval.Doc{
 		Pairs:  []eval.Pair{{Context: text, Continuation: " " + word}},
 		Target: " " + word,

@@ -73,6 +73,9 @@ func (q *userQuestion) doc(r record) (eval.Doc, error) {
 	if err != nil {
 		return eval.Doc{}, err
 	}
+	if i := slices.Index(choices, ""); i >= 0 {
+		return eval.Doc{}, fmt.Errorf("choice %d is empty, so there is nothing to predict", i)
+	}
 	gold, err := q.gold(r, choices)
 	if err != nil {
 		return eval.Doc{}, q.answer.errorf(err)

@@ -34,23 +34,23 @@ func TestMedian(t *testing.T) {
 // Goals are judged in a run of full size alone.
 func TestReport(t *testing.T) {
 	for _, tt := range []struct {
-		full bool
-		want []string
-	}{{true, []string{"fast  1.00  2.00  s", "yes", "NO"}}, {false, []string{"no goal is judged"}}} {
+		small string
+		want  []string
+	}{{"", []string{"fast  1.00  2.00  s", "yes", "NO"}}, {"2 layers", []string{"2 layers: no goal is judged"}}} {
 		var r report
 		r.add(row{What: "fast", Unit: "s", Ours: 1, Peer: 2, Ratio: 2, Goal: "ratio >= 2", holds: true})
 		r.add(row{What: "slow", Unit: "s", Ours: 3, Goal: "<= 1"})
-		r.judge(tt.full)
+		r.judge(tt.small)
 		var out strings.Builder
 		if err := r.print(&out); err != nil {
 			t.Fatal(err)
 		}
 		for _, want := range tt.want {
 			if !strings.Contains(out.String(), want) {
-				t.Errorf("full size %t: no %q in\n%s", tt.full, want, out.String())
+				t.Errorf("small %q: no %q in\n%s", tt.small, want, out.String())
 			}
 		}
-		if !tt.full && strings.Contains(out.String(), "yes") {
+		if tt.small != "" && strings.Contains(out.String(), "yes") {
 			t.Errorf("a small run is judged:\n%s", out.String())
 		}
 	}

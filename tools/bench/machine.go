@@ -85,7 +85,7 @@ func mount(dir string) (fstype, device string) {
 // peerVersions asks the virtual environment which versions it holds.
 func (b *bench) peerVersions() map[string]string {
 	if b.python() == "" {
-		say("no -venv: transformers and optipfair are not measured")
+		say("no -venv: the peers are not measured")
 		return nil
 	}
 	const program = `import importlib.metadata as m, json, platform

@@ -14,7 +14,8 @@
 //   - import of a GGUF file against transformers' loader.
 //
 // All times are of whole processes, from start to exit; medians are compared, never best
-// cases. It prints a table and writes everything it measured as JSON. Linux only: peak
+// cases. That is the suite of files. -suite engine measures what runs models instead; see
+// engine.go. Either prints a table and writes everything it measured as JSON. Linux only: peak
 // memory comes from wait4, and the machine's description from /proc.
 package main
 
@@ -44,6 +45,7 @@ func main() {
 type options struct {
 	dir, json, coppice, venv, gguf string
 	layers, reps, peerReps         int
+	engine                         engineOptions
 }
 
 func run(ctx context.Context, args []string) error {
@@ -57,6 +59,8 @@ func run(ctx context.Context, args []string) error {
 	flags.IntVar(&o.layers, "layers", fullLayers, "layers of the checkpoint; fewer make a quick run, whose goals do not count")
 	flags.IntVar(&o.reps, "n", 5, "repetitions of each measurement")
 	flags.IntVar(&o.peerReps, "peer-n", 2, "repetitions of transformers and optipfair, which are slow")
+	suite := flags.String("suite", "files", "what to measure: files or engine")
+	o.engine.define(flags)
 	child := flags.String("child", "", "internal: the part to run as a process of its own")
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -70,7 +74,13 @@ func run(ctx context.Context, args []string) error {
 	if *child != "" {
 		return runChild(*child, o)
 	}
-	return measureAll(ctx, o)
+	switch *suite {
+	case "files":
+		return measureAll(ctx, o)
+	case "engine":
+		return measureEngine(ctx, o)
+	}
+	return fmt.Errorf("-suite %q: expected files or engine", *suite)
 }
 
 // runChild runs a part that takes much memory. It needs a process of its own because
@@ -82,6 +92,12 @@ func runChild(part string, o options) error {
 		return makeModel(modelDir(o), o.layers)
 	case "bandwidth":
 		return printBandwidth(modelDir(o))
+	case "memory":
+		return printBandwidth("")
+	case "1b":
+		return makeOneB(filepath.Join(o.dir, oneB))
+	case "worker":
+		return work(o.engine.worker)
 	}
 	return fmt.Errorf("no part is called %q", part)
 }
@@ -98,20 +114,42 @@ func measureAll(ctx context.Context, o options) error {
 			return err
 		}
 	}
+	small := ""
+	if o.layers != fullLayers {
+		small = fmt.Sprintf("%d layers instead of %d", o.layers, fullLayers)
+	}
+	return b.finish(small)
+}
+
+// finish judges, prints and writes the report.
+func (b *bench) finish(small string) error {
 	floor, _, err := b.run("true")
 	if err != nil {
 		return err
 	}
 	b.report.MemoryFloor = floor.Peak
-	b.report.judge(o.layers == fullLayers)
+	b.report.judge(small)
 	if err := b.report.print(os.Stdout); err != nil {
 		return err
 	}
-	return b.report.write(o.json)
+	return b.report.write(b.json)
 }
 
 // prepare makes the checkpoint, the binary and an empty directory for outputs.
 func prepare(ctx context.Context, o options) (*bench, error) {
+	b, err := prepareDir(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.setUp(); err != nil {
+		os.RemoveAll(b.work)
+		return nil, err
+	}
+	return b, nil
+}
+
+// prepareDir makes an empty directory for outputs.
+func prepareDir(ctx context.Context, o options) (*bench, error) {
 	if err := os.MkdirAll(o.dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -119,12 +157,7 @@ func prepare(ctx context.Context, o options) (*bench, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &bench{ctx: ctx, options: o, work: work, model: modelDir(o)}
-	if err := b.setUp(); err != nil {
-		os.RemoveAll(work)
-		return nil, err
-	}
-	return b, nil
+	return &bench{ctx: ctx, options: o, work: work, model: modelDir(o)}, nil
 }
 
 func (b *bench) setUp() error {
@@ -141,21 +174,30 @@ func (b *bench) setUp() error {
 	if err := checkSpace(b.dir, 2*2*count); err != nil {
 		return err
 	}
-	if b.coppice == "" {
-		b.coppice = filepath.Join(b.work, "coppice")
-		build := exec.CommandContext(b.ctx, "go", "build", "-o", b.coppice, "./cmd/coppice")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		build.Stdout, build.Stderr = os.Stderr, os.Stderr
-		if err := build.Run(); err != nil {
-			return fmt.Errorf("go build ./cmd/coppice (run this at the root of the repository, or set -coppice): %w", err)
-		}
+	if err := b.build(); err != nil {
+		return err
 	}
 	b.report = report{
 		Machine:      describeMachine(b.dir),
 		Peers:        b.peerVersions(),
-		Checkpoint:   checkpointInfo{Layers: b.layers, Bytes: 2 * count, Parameters: count},
+		Checkpoint:   &checkpointInfo{Layers: b.layers, Bytes: 2 * count, Parameters: count},
 		Repetitions:  b.reps,
 		Measurements: map[string]series{},
+	}
+	return nil
+}
+
+// build makes the binary, unless one is given.
+func (b *bench) build() error {
+	if b.coppice != "" {
+		return nil
+	}
+	b.coppice = filepath.Join(b.work, "coppice")
+	build := exec.CommandContext(b.ctx, "go", "build", "-o", b.coppice, "./cmd/coppice")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	build.Stdout, build.Stderr = os.Stderr, os.Stderr
+	if err := build.Run(); err != nil {
+		return fmt.Errorf("go build ./cmd/coppice (run this at the root of the repository, or set -coppice): %w", err)
 	}
 	return nil
 }
@@ -172,15 +214,19 @@ func (b *bench) self(part string) ([]byte, error) {
 
 // defaultGGUF is the shared model if it is where the tests look for it.
 func defaultGGUF() string {
-	shared := os.Getenv("COPPICE_SHARED")
-	if shared == "" {
-		shared = filepath.Join("..", "shared")
-	}
-	path := filepath.Join(shared, "models", "SmolLM2-135M-Instruct.Q4_1.gguf")
+	path := filepath.Join(sharedDir(), "models", "SmolLM2-135M-Instruct.Q4_1.gguf")
 	if _, err := os.Stat(path); err != nil {
 		return ""
 	}
 	return path
+}
+
+// sharedDir is where the real model and the data are.
+func sharedDir() string {
+	if shared := os.Getenv("COPPICE_SHARED"); shared != "" {
+		return shared
+	}
+	return filepath.Join("..", "shared")
 }
 
 // say reports progress; the results alone go to standard output.

@@ -16,17 +16,19 @@ import (
 type report struct {
 	Machine     machine           `json:"machine"`
 	Peers       map[string]string `json:"peers,omitempty"`
-	Checkpoint  checkpointInfo    `json:"checkpoint"`
+	Checkpoint  *checkpointInfo   `json:"checkpoint,omitempty"` // of the suite of files
 	Repetitions int               `json:"repetitions"`
 	// MemoryFloor is the peak, in bytes, reported at the end of the run for a program
 	// that does nothing: this program's own, below which no peak can be seen.
 	MemoryFloor int64 `json:"memory_floor_bytes"`
-	// FullSize is false for a checkpoint of fewer layers, whose goals do not count.
-	FullSize     bool                            `json:"full_size"`
+	// Small says what made this a quick run, whose goals do not count; empty: nothing.
+	Small        string                          `json:"small,omitempty"`
 	Rows         []row                           `json:"rows"`
 	Measurements map[string]series               `json:"measurements"`
 	Phases       map[string][]map[string]float64 `json:"peer_phases_s,omitempty"`
-	Bandwidth    []bandwidth                     `json:"bandwidth"`
+	Bandwidth    []bandwidth                     `json:"bandwidth,omitempty"`
+	// Times are the seconds of each turn of programs that stayed loaded.
+	Times map[string][]float64 `json:"times_s,omitempty"`
 }
 
 type checkpointInfo struct {
@@ -51,11 +53,11 @@ type row struct {
 
 func (r *report) add(line row) { r.Rows = append(r.Rows, line) }
 
-// judge settles which goals hold, in a run of full size.
-func (r *report) judge(fullSize bool) {
-	r.FullSize = fullSize
+// judge settles which goals hold. small says why none can be judged, or is empty.
+func (r *report) judge(small string) {
+	r.Small = small
 	for i := range r.Rows {
-		if line := &r.Rows[i]; line.Goal != "" && fullSize {
+		if line := &r.Rows[i]; line.Goal != "" && small == "" {
 			line.OK = &line.holds
 		}
 	}
@@ -65,7 +67,10 @@ func (r *report) judge(fullSize bool) {
 func (r *report) print(to io.Writer) error {
 	m := r.Machine
 	fmt.Fprintf(to, "%s, %d cores, %.0f GiB, %s on %s, Linux %s, %s\n", m.CPU, m.Cores, mebibytes(m.MemoryBytes)/1024, m.Filesystem, m.Disk, m.Kernel, m.Go)
-	fmt.Fprintf(to, "checkpoint: %d layers, %d parameters, %.2f GB; medians of %d\n\n", r.Checkpoint.Layers, r.Checkpoint.Parameters, float64(r.Checkpoint.Bytes)/1e9, r.Repetitions)
+	if c := r.Checkpoint; c != nil {
+		fmt.Fprintf(to, "checkpoint: %d layers, %d parameters, %.2f GB; ", c.Layers, c.Parameters, float64(c.Bytes)/1e9)
+	}
+	fmt.Fprintf(to, "medians of %d\n\n", r.Repetitions)
 	w := tabwriter.NewWriter(to, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "what\tours\tpeer\tunit\tratio\tgoal\tok")
 	for _, line := range r.Rows {
@@ -74,8 +79,8 @@ func (r *report) print(to io.Writer) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	if !r.FullSize {
-		fmt.Fprintf(to, "\n%d layers instead of %d: no goal is judged\n", r.Checkpoint.Layers, fullLayers)
+	if r.Small != "" {
+		fmt.Fprintf(to, "\n%s: no goal is judged\n", r.Small)
 	}
 	return nil
 }
@@ -100,6 +105,8 @@ func number(x float64) string {
 		return fmt.Sprintf("%.0f", x)
 	case x >= 10:
 		return fmt.Sprintf("%.1f", x)
+	case x < 0.01:
+		return fmt.Sprintf("%.1e", x)
 	default:
 		return fmt.Sprintf("%.2f", x)
 	}

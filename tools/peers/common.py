@@ -115,14 +115,19 @@ def scratch():
         shutil.rmtree(path, ignore_errors=True)
 
 
-def load(directory, dtype=None):
+def load(directory, dtype=None, attention=None):
     """Loads a directory with transformers; returns the model and a text that is
-    empty when no key was missing, unexpected or of another shape."""
+    empty when no key was missing, unexpected or of another shape. attention names
+    an implementation other than transformers' choice."""
     import torch
     from transformers import AutoModelForCausalLM
 
     model, info = AutoModelForCausalLM.from_pretrained(
-        directory, dtype=dtype or torch.float32, output_loading_info=True, local_files_only=True
+        directory,
+        dtype=dtype or torch.float32,
+        attn_implementation=attention,
+        output_loading_info=True,
+        local_files_only=True,
     )
     wrong = []
     for what in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):

@@ -142,4 +142,5 @@ def main():
     sys.stdout.write("\n]}\n")
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+// Logits gives the engine's answers to the peer checks.
+//
+//	logits MODEL < sequences.json > answers
+//
+// MODEL is a directory or a GGUF file, run in float32 on one thread; sequences.json is a
+// list of lists of token ids. For each sequence of n tokens and a vocabulary of v, the
+// output holds, little-endian:
+//
+//	n*v float32  log-probabilities of every token after each position, as scoring gives them
+//	n   int32    the token that scoring calls greedy
+//	n*v float32  logits after each position, as decoding token by token with a cache gives them
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log"
+	"os"
+
+	"github.com/coppice-lm/coppice/checkpoint"
+	"github.com/coppice-lm/coppice/engine"
+	"github.com/coppice-lm/coppice/engine/cpu"
+)
+
+func main() {
+	if len(os.Args) != 2 {
+		log.Fatal("usage: logits MODEL < sequences.json > answers")
+	}
+	if err := run(os.Args[1], os.Stdin, os.Stdout); err != nil {
+		log.Fatal(err)
+	}
+}
+
+func run(path string, in io.Reader, out io.Writer) error {
+	var sequences [][]int32
+	if err := json.NewDecoder(in).Decode(&sequences); err != nil {
+		return fmt.Errorf("the sequences: %w", err)
+	}
+	longest := 0
+	for _, s := range sequences {
+		longest = max(longest, len(s))
+	}
+	e, err := open(path, longest)
+	if err != nil {
+		return err
+	}
+	w := bufio.NewWriter(out)
+	for _, s := range sequences {
+		if err := score(e, s, w); err != nil {
+			return err
+		}
+		if err := decode(e, s, w); err != nil {
+			return err
+		}
+	}
+	return w.Flush()
+}
+
+// open loads a model for sequences of up to longest tokens, beyond its own length if need be.
+func open(path string, longest int) (engine.Engine, error) {
+	c, err := checkpoint.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	model, err := c.Spec.Transformer(c.Config)
+	if err != nil {
+		return nil, err
+	}
+	return cpu.New(context.Background(), model, c, cpu.Options{Threads: 1, MaxLength: longest})
+}
+
+func score(e engine.Engine, tokens []int32, w io.Writer) error {
+	vocab := e.Model().Vocab
+	node := engine.Node{Parent: -1, Tokens: tokens}
+	for i := range tokens {
+		for t := range vocab {
+			node.Targets = append(node.Targets, engine.Target{Index: i, Token: int32(t)})
+		}
+	}
+	answers, err := e.Score(context.Background(), engine.Batch{Nodes: []engine.Node{node}}, nil)
+	if err != nil {
+		return err
+	}
+	values := make([]float32, 0, len(node.Targets))
+	greedy := make([]int32, len(tokens))
+	for i := range greedy {
+		greedy[i] = -1
+	}
+	for i, a := range answers[0] {
+		values = append(values, a.LogProb)
+		if a.Greedy {
+			greedy[i/vocab] = int32(i % vocab)
+		}
+	}
+	if err := binary.Write(w, binary.LittleEndian, values); err != nil {
+		return err
+	}
+	return binary.Write(w, binary.LittleEndian, greedy)
+}
+
+func decode(e engine.Engine, tokens []int32, w io.Writer) error {
+	cache := e.NewCache()
+	logits := make([]float32, e.Model().Vocab)
+	for _, t := range tokens {
+		if err := cache.Append(context.Background(), []int32{t}, logits); err != nil {
+			return err
+		}
+		if err := binary.Write(w, binary.LittleEndian, logits); err != nil {
+			return err
+		}
+	}
+	return nil
+}
