@@ -22,16 +22,16 @@ lint:
 	$(GO) tool staticcheck ./...
 
 race:
-	CGO_ENABLED=1 $(GO) test -race -short ./score ./surgery ./checkpoint ./tokenizer ./eval/... ./engine/... ./lm
+	CGO_ENABLED=1 $(GO) test -race -short ./score ./surgery ./linalg ./calib ./checkpoint ./tokenizer ./eval/... ./engine/... ./lm
 
 # The packages with assembly, at each lower level of the CPU.
 levels:
-	COPPICE_CPU=generic $(GO) test -count=1 -short ./tensor ./engine/... ./lm
+	COPPICE_CPU=generic $(GO) test -count=1 -short ./tensor ./linalg ./calib ./engine/... ./lm
 	COPPICE_CPU=avx2 $(GO) test -count=1 -short ./tensor ./engine/... ./lm
 	COPPICE_CPU=avx512 $(GO) test -count=1 -short ./engine/... ./lm
 
 generate:
-	$(GO) generate ./tensor ./engine/cpu/kernel
+	$(GO) generate ./tensor ./linalg ./engine/cpu/kernel
 
 FUZZTIME ?= 20s
 fuzz:

@@ -18,6 +18,7 @@ var layers = map[string]int{
 	"tensor":                           0,
 	"safetensors":                      1,
 	"gguf":                             1,
+	"linalg":                           1,
 	"arch":                             2,
 	"checkpoint":                       2,
 	"tokenizer":                        2,
@@ -33,17 +34,20 @@ var layers = map[string]int{
 	"engine/cpu/kernel":                4,
 	"engine/enginetest":                4,
 	"lm":                               5,
+	"calib":                            5,
 	"cmd/coppice":                      8,
 	"internal/shared":                  0, // for tests only
 	"internal/ggufwrite":               1, // for tests only
 	"internal":                         0, // this test
 	"tools/bench":                      8,
+	"tools/ablation":                   8,
 	"tools/peers/tokenize":             8,
 	"tools/peers/chat":                 8,
 	"tools/peers/logits":               8,
 	"engine/cpu/kernel/internal/param": 4, // shapes that kernels and their generator share
 	"engine/cpu/kernel/internal/peak":  4, // the loop of FMAs that benchmarks compare with
 	"engine/cpu/kernel/internal/asm":   4, // the generator
+	"linalg/internal/asm":              1, // the generator
 }
 
 var sameLayer = []string{
@@ -51,9 +55,11 @@ var sameLayer = []string{
 	"checkpoint -> tokenizer",
 	"plan -> score",
 	"surgery -> plan",
+	"surgery -> score",
 	"eval/tasks -> eval",
 	"eval/evaltest -> eval",
 	"eval/evaltest -> eval/tasks",
+	"calib -> lm",
 	"engine/cpu -> engine",
 	"engine/cpu -> engine/cpu/kernel",
 	"engine/enginetest -> engine",

@@ -28,7 +28,10 @@ type Plan struct {
 	Method       score.Method `json:"method,omitempty"`  // of the scores; empty if nothing was scored
 	Seed         uint64       `json:"seed,omitempty"`
 	Rule         Rule         `json:"rule"`
-	Layers       []Layer      `json:"layers"` // one for each layer of the model
+	// Calibration is what the scores were made from, where activations take part in them.
+	Calibration *score.Calibration `json:"calibration,omitempty"`
+	Refit       *Refit             `json:"refit,omitempty"` // nil: weights stay as they are
+	Layers      []Layer            `json:"layers"`          // one for each layer of the model
 }
 
 // Layer says what stays of one layer.
@@ -37,6 +40,8 @@ type Layer struct {
 	Drop  bool  `json:"drop,omitempty"` // the whole layer goes, attention included
 	Width int   `json:"width"`          // after pruning; above len(Keep) where zero neurons pad it
 	Keep  []int `json:"keep"`           // neurons that stay, ascending
+	// Damping of a least-squares refit: the ridge is Damping * trace(H)/d.
+	Damping float64 `json:"damping,omitempty"`
 }
 
 // KeepAll is the plan that changes nothing.
@@ -57,7 +62,7 @@ func Build(scores *score.Scores, spec *arch.Spec, rule Rule) (*Plan, error) {
 	}
 	p := KeepAll(scores.Model, spec)
 	p.Rule = rule
-	p.Method, p.Seed = scores.Method, scores.Seed
+	p.Method, p.Seed, p.Calibration = scores.Method, scores.Seed, scores.Calibration
 	if len(scores.Layers) != spec.Layers {
 		return nil, fmt.Errorf("the scores are of %d layers, the model has %d", len(scores.Layers), spec.Layers)
 	}
@@ -195,6 +200,11 @@ func Decode(b []byte) (*Plan, error) {
 	if len(p.Layers) == 0 {
 		return nil, fmt.Errorf("key \"layers\" is empty")
 	}
+	if p.Refit != nil {
+		if err := p.Refit.check(); err != nil {
+			return nil, fmt.Errorf("key \"refit\": %w", err)
+		}
+	}
 	kept := 0
 	for i, l := range p.Layers {
 		if err := p.checkLayer(i, l); err != nil {
@@ -220,6 +230,8 @@ func (p *Plan) checkLayer(i int, l Layer) error {
 		return nil
 	case len(l.Keep) == 0:
 		return fmt.Errorf("keeps no neuron")
+	case p.Refits(l) && p.Refit.Method == LeastSquares && !(l.Damping > 0 && l.Damping <= 1):
+		return fmt.Errorf("damping %v, expected a number above 0 and at most 1", l.Damping)
 	case l.Width < len(l.Keep) || l.Width > p.Intermediate:
 		return fmt.Errorf("width %d, expected between the %d neurons it keeps and the model's %d", l.Width, len(l.Keep), p.Intermediate)
 	}

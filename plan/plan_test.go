@@ -215,3 +215,54 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+func TestRefitInTheFile(t *testing.T) {
+	p := KeepAll("sha256:m", spec(8, 8))
+	p.Layers[1].Keep, p.Layers[1].Width, p.Layers[1].Damping = []int{1, 2}, 2, 0.01
+	p.Method = score.OBS
+	p.Calibration = &score.Calibration{Stats: "sha256:s", Text: "sha256:t", Tokens: 9, Cap: 0.5, Damping: 1e-3}
+	p.Refit = &Refit{Method: LeastSquares, Stats: "sha256:s", Cap: 0.5}
+	b, err := p.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := Decode(b)
+	if err != nil || !reflect.DeepEqual(p, got) {
+		t.Fatalf("read back %+v, %v", got, err)
+	}
+	if p.Refits(p.Layers[0]) || !p.Refits(p.Layers[1]) {
+		t.Error("a layer is refitted where, and only where, neurons go")
+	}
+	for _, c := range []struct{ from, to, want string }{
+		{`"least-squares"`, `"other"`, "unknown refit"},
+		{`"damping":0.01`, `"damping":0`, "layer 1: damping 0"},
+		{`"damping":0.01`, `"damping":2`, "layer 1: damping 2"},
+		{`"method": "least-squares",
+    "stats": "sha256:s"`, `"method": "least-squares", "stats": ""`, "fingerprint"},
+		{`"first_token_cap": 0.5
+  },`, `"first_token_cap": 7},`, ""},
+	} {
+		bad := strings.Replace(string(b), c.from, c.to, 1)
+		if bad == string(b) {
+			t.Fatalf("%s is not in the file:\n%s", c.from, b)
+		}
+		if c.want == "" {
+			continue
+		}
+		if _, err := Decode([]byte(bad)); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s instead of %s: %v", c.to, c.from, err)
+		}
+	}
+}
+
+func TestOverlap(t *testing.T) {
+	a := &score.Scores{Layers: [][]float32{{4, 3, 2, 1}}}
+	b := &score.Scores{Layers: [][]float32{{1, 4, 3, 2}}}
+	got, err := Overlap(a, b, []float64{0.25, 0.5, 0.75})
+	if want := [][]float64{{2.0 / 3, 0.5, 0}}; err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, %v; want %v", got, err, want)
+	}
+	if _, err := Overlap(a, &score.Scores{}, nil); err == nil {
+		t.Error("scores of different shapes were compared")
+	}
+}

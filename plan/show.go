@@ -5,6 +5,8 @@ import (
 	"io"
 	"slices"
 	"text/tabwriter"
+
+	"github.com/coppice-lm/coppice/score"
 )
 
 // Show writes a plan for people: by which rule, and per layer how many neurons stay.
@@ -15,6 +17,7 @@ func (p *Plan) Show(w io.Writer) error {
 	}
 	fmt.Fprintf(w, "model      %s, %d layers, hidden size %d, width %d\n           %s\n", p.Family, len(p.Layers), p.Hidden, p.Intermediate, p.Model)
 	fmt.Fprintf(w, "method     %s (seed %d)\nrule       %s\n\n", method, p.Seed, p.Rule.String())
+	p.showCalibration(w)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "layer\twidth\tkept\tzero\tkept %\texpansion\t")
 	for _, l := range p.Layers {
@@ -26,6 +29,31 @@ func (p *Plan) Show(w io.Writer) error {
 			100*float64(len(l.Keep))/float64(p.Intermediate), float64(l.Width)/float64(p.Hidden))
 	}
 	return t.Flush()
+}
+
+// showCalibration writes what statistics had a part in, if they had one.
+func (p *Plan) showCalibration(w io.Writer) {
+	if c := p.Calibration; c != nil {
+		fmt.Fprintf(w, "scores of  %d tokens of the text %s\n           first tokens at most %s of the trace\n", c.Tokens, c.Text, formatFloat(c.Cap))
+	}
+	if r := p.Refit; r != nil {
+		fmt.Fprintf(w, "refit      %s from the statistics %s\n", r.Method, r.Stats)
+		least, most := 0.0, 0.0
+		for _, l := range p.Layers {
+			if l.Damping > 0 {
+				if least == 0 || l.Damping < least {
+					least = l.Damping
+				}
+				most = max(most, l.Damping)
+			}
+		}
+		if most > 0 {
+			fmt.Fprintf(w, "damping    %s to %s\n", formatFloat(least), formatFloat(most))
+		}
+	}
+	if p.Calibration != nil || p.Refit != nil {
+		fmt.Fprintln(w)
+	}
 }
 
 // String is the rule as the flags that give it.
@@ -83,4 +111,30 @@ func Diff(a, b *Plan) ([]LayerDiff, error) {
 		diffs = append(diffs, d)
 	}
 	return diffs, nil
+}
+
+// Overlap compares two files of scores by what they keep: element [l][i] is the share of
+// the neurons that a keeps in layer l, when ratios[i] of them go, that b keeps too.
+func Overlap(a, b *score.Scores, ratios []float64) ([][]float64, error) {
+	if len(a.Layers) != len(b.Layers) {
+		return nil, fmt.Errorf("the scores are of %d layers and of %d", len(a.Layers), len(b.Layers))
+	}
+	shares := make([][]float64, len(a.Layers))
+	for l := range a.Layers {
+		d := len(a.Layers[l])
+		if d != len(b.Layers[l]) {
+			return nil, fmt.Errorf("layer %d: the scores are of %d neurons and of %d", l, d, len(b.Layers[l]))
+		}
+		for _, ratio := range ratios {
+			k := d - min(int(ratio*float64(d)), d-1)
+			other, both := best(b.Layers[l], k), 0
+			for _, j := range best(a.Layers[l], k) {
+				if _, ok := slices.BinarySearch(other, j); ok {
+					both++
+				}
+			}
+			shares[l] = append(shares[l], float64(both)/float64(k))
+		}
+	}
+	return shares, nil
 }

@@ -53,6 +53,12 @@ func Decode(b []byte) (*Scores, error) {
 	if len(s.Layers) == 0 {
 		return nil, fmt.Errorf("key \"layers\" is empty")
 	}
+	if s.Method.Calibrated() != (s.Calibration != nil) {
+		return nil, fmt.Errorf("key \"calibration\" does not go with method %q", s.Method)
+	}
+	if len(s.Curves) != 0 && len(s.Curves) != len(s.Layers) {
+		return nil, fmt.Errorf("key \"curves\" is of %d layers, \"layers\" of %d", len(s.Curves), len(s.Layers))
+	}
 	for l, layer := range s.Layers {
 		if len(layer) == 0 {
 			return nil, fmt.Errorf("layer %d has no scores", l)

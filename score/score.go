@@ -2,9 +2,13 @@
 // layer is row j of gate_proj, row j of up_proj and column j of down_proj; its score is
 // one number, and what has the least is pruned first.
 //
-// The methods here look at weights alone. They read gate and up row by row, in the
-// stored type, compute in float32 (sums in float64, then rounded) whatever that type
-// is, and keep one layer's rows in memory a few hundred kilobytes at a time.
+// Compute holds the methods that look at weights alone. They read gate and up row by row,
+// in the stored type, compute in float32 (sums in float64, then rounded) whatever that
+// type is, and keep one layer's rows in memory a few hundred kilobytes at a time.
+//
+// ComputeCalibrated holds those that look at what the neurons do on a text. They see the
+// text only through Stats, sums over activations that package calib makes and a file
+// keeps, and run no model.
 package score
 
 import (
@@ -35,16 +39,17 @@ const (
 	Random   Method = "random"   // uniform in [0, 1) from a seed: the control
 )
 
-// Methods lists the methods in the order in which help prints them.
+// Methods lists the weight-only methods in the order in which help prints them.
 var Methods = []Method{MaxAbs, Variance, Product, L2, Random}
 
 // ParseMethod returns the method of that name.
 func ParseMethod(name string) (Method, error) {
-	if slices.Contains(Methods, Method(name)) {
+	all := slices.Concat(Methods, CalibratedMethods)
+	if slices.Contains(all, Method(name)) {
 		return Method(name), nil
 	}
 	var names []string
-	for _, m := range Methods {
+	for _, m := range all {
 		names = append(names, string(m))
 	}
 	return "", fmt.Errorf("unknown method %q; methods are %s", name, strings.Join(names, ", "))
@@ -57,6 +62,12 @@ type Scores struct {
 	Method  Method      `json:"method"`
 	Seed    uint64      `json:"seed"` // of Random; 0 otherwise
 	Layers  [][]float32 `json:"layers"`
+
+	// Calibration is where the scores of an activation-aware method come from.
+	Calibration *Calibration `json:"calibration,omitempty"`
+	// Curves, of OBS alone: Curves[l][k] is the squared error of layer l's output, mean
+	// over tokens and ridge included, when its k best neurons stay and are refitted.
+	Curves [][]float64 `json:"curves,omitempty"`
 }
 
 // Version is the version of the file form.
@@ -90,6 +101,9 @@ func Compute(ctx context.Context, c *checkpoint.Checkpoint, method Method, opt O
 		return drawn(s, c, opt), nil // the weights would not be looked at
 	}
 	rowScore, ok := rowScores[method]
+	if method.Calibrated() {
+		return nil, fmt.Errorf("method %q needs statistics of activations", method)
+	}
 	if !ok {
 		_, err := ParseMethod(string(method))
 		return nil, err

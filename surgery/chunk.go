@@ -39,6 +39,7 @@ func (p *Program) chunks() []chunk {
 // maker makes chunks of output; it holds the buffers of one goroutine.
 type maker struct {
 	from           *checkpoint.Checkpoint
+	refit          *refitter // nil where nothing is computed
 	allowNonFinite bool
 	in, mid, out   []byte
 	floats         []float32
@@ -51,17 +52,20 @@ func (m *maker) make(k chunk) ([]byte, error) {
 	s := k.step
 	var b []byte
 	var err error
-	if s.unit == arch.Cols {
+	switch {
+	case s.compute != copied:
+		b, err = m.computed(k)
+	case s.unit == arch.Cols:
 		b, err = m.columns(k)
-	} else {
+	default:
 		b, err = m.rows(k)
 	}
 	if err != nil {
 		return nil, err
 	}
 	dtype := s.In.DType
-	if s.unit == arch.Cols && dtype.IsBlock() {
-		dtype = tensor.F32 // columns were taken out of the decoded rows
+	if s.compute != copied || s.unit == arch.Cols && dtype.IsBlock() {
+		dtype = tensor.F32 // computed, or columns taken out of the decoded rows
 	}
 	if dtype != s.Out.DType {
 		m.out = grow(m.out, int(k.bytes()))
@@ -71,7 +75,7 @@ func (m *maker) make(k chunk) ([]byte, error) {
 		b = m.out
 	}
 	if !m.allowNonFinite && s.Out.DType.IsFloat() && !tensor.AllFinite(b, s.Out.DType) {
-		return nil, fmt.Errorf("%s: tensor %q holds NaN or an infinity; the checkpoint is damaged, or pass --allow-nonfinite to go on", m.from.Path, s.In.Name)
+		return nil, fmt.Errorf("%s: tensor %q holds NaN or an infinity; the checkpoint is damaged, or pass --allow-nonfinite to go on", m.from.Path, s.name())
 	}
 	return b, nil
 }
@@ -80,9 +84,9 @@ func (m *maker) make(k chunk) ([]byte, error) {
 func (m *maker) explain(k chunk, err error) error {
 	var over *tensor.OverflowError
 	if errors.As(err, &over) {
-		return fmt.Errorf("%s: tensor %q holds %v, which is beyond the range of %v; choose --dtype bf16 or f32", m.from.Path, k.step.In.Name, over.Value, over.To)
+		return fmt.Errorf("%s: tensor %q holds %v, which is beyond the range of %v; choose --dtype bf16 or f32", m.from.Path, k.step.name(), over.Value, over.To)
 	}
-	return fmt.Errorf("%s: tensor %q: %w", m.from.Path, k.step.In.Name, err)
+	return fmt.Errorf("%s: tensor %q: %w", m.from.Path, k.step.name(), err)
 }
 
 // rows reads the rows of a chunk in the stored type. Rows of neurons that follow one

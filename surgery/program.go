@@ -3,6 +3,10 @@
 // it reads no weights and decides nothing that the plan does not say. Run streams the
 // program from the checkpoint into a sink, a few megabytes at a time; Verify streams it
 // again and compares.
+//
+// A plan may refit down_proj. PlanRefit decides how, before; the refitted weights follow
+// from plan, model and statistics (Program.Attach), the same bytes every time, and are
+// solved for layer by layer while the program runs.
 package surgery
 
 import (
@@ -21,6 +25,8 @@ type Program struct {
 	Config *arch.Config // of the output
 	Spec   arch.Spec    // of the output
 	Notes  []string     // what the user should be told
+
+	refit *refitter // nil where the plan refits nothing
 }
 
 // Step makes one output tensor out of one input tensor.
@@ -32,6 +38,17 @@ type Step struct {
 	// width is the output's number of neurons, above len(keep) where zeros pad it;
 	// from is the input's.
 	width, from int
+
+	compute computation // copied: the values are the input's
+	layer   int         // of the input, where they are computed
+}
+
+// name is the input's name, for messages; the output's where there is no input.
+func (s *Step) name() string {
+	if s.In.Name == "" {
+		return s.Out.Name
+	}
+	return s.In.Name
 }
 
 // WidthsError says that the layers would have different widths, which a plain
@@ -92,6 +109,9 @@ func Compile(p *plan.Plan, c *checkpoint.Checkpoint, to tensor.DType) (*Program,
 		}
 		prog.Steps = append(prog.Steps, s)
 	}
+	if err := prog.addRefit(p, c); err != nil {
+		return nil, err
+	}
 	prog.Config, err = outputConfig(p, c, prog.Spec, to)
 	if err != nil {
 		return nil, err
@@ -146,6 +166,11 @@ func outputConfig(p *plan.Plan, c *checkpoint.Checkpoint, spec arch.Spec, to ten
 	cfg := c.Config.Clone()
 	if spec.Intermediate != c.Spec.Intermediate {
 		if err := cfg.Set("intermediate_size", spec.Intermediate); err != nil {
+			return nil, err
+		}
+	}
+	if spec.MLPBias != c.Spec.MLPBias {
+		if err := cfg.Set("mlp_bias", spec.MLPBias); err != nil {
 			return nil, err
 		}
 	}

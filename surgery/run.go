@@ -110,7 +110,7 @@ func (p *Program) stream(ctx context.Context, c *checkpoint.Checkpoint, opt Opti
 	const waiting = 4 // chunks that are made ahead of the writer
 	free := make(chan *maker, max(1, opt.Threads)+waiting)
 	for range cap(free) {
-		free <- &maker{from: c, allowNonFinite: opt.AllowNonFinite}
+		free <- &maker{from: c, refit: p.refit, allowNonFinite: opt.AllowNonFinite}
 	}
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -147,7 +147,7 @@ func (p *Program) stream(ctx context.Context, c *checkpoint.Checkpoint, opt Opti
 // each makes every chunk of the program, in order but many at a time, and hands it to
 // do on the goroutine that made it.
 func (p *Program) each(ctx context.Context, c *checkpoint.Checkpoint, opt Options, do func(chunk, []byte) error) error {
-	makers := sync.Pool{New: func() any { return &maker{from: c, allowNonFinite: opt.AllowNonFinite} }}
+	makers := sync.Pool{New: func() any { return &maker{from: c, refit: p.refit, allowNonFinite: opt.AllowNonFinite} }}
 	return p.spread(ctx, opt, func(k chunk) error {
 		m := makers.Get().(*maker)
 		defer makers.Put(m)

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -81,14 +82,15 @@ type scoreFlags struct {
 	method         string
 	seed           uint64
 	allowNonFinite bool
+	best           bool // --method best was given, which method and other flags now spell out
 }
 
 func (f *scoreFlags) register(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.method, "method", string(score.MaxAbs), "how neurons are scored: maxabs, variance, product, l2 or random")
-	cmd.Flags().Uint64Var(&f.seed, "seed", 0, "seed of --method random")
+	cmd.Flags().StringVar(&f.method, "method", string(score.MaxAbs), "how neurons are scored: from weights by maxabs, variance, product, l2 or random; from what they do on a text by activation, fluctuation, leverage or obs")
+	cmd.Flags().Uint64Var(&f.seed, "seed", 0, "seed of --method random and of the order of calibration text")
 	cmd.Flags().BoolVar(&f.allowNonFinite, "allow-nonfinite", false, "go on where a weight is NaN or infinite (such a neuron scores lowest)")
 	var methods []string
-	for _, m := range score.Methods {
+	for _, m := range slices.Concat(score.Methods, score.CalibratedMethods) {
 		methods = append(methods, string(m))
 	}
 	completeWords(cmd, "method", methods...)
@@ -130,7 +132,7 @@ func (f *ruleFlags) register(cmd *cobra.Command) {
 	fl.Float64Var(&f.expansion, "expansion", 0, "neurons to keep, as a multiple of hidden_size")
 	fl.StringVar(&f.layers, "layers", "", "prune these layers only, for example 2-20,24")
 	fl.StringVar(&f.drop, "drop-layers", "", "drop these layers whole")
-	fl.IntVar(&f.align, "align", 1, "round the width to a multiple of this")
+	fl.IntVar(&f.align, "align", 1, "round the width to a multiple of this (activation-aware methods: 32, 64 or 256 by the width)")
 	fl.StringVar(&f.mode, "align-mode", string(plan.Nearest), "how to round: nearest, down, or pad (with zero neurons)")
 	fl.BoolVar(&f.pad, "pad", false, "fill narrower layers with zero neurons up to the widest (saves no bytes)")
 	completeWords(cmd, "align-mode", string(plan.Nearest), string(plan.Down), string(plan.Pad))
@@ -176,6 +178,18 @@ func (f *ruleFlags) build(s *score.Scores, spec *arch.Spec, r plan.Rule) (*plan.
 	return p, nil
 }
 
+// attach gives a program the statistics that it needs. Those it has no use for are
+// refused.
+func attach(prog *surgery.Program, st *score.Stats, threads int) error {
+	switch {
+	case st != nil:
+		return badInput(prog.Attach(st, threads))
+	case prog.NeedsStats():
+		return usagef("the plan refits down_proj; name the statistics that it was made with: --stats FILE")
+	}
+	return nil
+}
+
 // outFlags are the flags of verbs that write a checkpoint.
 type outFlags struct {
 	out, dtype, shard string
@@ -214,7 +228,8 @@ func (f *outFlags) check(input string) error {
 }
 
 // write compiles a plan and, unless this is a dry run, writes the checkpoint.
-func (a *app) write(ctx context.Context, c *checkpoint.Checkpoint, p *plan.Plan, f *outFlags, files map[string][]byte, allowNonFinite bool) (*surgery.Program, error) {
+// Statistics are given where the plan refits, and else nil.
+func (a *app) write(ctx context.Context, c *checkpoint.Checkpoint, p *plan.Plan, st *score.Stats, f *outFlags, files map[string][]byte, allowNonFinite bool) (*surgery.Program, error) {
 	to, err := surgery.DType(f.dtype)
 	if err != nil {
 		return nil, &usageError{err}
@@ -224,6 +239,9 @@ func (a *app) write(ctx context.Context, c *checkpoint.Checkpoint, p *plan.Plan,
 		return nil, badInput(err)
 	}
 	a.notes(prog.Notes[len(c.Notes):])
+	if err := attach(prog, st, a.threads); err != nil {
+		return nil, err
+	}
 	if f.dryRun {
 		return prog, nil
 	}

@@ -9,10 +9,12 @@ import (
 	"github.com/coppice-lm/coppice/checkpoint"
 	"github.com/coppice-lm/coppice/plan"
 	"github.com/coppice-lm/coppice/score"
+	"github.com/coppice-lm/coppice/surgery"
 )
 
 func (a *app) plan() *cobra.Command {
 	var s scoreFlags
+	var sf statsFlags
 	var r ruleFlags
 	var out, scores string
 	var dryRun bool
@@ -24,13 +26,14 @@ names the model by fingerprint, the rule, and every neuron that stays. The same 
 give the same bytes. ` + "`coppice apply`" + ` carries a plan out.`,
 		Example: `  coppice plan ./Llama-3.2-3B --ratio 0.6 -o plan.json
   coppice plan ./Llama-3.2-3B --expansion 1.4 --align 256 --scores scores.json -o plan.json
+  coppice plan ./Llama-3.2-3B --ratio 0.6 --method obs --refit least-squares --stats stats.safetensors -o plan.json
   coppice plan show plan.json
   coppice plan diff plan.json other.json`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			rule, err := r.rule(cmd)
 			if err == nil {
-				err = s.check()
+				err = sf.check(cmd, &s)
 			}
 			if err == nil && scores != "" && (cmd.Flags().Changed("method") || cmd.Flags().Changed("seed")) {
 				err = usagef("--scores already says the method and the seed")
@@ -49,20 +52,39 @@ give the same bytes. ` + "`coppice apply`" + ` carries a plan out.`,
 			if err := checkFileOutput(out, c.Path); err != nil {
 				return err
 			}
+			var sc *score.Scores
+			if scores != "" {
+				if sc, err = a.readScores(scores, c); err != nil {
+					return err
+				}
+				s.method = string(sc.Method)
+			}
+			align(cmd, &rule, &s, &c.Spec)
 			if err := rule.CheckFor(&c.Spec); err != nil {
 				return err
 			}
-			var sc *score.Scores
-			if scores != "" {
-				sc, err = a.readScores(scores, c)
-			} else {
-				sc, err = a.compute(cmd.Context(), c, &s)
-			}
-			if err != nil {
+			if err := surgery.CheckRefit(&c.Spec, plan.RefitMethod(sf.refit)); err != nil {
 				return err
+			}
+			var st *score.Stats
+			if sc == nil || sf.refit != "none" {
+				if st, err = sf.open(&s, c); err != nil {
+					return err
+				}
+				if st != nil {
+					defer st.Close()
+				}
+			}
+			if sc == nil {
+				if sc, err = sf.compute(cmd.Context(), a, c, &s, st); err != nil {
+					return err
+				}
 			}
 			p, err := r.build(sc, &c.Spec, rule)
 			if err != nil {
+				return err
+			}
+			if err := sf.planRefit(cmd.Context(), a, c, p, st); err != nil {
 				return err
 			}
 			b, err := p.Encode()
@@ -84,12 +106,13 @@ give the same bytes. ` + "`coppice apply`" + ` carries a plan out.`,
 				return err
 			}
 			if !dryRun {
-				a.printf("\nnext: coppice apply %s --plan %s -o DIR\n", args[0], out)
+				a.printf("\nnext: coppice apply %s --plan %s%s -o DIR\n", args[0], out, sf.again(p))
 			}
 			return nil
 		},
 	}
 	s.register(cmd)
+	sf.register(cmd, true)
 	r.register(cmd)
 	cmd.Flags().StringVarP(&out, "output", "o", "", "file to write")
 	cmd.Flags().StringVar(&scores, "scores", "", "use the scores of this file instead of computing them")

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"text/tabwriter"
 	"time"
@@ -10,11 +12,14 @@ import (
 	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/checkpoint"
 	"github.com/coppice-lm/coppice/plan"
+	"github.com/coppice-lm/coppice/score"
 	"github.com/coppice-lm/coppice/surgery"
 )
 
 func (a *app) prune() *cobra.Command {
 	var s scoreFlags
+	var sf statsFlags
+	var text textFlags
 	var r ruleFlags
 	var o outFlags
 	cmd := &cobra.Command{
@@ -23,17 +28,26 @@ func (a *app) prune() *cobra.Command {
 		Long: `Remove neurons from every gated MLP and write a checkpoint that loads wherever the
 original loads. It is the same as score, plan and apply one after the other, and the plan
 is kept in the output as ` + checkpoint.PlanName + `. The default is the published recipe:
-scores by maximum absolute weight (maxabs), the same width in all layers.`,
+scores by maximum absolute weight (maxabs), the same width in all layers.
+
+With --calib, or statistics made by ` + "`coppice calib`" + `, neurons are scored by what they do on
+a text, and what stays can be refitted to make up for what goes. The output has the same
+size and is far better. --method best is the best recipe known: ` + string(bestMethod) + ` with a ` + string(bestRefit) + `
+refit. --calib with --stats FILE keeps the statistics there, which verify needs.`,
 		Example: `  coppice prune ./Llama-3.2-3B -o pruned60 --ratio 0.6
   coppice prune ./Llama-3.2-3B -o pruned40 --ratio 0.4 --align 256 --dtype f16
   coppice prune SmolLM2-135M-Instruct.Q4_1.gguf -o smol60 --ratio 0.6
+  coppice prune ./Llama-3.2-3B -o best60 --ratio 0.6 --method best --calib wiki.txt --calib c4.jsonl --stats stats.safetensors
   coppice prune ./Llama-3.2-3B --width 4096 --dry-run`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			start := time.Now()
 			rule, err := r.rule(cmd)
 			if err == nil {
-				err = s.check()
+				err = sf.check(cmd, &s)
+			}
+			if err == nil {
+				err = checkText(cmd, &s, &sf, &text)
 			}
 			if err == nil {
 				err = o.check(args[0])
@@ -47,13 +61,29 @@ scores by maximum absolute weight (maxabs), the same width in all layers.`,
 			}
 			defer c.Close()
 			// What the rule makes of this model is refused before its weights are read.
+			align(cmd, &rule, &s, &c.Spec)
 			if err := rule.CheckFor(&c.Spec); err != nil {
 				return err
 			}
 			if err := checkpoint.CheckOutput(orDot(o.out), c.Path, o.force); o.out != "" && err != nil {
 				return err
 			}
-			sc, err := a.compute(cmd.Context(), c, &s)
+			if err := surgery.CheckRefit(&c.Spec, plan.RefitMethod(sf.refit)); err != nil {
+				return err
+			}
+			st, discard, err := a.statistics(cmd, args[0], c, &s, &sf, &text, o.out)
+			if err != nil {
+				return err
+			}
+			if st != nil {
+				defer st.Close()
+			}
+			defer func() {
+				if !errors.Is(err, context.Canceled) {
+					discard()
+				}
+			}()
+			sc, err := sf.compute(cmd.Context(), a, c, &s, st)
 			if err != nil {
 				return err
 			}
@@ -61,10 +91,15 @@ scores by maximum absolute weight (maxabs), the same width in all layers.`,
 			if err != nil {
 				return err
 			}
-			return a.carryOut(cmd, args[0], c, p, &o, s.allowNonFinite, start)
+			if err := sf.planRefit(cmd.Context(), a, c, p, st); err != nil {
+				return err
+			}
+			return a.carryOut(cmd, args[0], c, p, st, &o, s.allowNonFinite, start)
 		},
 	}
 	s.register(cmd)
+	sf.register(cmd, true)
+	text.register(cmd)
 	r.register(cmd)
 	o.register(cmd, "same", "same, f16, bf16 or f32 (same is f16 for a quantised GGUF)")
 	return cmd
@@ -79,13 +114,16 @@ func orDot(path string) string {
 
 func (a *app) apply() *cobra.Command {
 	var o outFlags
-	var planFile string
+	var planFile, stats string
 	var pad, allowNonFinite bool
 	cmd := &cobra.Command{
 		Use:   "apply MODEL --plan FILE -o DIR",
 		Short: "Carry a plan out",
-		Long:  "Write the checkpoint that a plan describes. The plan must have been made for this model.",
+		Long: `Write the checkpoint that a plan describes. The plan must have been made for this model.
+One that refits weights needs the statistics that it was made with; the same plan and
+statistics give the same bytes.`,
 		Example: `  coppice apply ./Llama-3.2-3B --plan plan.json -o pruned60
+  coppice apply ./Llama-3.2-3B --plan plan.json --stats stats.safetensors -o pruned60
   coppice apply ./Llama-3.2-3B --plan plan.json -o pruned60 --dtype f16`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -100,6 +138,9 @@ func (a *app) apply() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if stats != "" && p.Refit == nil {
+				return usagef("--stats: the plan refits nothing; leave it out")
+			}
 			c, err := a.openModel(args[0])
 			if err != nil {
 				return err
@@ -111,23 +152,34 @@ func (a *app) apply() *cobra.Command {
 			if pad {
 				p = p.Padded()
 			}
-			return a.carryOut(cmd, args[0], c, p, &o, allowNonFinite, start)
+			st, err := optionalStats(stats)
+			if err != nil {
+				return err
+			}
+			if st != nil {
+				defer st.Close()
+			}
+			return a.carryOut(cmd, args[0], c, p, st, &o, allowNonFinite, start)
 		},
 	}
 	o.register(cmd, "same", "same, f16, bf16 or f32 (same is f16 for a quantised GGUF)")
 	cmd.Flags().StringVar(&planFile, "plan", "", "the plan to carry out")
+	cmd.Flags().StringVar(&stats, "stats", "", "the statistics that the plan refits from")
 	cmd.Flags().BoolVar(&pad, "pad", false, "fill narrower layers with zero neurons up to the widest (saves no bytes)")
 	cmd.Flags().BoolVar(&allowNonFinite, "allow-nonfinite", false, "go on where a weight is NaN or infinite")
 	return cmd
 }
 
 // carryOut writes a planned checkpoint with its plan beside it, and says what changed.
-func (a *app) carryOut(cmd *cobra.Command, model string, c *checkpoint.Checkpoint, p *plan.Plan, o *outFlags, allowNonFinite bool, start time.Time) error {
+func (a *app) carryOut(cmd *cobra.Command, model string, c *checkpoint.Checkpoint, p *plan.Plan, st *score.Stats, o *outFlags, allowNonFinite bool, start time.Time) error {
+	if p.Refit == nil {
+		st = nil // it had a part in the scores alone
+	}
 	b, err := p.Encode()
 	if err != nil {
 		return err
 	}
-	prog, err := a.write(cmd.Context(), c, p, o, map[string][]byte{checkpoint.PlanName: b}, allowNonFinite)
+	prog, err := a.write(cmd.Context(), c, p, st, o, map[string][]byte{checkpoint.PlanName: b}, allowNonFinite)
 	if err != nil {
 		return err
 	}
@@ -144,8 +196,20 @@ func (a *app) carryOut(cmd *cobra.Command, model string, c *checkpoint.Checkpoin
 		a.printf("\ndry run: nothing was written\n")
 		return nil
 	}
-	a.printf("\nwritten to %s in %.1f s; next:\n  coppice verify %s --against %s\n  coppice inspect %s\n", o.out, sum.Seconds, o.out, model, o.out)
+	stats := ""
+	if st != nil {
+		stats = " --stats " + st.Path()
+	}
+	a.printf("\nwritten to %s in %.1f s; next:\n  coppice verify %s --against %s%s\n  coppice inspect %s\n", o.out, sum.Seconds, o.out, model, stats, o.out)
 	return nil
+}
+
+// optionalStats opens statistics where a path is given.
+func optionalStats(path string) (*score.Stats, error) {
+	if path == "" {
+		return nil, nil
+	}
+	return openStats(path)
 }
 
 // side is one side of a comparison.

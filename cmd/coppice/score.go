@@ -1,22 +1,33 @@
 package main
 
 import (
+	"fmt"
+	"text/tabwriter"
+
 	"github.com/spf13/cobra"
+
+	"github.com/coppice-lm/coppice/plan"
+	"github.com/coppice-lm/coppice/score"
 )
 
 func (a *app) score() *cobra.Command {
 	var f scoreFlags
+	var sf statsFlags
 	var out string
 	var dryRun bool
 	cmd := &cobra.Command{
 		Use:   "score MODEL -o FILE",
 		Short: "Score every neuron of every MLP",
-		Long: `Score every neuron of every gated MLP from its weights, and write the scores as JSON.
-A plan can be made from them with ` + "`coppice plan MODEL --scores FILE`" + `.`,
-		Example: "  coppice score ./Llama-3.2-3B -o scores.json\n  coppice score ./Llama-3.2-3B --method variance -o variance.json",
-		Args:    cobra.ExactArgs(1),
+		Long: `Score every neuron of every gated MLP, from its weights or, with --stats, from what it
+does on a text, and write the scores as JSON. A plan can be made from them with
+` + "`coppice plan MODEL --scores FILE`" + `.`,
+		Example: `  coppice score ./Llama-3.2-3B -o scores.json
+  coppice score ./Llama-3.2-3B --method variance -o variance.json
+  coppice score ./Llama-3.2-3B --method obs --stats stats.safetensors -o obs.json
+  coppice score compare scores.json obs.json`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := f.check(); err != nil {
+			if err := sf.check(cmd, &f); err != nil {
 				return err
 			}
 			if out == "" && !dryRun {
@@ -30,7 +41,14 @@ A plan can be made from them with ` + "`coppice plan MODEL --scores FILE`" + `.`
 			if err := checkFileOutput(out, c.Path); err != nil {
 				return err
 			}
-			s, err := a.compute(cmd.Context(), c, &f)
+			st, err := sf.open(&f, c)
+			if err != nil {
+				return err
+			}
+			if st != nil {
+				defer st.Close()
+			}
+			s, err := sf.compute(cmd.Context(), a, c, &f, st)
 			if err != nil {
 				return err
 			}
@@ -56,7 +74,67 @@ A plan can be made from them with ` + "`coppice plan MODEL --scores FILE`" + `.`
 		},
 	}
 	f.register(cmd)
+	sf.register(cmd, false)
 	cmd.Flags().StringVarP(&out, "output", "o", "", "file to write")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "compute the scores and write nothing")
+	cmd.AddCommand(a.scoreCompare())
 	return cmd
+}
+
+// comparedRatios are the ratios at which two files of scores are compared.
+var comparedRatios = []float64{0.2, 0.4, 0.6}
+
+func (a *app) scoreCompare() *cobra.Command {
+	return &cobra.Command{
+		Use:   "compare A B",
+		Short: "Show how far two files of scores agree on what stays",
+		Long: `For each layer, the share of the neurons that stay by A which also stay by B, at ratios of
+20, 40 and 60 %. Two orders by chance agree on 80, 60 and 40 %.`,
+		Example: "  coppice score compare maxabs.json obs.json",
+		Args:    cobra.ExactArgs(2),
+		RunE: func(_ *cobra.Command, args []string) error {
+			var s [2]*score.Scores
+			for i, path := range args {
+				var err error
+				if s[i], err = readFile(path, score.Decode); err != nil {
+					return err
+				}
+			}
+			overlap, err := plan.Overlap(s[0], s[1], comparedRatios)
+			if err != nil {
+				return badInput(err)
+			}
+			if a.json {
+				return a.result(map[string]any{"methods": []score.Method{s[0].Method, s[1].Method}, "ratios": comparedRatios, "overlap": overlap})
+			}
+			if a.quiet {
+				return nil
+			}
+			if s[0].Model != s[1].Model {
+				fmt.Fprintf(a.stdout, "the scores are of different models\n")
+			}
+			fmt.Fprintf(a.stdout, "share of the neurons kept by %s that %s keeps too\n", s[0].Method, s[1].Method)
+			t := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
+			fmt.Fprint(t, "layer\t")
+			mean := make([]float64, len(comparedRatios))
+			for _, r := range comparedRatios {
+				fmt.Fprintf(t, "ratio %.0f %%\t", 100*r)
+			}
+			fmt.Fprintln(t)
+			for l, row := range overlap {
+				fmt.Fprintf(t, "%d\t", l)
+				for i, x := range row {
+					fmt.Fprintf(t, "%.1f %%\t", 100*x)
+					mean[i] += x / float64(len(overlap))
+				}
+				fmt.Fprintln(t)
+			}
+			fmt.Fprint(t, "mean\t")
+			for _, x := range mean {
+				fmt.Fprintf(t, "%.1f %%\t", 100*x)
+			}
+			fmt.Fprintln(t)
+			return t.Flush()
+		},
+	}
 }

@@ -32,7 +32,7 @@ func synthConfig(settings []string) (*arch.Config, error) {
 			return nil, fmt.Errorf("%q is not key=value", s)
 		}
 		switch key {
-		case "dtype", "seed", "shard":
+		case "dtype", "seed", "shard", "tokenizer":
 			continue
 		case "family":
 			i := slices.IndexFunc(arch.Families, func(f arch.Family) bool { return f.ModelType == value })
@@ -62,9 +62,10 @@ type rawJSON string
 func (r rawJSON) MarshalJSON() ([]byte, error) { return []byte(r), nil }
 
 // synthModel writes a checkpoint of random weights. Beside those of synthConfig the
-// settings are dtype, seed, and shard (bytes).
+// settings are dtype, seed, shard (bytes), and tokenizer (true: one token a byte, for
+// which the vocabulary needs 257).
 func synthModel(dir string, settings []string) error {
-	dtype, seed, shard := tensor.BF16, uint64(1), int64(checkpoint.DefaultShardBytes)
+	dtype, seed, shard, tokenizer := tensor.BF16, uint64(1), int64(checkpoint.DefaultShardBytes), false
 	for _, s := range settings {
 		key, value, _ := strings.Cut(s, "=")
 		var err error
@@ -75,6 +76,8 @@ func synthModel(dir string, settings []string) error {
 			seed, err = strconv.ParseUint(value, 10, 64)
 		case "shard":
 			shard, err = strconv.ParseInt(value, 10, 64)
+		case "tokenizer":
+			tokenizer, err = strconv.ParseBool(value)
 		}
 		if err != nil {
 			return err
@@ -84,7 +87,10 @@ func synthModel(dir string, settings []string) error {
 	if err != nil {
 		return err
 	}
-	return synth.Write(dir, c.Bytes(), dtype, seed, shard)
+	if err := synth.Write(dir, c.Bytes(), dtype, seed, shard); err != nil || !tokenizer {
+		return err
+	}
+	return synth.WriteTokenizer(dir)
 }
 
 // ggufOf writes a Hugging Face checkpoint (llama, qwen2 or gemma2) as llama.cpp's

@@ -15,10 +15,10 @@ import (
 )
 
 func (a *app) verify() *cobra.Command {
-	var against, planFile string
+	var against, planFile, stats string
 	var allowNonFinite bool
 	cmd := &cobra.Command{
-		Use:   "verify DIR [--against MODEL [--plan FILE]]",
+		Use:   "verify DIR [--against MODEL [--plan FILE] [--stats FILE]]",
 		Short: "Check that a checkpoint is whole, loadable, and what its plan says",
 		Long: `Check a checkpoint: every file is there and whole, config and tensors agree, all layers
 have the width that the config says, every weight is a number. With --against, also make
@@ -26,11 +26,15 @@ the checkpoint again from the original and its plan (--plan, or the plan kept in
 compare byte for byte.`,
 		Example: `  coppice verify pruned60
   coppice verify pruned60 --against ./Llama-3.2-3B
-  coppice verify pruned60 --against ./Llama-3.2-3B --plan plan.json`,
+  coppice verify pruned60 --against ./Llama-3.2-3B --plan plan.json
+  coppice verify best60 --against ./Llama-3.2-3B --stats stats.safetensors`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if planFile != "" && against == "" {
 				return usagef("--plan needs --against MODEL: the model that the plan is for")
+			}
+			if stats != "" && against == "" {
+				return usagef("--stats needs --against MODEL: the model that the statistics are of")
 			}
 			c, err := a.openModel(args[0])
 			if err != nil {
@@ -42,7 +46,7 @@ compare byte for byte.`,
 				return badInput(err)
 			}
 			if against != "" {
-				if err := a.verifyAgainst(cmd.Context(), c, against, planFile, opt); err != nil {
+				if err := a.verifyAgainst(cmd.Context(), c, against, planFile, stats, opt); err != nil {
 					return badInput(err)
 				}
 			}
@@ -56,6 +60,7 @@ compare byte for byte.`,
 	}
 	cmd.Flags().StringVar(&against, "against", "", "the model that DIR was made from")
 	cmd.Flags().StringVar(&planFile, "plan", "", "the plan that DIR was made by (default: the one kept in DIR)")
+	cmd.Flags().StringVar(&stats, "stats", "", "the statistics that the plan refits from")
 	cmd.Flags().BoolVar(&allowNonFinite, "allow-nonfinite", false, "accept weights that are NaN or infinite")
 	return cmd
 }
@@ -75,7 +80,7 @@ func (a *app) verifyWhole(ctx context.Context, c *checkpoint.Checkpoint, opt sur
 }
 
 // verifyAgainst makes the checkpoint again and compares.
-func (a *app) verifyAgainst(ctx context.Context, c *checkpoint.Checkpoint, against, planFile string, opt surgery.Options) error {
+func (a *app) verifyAgainst(ctx context.Context, c *checkpoint.Checkpoint, against, planFile, stats string, opt surgery.Options) error {
 	if planFile == "" {
 		planFile = filepath.Join(c.Path, checkpoint.PlanName)
 		if _, err := os.Stat(planFile); err != nil {
@@ -93,6 +98,16 @@ func (a *app) verifyAgainst(ctx context.Context, c *checkpoint.Checkpoint, again
 	defer original.Close()
 	prog, err := surgery.Compile(p, original, c.UniformType())
 	if err != nil {
+		return err
+	}
+	st, err := optionalStats(stats)
+	if err != nil {
+		return err
+	}
+	if st != nil {
+		defer st.Close()
+	}
+	if err := attach(prog, st, a.threads); err != nil {
 		return err
 	}
 	bar := a.progress("comparing", prog.Bytes())

@@ -186,9 +186,13 @@ def main():
         theirs = simple_evaluate(
             model=lm, tasks=lm_eval_tasks.tasks(records, args.shared / "data", files), samples=records, log_samples=True
         )
+        parts = [task for task in records if task.startswith("musr_")]
+        names = [task for task in records if task not in parts]
+        # All parts are asked for as a group, as lm_eval_tasks does it.
+        names += ["musr"] if len(parts) == len(lm_eval_tasks.MUSR) else parts
         given = [f"--data={task}={path}" for task, path in files.items() if task in records]
         coppice(
-            "eval", model, "--tasks", ",".join(records), "--data-dir", args.shared / "data", *given, "--max-length", 1024,
+            "eval", model, "--tasks", ",".join(names), "--data-dir", args.shared / "data", *given, "--max-length", 1024,
             "--samples", json.dumps(records), "-o", output, "--log-samples", "--threads", args.threads,
         )  # fmt: skip
         results = json.loads(open(utils.get_latest_filename(glob.glob(f"{output}/results_*.json"))).read())

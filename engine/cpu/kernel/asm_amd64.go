@@ -289,7 +289,7 @@ func widenPairs(dst []float32, src []uint32) {
 // little-endian.
 func pairUpAsm(dst []uint32, src []uint16) int {
 	n := len(src) / 2
-	copy(dst, unsafe.Slice((*uint32)(unsafe.Pointer(unsafe.SliceData(src))), n))
+	copy(unsafe.Slice((*uint16)(unsafe.Pointer(unsafe.SliceData(dst))), 2*len(dst)), src[:2*n])
 	return n
 }
 

@@ -1,0 +1,226 @@
+package calib
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/parquet-go/parquet-go"
+)
+
+const (
+	// maxText bounds the text that is held in memory to be shuffled: far more than any
+	// calibration uses.
+	maxText = 512 << 20
+	// pieceBytes is the size from which a plain text is cut at the next line end, so that
+	// it has pieces to shuffle and to hold back.
+	pieceBytes = 8 << 10
+)
+
+// document is a text and where it is from, for messages.
+type document struct{ name, text string }
+
+// readSources reads files, and those of directories and their directories in the order
+// of their names.
+func readSources(paths []string) ([]document, error) {
+	r := &reader{}
+	for _, path := range paths {
+		if err := filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
+			hidden := p != path && strings.HasPrefix(d.Name(), ".")
+			switch {
+			case err != nil:
+				return err
+			case d.IsDir() && hidden:
+				return fs.SkipDir
+			case d.IsDir() || hidden:
+				return nil
+			}
+			return r.file(p)
+		}); err != nil {
+			return nil, err
+		}
+	}
+	if len(r.documents) == 0 {
+		return nil, fmt.Errorf("%s: holds no text", strings.Join(paths, ", "))
+	}
+	return r.documents, nil
+}
+
+type reader struct {
+	documents []document
+	bytes     int64
+}
+
+func (r *reader) file(path string) error {
+	st, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	if r.bytes += st.Size(); r.bytes > maxText {
+		return fmt.Errorf("%s: the calibration text is larger than %d MiB; name fewer files", path, maxText>>20)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	switch ext := strings.ToLower(filepath.Ext(path)); {
+	case bytes.HasPrefix(data, []byte("PAR1")):
+		return r.parquet(path, data)
+	case ext == ".jsonl" || ext == ".ndjson":
+		return r.jsonLines(path, data)
+	case ext == ".json":
+		return r.jsonArray(path, data)
+	}
+	return r.plain(path, data)
+}
+
+func (r *reader) add(name, text string) {
+	if strings.TrimSpace(text) != "" {
+		r.documents = append(r.documents, document{name, text})
+	}
+}
+
+// plain cuts a text into pieces that end with a line.
+func (r *reader) plain(path string, data []byte) error {
+	data = bytes.TrimPrefix(data, []byte("\ufeff"))
+	for at, rest := 0, data; len(rest) > 0; {
+		c, n := utf8.DecodeRune(rest)
+		if c == utf8.RuneError && n == 1 || c == 0 {
+			return fmt.Errorf("%s: byte %d is not text in UTF-8; calibration takes JSON Lines, Parquet and UTF-8 text", path, at)
+		}
+		at, rest = at+n, rest[n:]
+	}
+	for i := 1; len(data) > 0; i++ {
+		end := len(data)
+		if end > pieceBytes {
+			if line := bytes.IndexByte(data[pieceBytes:], '\n'); line >= 0 {
+				end = pieceBytes + line + 1
+			}
+		}
+		r.add(fmt.Sprintf("%s, piece %d", path, i), string(data[:end]))
+		data = data[end:]
+	}
+	return nil
+}
+
+func (r *reader) jsonLines(path string, data []byte) error {
+	number := 0
+	for line := range bytes.SplitSeq(bytes.TrimPrefix(data, []byte("\ufeff")), []byte("\n")) {
+		number++
+		if line = bytes.TrimSpace(line); len(line) == 0 {
+			continue
+		}
+		if err := r.record(fmt.Sprintf("%s:%d", path, number), line); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *reader) jsonArray(path string, data []byte) error {
+	var records []json.RawMessage
+	if err := json.Unmarshal(data, &records); err != nil {
+		return fmt.Errorf("%s: expected a JSON array of objects: %w", path, err)
+	}
+	for i, raw := range records {
+		if err := r.record(fmt.Sprintf("%s, record %d", path, i+1), raw); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *reader) parquet(path string, data []byte) (err error) {
+	row := 0
+	// The library checks much, but not all, of what a damaged file may say.
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%s: row %d: the Parquet file is damaged: %v", path, row, p)
+		}
+	}()
+	file, err := parquet.OpenFile(bytes.NewReader(data), int64(len(data)))
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	rows := parquet.NewReader(file)
+	defer rows.Close()
+	for {
+		row++
+		fields := map[string]any{}
+		if err := rows.Read(&fields); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("%s: row %d: %w", path, row, err)
+		}
+		for k, v := range fields {
+			if b, ok := v.([]byte); ok {
+				fields[k] = string(b)
+			}
+		}
+		raw, err := json.Marshal(fields)
+		if err != nil {
+			return fmt.Errorf("%s: row %d: %w", path, row, err)
+		}
+		if err := r.record(fmt.Sprintf("%s, row %d", path, row), raw); err != nil {
+			return err
+		}
+	}
+}
+
+// recordFields are the ways in which data sets name the text of a record: the fields of
+// the first row that are there are joined by empty lines.
+var recordFields = [][]string{
+	{"text"},
+	{"content"},
+	{"instruction", "input", "output"},
+	{"prompt", "completion"},
+	{"prompt", "response"},
+	{"question", "answer"},
+}
+
+// record reads the text of one JSON object.
+func (r *reader) record(name string, raw []byte) error {
+	if !utf8.Valid(raw) {
+		return fmt.Errorf("%s: is not UTF-8", name)
+	}
+	var fields map[string]any
+	if err := json.Unmarshal(raw, &fields); err != nil {
+		return fmt.Errorf("%s: expected a JSON object: %w", name, err)
+	}
+	if messages, ok := fields["messages"].([]any); ok {
+		var parts []string
+		for _, m := range messages {
+			if m, ok := m.(map[string]any); ok {
+				if s, ok := m["content"].(string); ok {
+					parts = append(parts, s)
+				}
+			}
+		}
+		r.add(name, strings.Join(parts, "\n\n"))
+		return nil
+	}
+	for _, keys := range recordFields {
+		if _, ok := fields[keys[0]].(string); !ok {
+			continue
+		}
+		if _, ok := fields[keys[len(keys)-1]].(string); !ok {
+			continue
+		}
+		var parts []string
+		for _, k := range keys {
+			if s, ok := fields[k].(string); ok && s != "" {
+				parts = append(parts, s)
+			}
+		}
+		r.add(name, strings.Join(parts, "\n\n"))
+		return nil
+	}
+	return fmt.Errorf("%s: has none of the fields text, content, messages, instruction and output, prompt and completion or response, question and answer", name)
+}

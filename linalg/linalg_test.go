@@ -1,0 +1,191 @@
+package linalg
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"testing"
+)
+
+func random(seed uint64, rows, cols int) *Matrix {
+	r := rand.New(rand.NewPCG(seed, 7))
+	m := New(rows, cols)
+	for i := range m.Data {
+		m.Data[i] = r.NormFloat64()
+	}
+	return m
+}
+
+// definite returns X'X/rows + ridge for random X.
+func definite(seed uint64, n, rows int, ridge float64) *Matrix {
+	x := random(seed, n, rows)
+	a := New(n, n)
+	AddMulT(a, 1/float64(rows), x, x, 1)
+	a.AddDiagonal(ridge)
+	return a
+}
+
+func maxDiff(a, b *Matrix) float64 {
+	worst := 0.0
+	for i := range a.Rows {
+		for j := range a.Cols {
+			worst = max(worst, math.Abs(a.At(i, j)-b.At(i, j)))
+		}
+	}
+	return worst
+}
+
+// eachTile runs the test with the assembly and with its twin.
+func eachTile(t *testing.T, f func(t *testing.T)) {
+	for _, name := range setTile(t) {
+		t.Run(name, func(t *testing.T) {
+			chooseTile(name)
+			f(t)
+		})
+	}
+}
+
+func TestAddMulTAgainstDefinition(t *testing.T) {
+	eachTile(t, func(t *testing.T) {
+		for _, s := range [][3]int{{1, 1, 1}, {4, 8, 3}, {5, 9, 17}, {97, 33, 300}, {130, 131, 520}, {3, 200, 1}, {7, 7, 0}} {
+			a, b, c := random(1, s[0], s[2]), random(2, s[1], s[2]), random(3, s[0], s[1])
+			want := c.Clone()
+			for i := range s[0] {
+				for j := range s[1] {
+					for k := range s[2] {
+						want.Data[i*s[1]+j] += -0.5 * a.At(i, k) * b.At(j, k)
+					}
+				}
+			}
+			AddMulT(c, -0.5, a, b, 3)
+			if d := maxDiff(c, want); d > 1e-12 {
+				t.Errorf("%v: off by %g", s, d)
+			}
+		}
+	})
+}
+
+// Views into larger matrices: nothing outside them is touched.
+func TestViews(t *testing.T) {
+	whole := random(1, 40, 50)
+	before := whole.Clone()
+	AddMulT(whole.View(10, 21, 5, 18), 1, whole.View(0, 11, 30, 36), random(2, 13, 6), 2)
+	for i := range 40 {
+		for j := range 50 {
+			inside := i >= 10 && i < 21 && j >= 5 && j < 18
+			if !inside && whole.At(i, j) != before.At(i, j) {
+				t.Fatalf("element %d, %d changed", i, j)
+			}
+		}
+	}
+}
+
+// The assembly, its twin and any number of threads give the same bits.
+func TestSameBits(t *testing.T) {
+	names := setTile(t)
+	var want []float64
+	for _, name := range names {
+		chooseTile(name)
+		for _, threads := range []int{1, 2, 7} {
+			a := definite(4, 150, 200, 0.1)
+			f, err := Factor(a, threads)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b := random(5, 37, 150)
+			f.SolveRight(b)
+			got := append(slices.Clone(f.Inverse().Data), b.Data...)
+			if want == nil {
+				want = got
+			} else if !slices.Equal(got, want) {
+				t.Errorf("%s, %d threads: other bits", name, threads)
+			}
+		}
+	}
+}
+
+func TestLowerTriangle(t *testing.T) {
+	a := random(1, 75, 40)
+	full, lower := New(75, 75), New(75, 75)
+	AddMulT(full, 1, a, a, 2)
+	AddMulTLower(lower, 1, a, a, 2)
+	lower.MirrorLower()
+	if d := maxDiff(full, lower); d != 0 {
+		t.Errorf("off by %g", d)
+	}
+}
+
+func TestCholesky(t *testing.T) {
+	for _, n := range []int{1, 2, 63, 64, 65, 200} {
+		a := definite(uint64(n), n, 2*n, 0.01)
+		f, err := Factor(a.Clone(), 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		product := New(n, n) // L L'
+		for i := range n {
+			for j := range n {
+				for k := 0; k <= min(i, j); k++ {
+					product.Data[i*n+j] += f.l.At(i, k) * f.l.At(j, k)
+				}
+			}
+		}
+		if d := maxDiff(product, a); d > 1e-12 {
+			t.Errorf("n %d: L L' is off by %g", n, d)
+		}
+		b := random(9, 11, n)
+		x := b.Clone()
+		f.SolveRight(x)
+		back := New(11, n)
+		AddMulT(back, 1, x, a, 1) // a is symmetric
+		if d := maxDiff(back, b); d > 1e-9 {
+			t.Errorf("n %d: (B A^-1) A is off by %g", n, d)
+		}
+		identity := New(n, n)
+		AddMulT(identity, 1, f.Inverse(), a, 1)
+		identity.AddDiagonal(-1)
+		if d := maxDiff(identity, New(n, n)); d > 1e-9 {
+			t.Errorf("n %d: A^-1 A is off the identity by %g", n, d)
+		}
+	}
+}
+
+func TestSingular(t *testing.T) {
+	a := definite(1, 100, 150, 0)
+	for i := range 100 { // row 70 becomes row 20
+		a.Data[70*100+i] = a.At(20, i)
+	}
+	for i := range 100 {
+		a.Data[i*100+70] = a.At(i, 20)
+	}
+	a.Data[70*100+70] = a.At(20, 20) * (1 - 1e-9)
+	_, err := Factor(a, 2)
+	var singular *NotPositiveError
+	if !errors.As(err, &singular) || singular.Index != 70 {
+		t.Errorf("got %v, want row 70", err)
+	}
+	if _, err := Factor(New(3, 3), 1); err == nil {
+		t.Error("a matrix of zeros was factorised")
+	}
+	nan := definite(1, 3, 5, 1)
+	nan.Data[4] = math.NaN()
+	if _, err := Factor(nan, 1); err == nil {
+		t.Error("NaN was factorised")
+	}
+}
+
+func BenchmarkFactor(b *testing.B) {
+	for _, n := range []int{1536, 4096} {
+		a := definite(1, n, 64, 1)
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			for b.Loop() {
+				if _, err := Factor(a.Clone(), 1); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(n)*float64(n)*float64(n)/3/1e9/b.Elapsed().Seconds()*float64(b.N), "GFLOP/s")
+		})
+	}
+}

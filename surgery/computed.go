@@ -1,0 +1,234 @@
+package surgery
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/coppice-lm/coppice/arch"
+	"github.com/coppice-lm/coppice/checkpoint"
+	"github.com/coppice-lm/coppice/plan"
+	"github.com/coppice-lm/coppice/score"
+	"github.com/coppice-lm/coppice/tensor"
+)
+
+// computation says what the values of a step are, where they are not copied.
+type computation uint8
+
+const (
+	copied   computation = iota
+	refitted             // down_proj of a layer, refitted by least squares
+	shifted              // down_proj's bias, with what the lost neurons add on average
+	zeros                // a bias that the model did not have
+)
+
+// fromStats reports whether the computation needs statistics.
+func (c computation) fromStats() bool { return c == refitted || c == shifted }
+
+// refitter computes the values of refitted tensors. It keeps those of the last layers
+// that were asked for, which the chunks of one tensor share.
+type refitter struct {
+	plan    *plan.Plan
+	from    *checkpoint.Checkpoint
+	stats   *score.Stats
+	threads int
+
+	mu    sync.Mutex
+	cache []layerValues // latest last
+}
+
+type layerValues struct {
+	layer  int
+	values []float32 // of the output tensor, row after row
+}
+
+// cachedLayers is how many layers' values are kept: goroutines at a border need two.
+const cachedLayers = 2
+
+// Attach gives the program the statistics that its plan refits from.
+func (p *Program) Attach(st *score.Stats, threads int) error {
+	if p.refit == nil {
+		return fmt.Errorf("%s: the plan refits nothing; leave --stats out", st.Path())
+	}
+	fingerprint, err := st.Fingerprint()
+	if err != nil {
+		return err
+	}
+	if want := p.refit.plan.Refit.Stats; fingerprint != want {
+		return fmt.Errorf("%s: these are not the statistics that the plan refits from (plan: %s, file: %s)", st.Path(), want, fingerprint)
+	}
+	if err := st.CheckModel(p.refit.plan.Model, &p.refit.from.Spec); err != nil {
+		return err
+	}
+	p.refit.stats, p.refit.threads = st, threads
+	return nil
+}
+
+// NeedsStats reports whether the program cannot run before Attach.
+func (p *Program) NeedsStats() bool {
+	return p.refit != nil && p.refit.stats == nil && slices.ContainsFunc(p.Steps, func(s Step) bool { return s.compute.fromStats() })
+}
+
+// values returns all values of a computed step.
+func (r *refitter) values(s *Step) ([]float32, error) {
+	if s.compute == zeros {
+		return make([]float32, s.Out.Rows()*s.Out.RowElements()), nil
+	}
+	// One at a time: each solve uses all threads.
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, c := range r.cache {
+		if c.layer == s.layer {
+			return c.values, nil
+		}
+	}
+	v, err := r.solve(s)
+	if err != nil {
+		return nil, err
+	}
+	r.cache = append(r.cache, layerValues{s.layer, v})
+	if len(r.cache) > cachedLayers {
+		r.cache = slices.Delete(r.cache, 0, 1)
+	}
+	return v, nil
+}
+
+// solve computes a step's tensor from plan, weights and statistics.
+func (r *refitter) solve(s *Step) ([]float32, error) {
+	layer := r.plan.Layers[s.layer]
+	stats, err := r.stats.Layer(s.layer)
+	if err != nil {
+		return nil, err
+	}
+	w, err := score.DownProj(r.from, s.layer)
+	if err != nil {
+		return nil, err
+	}
+	h, mu := stats.Second(score.AllTokens, r.plan.Refit.Cap, r.threads)
+	if s.compute == shifted {
+		return r.shiftedBias(s, biasOf(w, mu, layer.Keep))
+	}
+	fitted, err := leastSquares(w, h, layer.Keep, layer.Damping, r.threads)
+	if err != nil {
+		return nil, fmt.Errorf("layer %d: %w", s.layer, err)
+	}
+	values := make([]float32, fitted.Rows*s.width) // zero neurons have zero columns
+	for i := range fitted.Rows {
+		for j, x := range fitted.Row(i) {
+			values[i*s.width+j] = float32(x)
+		}
+	}
+	return values, nil
+}
+
+// shiftedBias adds b to the bias that the model has, if it has one.
+func (r *refitter) shiftedBias(s *Step, b []float64) ([]float32, error) {
+	values := make([]float32, len(b))
+	if s.In.Name != "" {
+		raw := make([]byte, int64(s.In.Rows())*s.In.RowBytes())
+		if err := r.from.ReadRows(s.In.Name, raw, 0, s.In.Rows()); err != nil {
+			return nil, err
+		}
+		if err := tensor.Decode(values, raw, s.In.DType); err != nil {
+			return nil, fmt.Errorf("%s: tensor %q: %w", r.from.Path, s.In.Name, err)
+		}
+	}
+	for i := range values {
+		values[i] = float32(float64(values[i]) + b[i])
+	}
+	return values, nil
+}
+
+// mlpBiases lists the biases of gated MLPs by tensor name.
+func mlpBiases(spec *arch.Spec) map[string]arch.Tensor {
+	m := map[string]arch.Tensor{}
+	for _, t := range spec.Tensors() {
+		if t.Role == arch.MLP && len(t.Shape) == 1 {
+			m[t.Name] = t
+		}
+	}
+	return m
+}
+
+// addRefit marks the steps that are computed, and adds those of biases that the input
+// lacks.
+func (prog *Program) addRefit(p *plan.Plan, c *checkpoint.Checkpoint) error {
+	if p.Refit == nil {
+		return nil
+	}
+	prog.refit = &refitter{plan: p, from: c}
+	if p.Refit.Method == plan.LeastSquares {
+		for i := range prog.Steps {
+			s := &prog.Steps[i]
+			if layer, _ := arch.LayerOf(s.In.Name); s.unit == arch.Cols && layer >= 0 && p.Refits(p.Layers[layer]) {
+				s.compute, s.layer = refitted, layer
+			}
+		}
+		return nil
+	}
+	if err := CheckRefit(&c.Spec, p.Refit.Method); err != nil {
+		return err
+	}
+	prog.Spec.MLPBias = true
+	before := c.Spec // the input's numbering and widths, with biases
+	before.MLPBias = true
+	biases := mlpBiases(&before)
+	for i := range prog.Steps {
+		s := &prog.Steps[i]
+		if t, ok := biases[s.In.Name]; ok {
+			delete(biases, s.In.Name)
+			s.shift(t, p)
+		}
+	}
+	renumber := renumbering(p)
+	for _, t := range before.Tensors() { // in a fixed order
+		if _, missing := biases[t.Name]; !missing || p.Layers[t.Layer].Drop {
+			continue
+		}
+		_, rest := arch.LayerOf(t.Name)
+		s := Step{Out: tensor.Info{Name: arch.LayerPrefix(renumber[t.Layer]) + rest, Shape: slices.Clone(t.Shape)}, compute: zeros, layer: t.Layer}
+		weight, ok := prog.lookup(strings.TrimSuffix(s.Out.Name, "bias") + "weight")
+		if !ok {
+			return fmt.Errorf("%s: tensor %q has no weight to go with", c.Path, t.Name)
+		}
+		s.Out.DType = weight.DType
+		if t.Unit != arch.Untouched {
+			s.Out.Shape[0] = p.Layers[t.Layer].Width
+		}
+		s.shift(t, p)
+		prog.Steps = append(prog.Steps, s)
+	}
+	return nil
+}
+
+// shift makes the bias of a layer's down_proj a computed one, where neurons go.
+func (s *Step) shift(t arch.Tensor, p *plan.Plan) {
+	if t.Unit == arch.Untouched && p.Refits(p.Layers[t.Layer]) {
+		s.compute, s.layer = shifted, t.Layer
+	}
+}
+
+// lookup finds an output tensor.
+func (prog *Program) lookup(name string) (tensor.Info, bool) {
+	for _, s := range prog.Steps {
+		if s.Out.Name == name {
+			return s.Out, true
+		}
+	}
+	return tensor.Info{}, false
+}
+
+// computed returns the chunk of a computed step as float32.
+func (m *maker) computed(k chunk) ([]byte, error) {
+	if k.step.compute.fromStats() && m.refit.stats == nil {
+		return nil, fmt.Errorf("the plan refits down_proj: the statistics that it was made with are needed (--stats FILE)")
+	}
+	values, err := m.refit.values(k.step)
+	if err != nil {
+		return nil, err
+	}
+	n := k.step.Out.RowElements()
+	m.in = grow(m.in, 4*k.n*n)
+	return m.in, tensor.Encode(m.in, values[k.row*n:(k.row+k.n)*n], tensor.F32)
+}
