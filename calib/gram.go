@@ -50,7 +50,7 @@ func (a *adder) chunk(m *score.Moments, x []float32, rows []int) bool {
 			}
 		}
 	})
-	packed, err := kernel.NewF32(d, n)
+	packed, err := kernel.NewF32(nil, d, n)
 	if err != nil {
 		panic(err) // both sizes are positive
 	}
