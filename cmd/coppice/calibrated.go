@@ -219,12 +219,12 @@ func (f *planFlags) decide(ctx context.Context, a *app, c *checkpoint.Checkpoint
 	return p, f.planRefit(ctx, a, c, p, st)
 }
 
-// statistics returns those that prune uses: of --stats, or collected from --calib, into
-// the file that --stats names or into a hidden one that discard removes. Of a run that is
+// statistics returns those that prune uses: of --stats, or collected from --calib or the
+// built-in text, into the file that --stats names or into a hidden one that discard removes. Of a run that is
 // interrupted the hidden one is kept, and the same command goes on from there.
 func (a *app) statistics(ctx context.Context, path string, c *checkpoint.Checkpoint, f *planFlags, text *textFlags, out string) (st *score.Stats, discard func(), err error) {
 	keep := func() {}
-	if len(text.sources) == 0 || !f.needed() {
+	if !f.needed() || len(text.sources) == 0 && f.stats != "" {
 		st, err = f.open(c)
 		return st, keep, err
 	}
@@ -251,14 +251,11 @@ func checkText(cmd *cobra.Command, f *planFlags, text *textFlags) error {
 	if err := text.check(); err != nil {
 		return err
 	}
-	given, needed := len(text.sources) > 0, f.needed()
-	if !needed && given {
+	given := len(text.sources) > 0
+	if !f.needed() && given {
 		return usagef("--calib: --method %s looks at weights alone, and nothing is refitted", f.method)
 	}
-	if needed && !given && f.stats == "" {
-		return usagef("%s needs calibration text: --calib PATH (a file or a directory), or --stats FILE made by `coppice calib`", f.reason())
-	}
-	if i := slices.IndexFunc(text.names(), cmd.Flags().Changed); i >= 0 && !given {
+	if i := slices.IndexFunc(text.names(), cmd.Flags().Changed); i >= 0 && !given && (f.stats != "" || !f.needed()) {
 		return usagef("--%s needs --calib PATH", text.names()[i])
 	}
 	return nil
