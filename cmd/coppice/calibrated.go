@@ -3,7 +3,9 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +14,7 @@ import (
 
 	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/checkpoint"
+	"github.com/coppice-lm/coppice/lm"
 	"github.com/coppice-lm/coppice/plan"
 	"github.com/coppice-lm/coppice/score"
 	"github.com/coppice-lm/coppice/surgery"
@@ -119,11 +122,22 @@ func (f *statsFlags) reason() string {
 	return "--refit " + f.refit
 }
 
-// checkStats refuses statistics of another model.
+// checkStats refuses statistics of another model, or of its text as another tokenizer
+// cuts it.
 func checkStats(st *score.Stats, c *checkpoint.Checkpoint) error {
 	fingerprint, err := c.Fingerprint()
 	if err == nil {
 		err = st.CheckModel(fingerprint, &c.Spec)
+	}
+	if err != nil {
+		return badInput(err)
+	}
+	tok, err := lm.Tokenizer(c)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // the weights are the ones
+	}
+	if err == nil && tok.Fingerprint() != st.Tokenizer {
+		err = fmt.Errorf("%s: the statistics were made with another tokenizer than that of %s; make them anew with `coppice calib`", st.Path(), c.Path)
 	}
 	return badInput(err)
 }
