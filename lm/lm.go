@@ -136,16 +136,28 @@ func prepare(c *checkpoint.Checkpoint) (*prepared, error) {
 	if err != nil {
 		return nil, fmt.Errorf("config.json: %w", err)
 	}
-	files, err := smallFiles(c)
-	if err != nil {
-		return nil, err
-	}
-	tok, err := tokenizer.LoadFS(files)
+	tok, files, err := tokenizerOf(c)
 	if err != nil {
 		return nil, err
 	}
 	ends, err := endTokens(c.Config, files)
 	return &prepared{model, tok, ends}, err
+}
+
+// Tokenizer loads the tokenizer of a checkpoint alone. Where it has none the error is
+// fs.ErrNotExist.
+func Tokenizer(c *checkpoint.Checkpoint) (*tokenizer.Tokenizer, error) {
+	tok, _, err := tokenizerOf(c)
+	return tok, err
+}
+
+func tokenizerOf(c *checkpoint.Checkpoint) (*tokenizer.Tokenizer, memoryFS, error) {
+	files, err := smallFiles(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	tok, err := tokenizer.LoadFS(files)
+	return tok, files, err
 }
 
 // New makes a model of an engine and a tokenizer. Of info, what they know is filled in;
