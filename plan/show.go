@@ -18,6 +18,9 @@ func (p *Plan) Show(w io.Writer) error {
 	fmt.Fprintf(w, "model      %s, %d layers, hidden size %d, width %d\n           %s\n", p.Family, len(p.Layers), p.Hidden, p.Intermediate, p.Model)
 	fmt.Fprintf(w, "method     %s (seed %d)\nrule       %s\n\n", method, p.Seed, p.Rule.String())
 	p.showCalibration(w)
+	if p.Form != "" {
+		fmt.Fprintf(w, "form       %s\n\n", p.Form)
+	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "layer\twidth\tkept\tzero\tkept %\texpansion\t")
 	for _, l := range p.Layers {
