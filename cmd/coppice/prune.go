@@ -217,6 +217,9 @@ func (a *app) carryOut(cmd *cobra.Command, model string, c *checkpoint.Checkpoin
 		stats = " --stats " + st.Path()
 	}
 	a.printf("\nwritten to %s in %.1f s; next:\n  coppice verify %s --against %s%s\n  coppice inspect %s\n", o.out, sum.Seconds, o.out, model, stats, o.out)
+	if prog.Spec.Form != arch.Plain {
+		a.printf("in Python: AutoModelForCausalLM.from_pretrained(%q, trust_remote_code=True)\n", o.out)
+	}
 	return nil
 }
 
