@@ -69,6 +69,21 @@ func TestFormsOfAConfig(t *testing.T) {
 	}
 }
 
+// A list that stays as it is keeps its spelling.
+func TestFormKeepsSpelling(t *testing.T) {
+	text := strings.Replace(formConfig, `"llama"`, `"coppice_llama"`, 1)
+	text = strings.Replace(text, `"rms_norm_eps"`, "\"intermediate_sizes\": [\n    3,\n    1024,\n    5 ],\n  \"rms_norm_eps\"", 1)
+	text = strings.Replace(text, `["a.B",null]`, `["a.B",null], "AutoConfig":  "modeling_coppice.CoppiceLlamaConfig", "AutoModelForCausalLM":"modeling_coppice.CoppiceLlamaForCausalLM"`, 1)
+	c := mustConfig(t, text)
+	s, err := FromConfig(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := SetForm(c, &s, &s); err != nil || string(c.Bytes()) != text {
+		t.Errorf("%v\n%s\nwant\n%s", err, c.Bytes(), text)
+	}
+}
+
 // NVIDIA's own configs leave to their blocks what Llama's say, and hold keys of their own.
 func TestDeciLMOfOthers(t *testing.T) {
 	c := mustConfig(t, `{"architectures":["DeciLMForCausalLM"],"model_type":"nemotron-nas","hidden_size":8192,"num_attention_heads":64,
