@@ -7,6 +7,7 @@ other families too, and written as --form transformers, decilm and padded. In ea
   - it loads without a missing, unexpected or mismatched key, at the widths of the plan;
   - the logits of texts are our engine's, within 1e-4 of the largest;
   - generate gives the tokens of `coppice generate`;
+  - it loads in bfloat16 and float16 too, to logits near those;
   - a new model made of the config has all MLPs initialised;
   - ten AdamW steps lower the loss, every parameter with a gradient;
   - save_pretrained and from_pretrained return it bit for bit, and `coppice verify`, and our
@@ -33,6 +34,7 @@ from check_engine import PROMPTS, TOLERANCE, Logits, gap, log_softmax
 from record_families import BASE, CASES, LENGTH, weights
 
 NEW_TOKENS, STEPS = 16, 10
+HALVES = 0.1  # logits computed in 16 bits are within this of those in float32
 # Every fourth layer whole, others down to 256 of 1536.
 REAL_WIDTHS = [1536 if i % 4 == 3 else 256 + (i * 389) % 1000 for i in range(30)]
 TINY_WIDTHS = [48, 5, 33, 20]
@@ -66,7 +68,8 @@ def check(checks, peer, logits, coppice, name, model, widths, sequences, vocab, 
     remote = (model / "modeling_coppice.py").exists()
     with scratch() as out:
         name = f"{name} in transformers {peer.version}"
-        got = peer({"model": str(model), "remote": remote, "sequences": sequences, "new_tokens": NEW_TOKENS, "steps": STEPS, "out": str(out)}, out)
+        got = peer({"model": str(model), "remote": remote, "sequences": sequences, "text": PROMPTS[0], "new_tokens": NEW_TOKENS,
+                    "steps": STEPS, "out": str(out)}, out)  # fmt: skip
         checks.that(f"{name}: loads", not got["wrong"], str(got["wrong"] or f"{got['class']}, {got['parameters']:,} parameters"))
         checks.that(f"{name}: widths", got["widths"] == widths, f"{min(got['widths'])} to {max(got['widths'])}")
         want, at = np.load(out / "logits.npy").astype(np.float64), 0
@@ -77,7 +80,10 @@ def check(checks, peer, logits, coppice, name, model, widths, sequences, vocab, 
             at += len(ids)
         checks.that(f"{name}: logits", worst <= TOLERANCE, f"{worst:.1e} of the largest")
         if tokens is not None:
-            checks.that(f"{name}: generate", got["generated"] == tokens, f"{got['generated']}, coppice {tokens}")
+            same = got["generated"] == got["by_tokenizer"] == tokens
+            checks.that(f"{name}: generate", same, "" if same else f"{got['generated']}, {got['by_tokenizer']}, coppice {tokens}")
+        for dtype, (types, far) in got["halves"].items():
+            checks.that(f"{name}: {dtype}", types == [dtype] and far < HALVES, f"{far:.1e} of the largest logit from float32 {types if types != [dtype] else ''}")
         least, most = got["spread"]
         checks.that(f"{name}: a new model is initialised", 0.8 < least and most < 1.2, f"{least:.2f} to {most:.2f} of initializer_range")
         losses = got["losses"]

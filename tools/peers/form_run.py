@@ -6,7 +6,7 @@ transformers; it needs nothing but transformers and torch.
 usage: form_run.py < request.json > answer.json
 
 The request: "model" (a directory), "remote" (whether to trust its code), "sequences"
-(lists of ids), "new_tokens", "steps", and "out" (a directory to write to: logits.npy, all
+(lists of ids), "text" (that of the first, where there is a tokenizer), "new_tokens", "steps", and "out" (a directory to write to: logits.npy, all
 sequences one below the other, and the model in saved/).
 """
 
@@ -28,9 +28,9 @@ transformers.utils.logging.disable_progress_bar()
 NEW = int(transformers.__version__.split(".")[0]) >= 5
 
 
-def load(directory, remote):
-    """The model in float32, and what did not fit."""
-    kind = {"dtype" if NEW else "torch_dtype": torch.float32}
+def load(directory, remote, dtype=torch.float32):
+    """The model, and what did not fit."""
+    kind = {"dtype" if NEW else "torch_dtype": dtype}
     model, info = AutoModelForCausalLM.from_pretrained(
         directory, trust_remote_code=remote, output_loading_info=True, local_files_only=True, **kind
     )
@@ -48,6 +48,18 @@ def generate(model, ids, n):
     greedy = GenerationConfig(do_sample=False, max_new_tokens=n, eos_token_id=model.config.eos_token_id, pad_token_id=0)
     inputs = torch.tensor([ids])
     return model.generate(inputs, attention_mask=torch.ones_like(inputs), generation_config=greedy)[0, len(ids) :].tolist()
+
+
+@torch.no_grad()
+def halves(directory, remote, ids, exact):
+    """For both 16-bit types: the types of the parameters, and how far the logits are from
+    those in float32, as a share of the largest."""
+    found = {}
+    for dtype in (torch.bfloat16, torch.float16):
+        model, _ = load(directory, remote, dtype)
+        gap = np.abs(model(torch.tensor([ids])).logits[0].float().numpy() - exact).max() / np.abs(exact).max()
+        found[str(dtype)] = [sorted({str(p.dtype) for p in model.parameters()}), float(gap)]
+    return found
 
 
 def train(model, sequences, steps):
@@ -90,10 +102,14 @@ def main():
         "generated": generate(model, sequences[0], request["new_tokens"]),
     }  # fmt: skip
     if (pathlib.Path(directory) / "tokenizer.json").exists():
-        answer["ids"] = AutoTokenizer.from_pretrained(directory, trust_remote_code=remote)("A coppice is cut.")["input_ids"]
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=remote)
+        inputs = tokenizer(request["text"], return_tensors="pt")
+        made = model.generate(**inputs, do_sample=False, max_new_tokens=request["new_tokens"])
+        answer["by_tokenizer"] = made[0, inputs["input_ids"].shape[1] :].tolist()
     before = logits(model, sequences)
     np.save(out / "logits.npy", before)
 
+    answer["halves"] = halves(directory, remote, sequences[0], before[: len(sequences[0])])
     model.save_pretrained(out / "saved")
     again, wrong = load(out / "saved", remote)
     answer["saved"] = {
