@@ -27,7 +27,7 @@ type Program struct {
 	Spec   arch.Spec    // of the output
 	Notes  []string     // what the user should be told
 
-	files map[string][]byte // files of the output: nil content: not copied from the input
+	files map[string][]byte // what the form adds; of nil content: what it leaves out of the input
 	refit *refitter         // nil where the plan refits nothing
 }
 
