@@ -22,10 +22,11 @@ import (
 // the head as JSON under the metadata key "coppice_stats" and, for each layer l and each
 // class c of tokens (body, first, held),
 //
-//	layers.l.c.gram  F64 [d(d+1)/2]  the lower triangle of the sum of a a'
-//	layers.l.c.sum   F64 [d]         the sum of a
+//	layers.l.c.gram   F64 [d(d+1)/2] the lower triangle of the sum of a a'
+//	layers.l.c.sum    F64 [d]        the sum of a
+//	layers.l.c.stream F64 [2]        the sums of Stream: energy, weights
 //
-// which is 12 d(d+3) bytes a layer. Layers are read one at a time.
+// which is 12 d(d+3) + 48 bytes a layer. Layers are read one at a time.
 type Stats struct {
 	StatsHead
 	path   string
@@ -53,7 +54,8 @@ func (h *StatsHead) infos() []tensor.Info {
 		for _, c := range classes {
 			all = append(all,
 				tensor.Info{Name: statsTensor(l, c, "gram"), DType: tensor.F64, Shape: tensor.Shape{triangle(d)}},
-				tensor.Info{Name: statsTensor(l, c, "sum"), DType: tensor.F64, Shape: tensor.Shape{d}})
+				tensor.Info{Name: statsTensor(l, c, "sum"), DType: tensor.F64, Shape: tensor.Shape{d}},
+				tensor.Info{Name: statsTensor(l, c, "stream"), DType: tensor.F64, Shape: tensor.Shape{2}})
 		}
 	}
 	return all
@@ -120,7 +122,7 @@ func (w *StatsWriter) WriteLayer(layer int, s *LayerStats) error {
 		if s.Width != w.head.Widths[layer] || m.N != w.head.counts()[i] {
 			return fmt.Errorf("layer %d: %d neurons and %d %s tokens, expected %d and %d", layer, s.Width, m.N, classes[i], w.head.Widths[layer], w.head.counts()[i])
 		}
-		for what, v := range map[string][]float64{"gram": m.Gram, "sum": m.Sum} {
+		for what, v := range map[string][]float64{"gram": m.Gram, "sum": m.Sum, "stream": {m.Stream.Energy, m.Stream.Weights}} {
 			at := io.NewOffsetWriter(w.file, w.entries[statsTensor(layer, classes[i], what)].Begin)
 			if err := WriteFloats(at, v); err != nil {
 				return err
@@ -195,12 +197,14 @@ func (s *Stats) Layer(layer int) (*LayerStats, error) {
 	l := NewLayerStats(s.Widths[layer])
 	for i, m := range l.byClass() {
 		m.N = s.counts()[i]
-		for what, v := range map[string][]float64{"gram": m.Gram, "sum": m.Sum} {
+		stream := make([]float64, 2)
+		for what, v := range map[string][]float64{"gram": m.Gram, "sum": m.Sum, "stream": stream} {
 			e, _ := s.header.Lookup(statsTensor(layer, classes[i], what))
 			if err := ReadFloats(io.NewSectionReader(s.file, e.Begin, e.End-e.Begin), v); err != nil {
 				return nil, fmt.Errorf("%s: tensor %q: %w", s.path, e.Name, err)
 			}
 		}
+		m.Stream = Stream{Energy: stream[0], Weights: stream[1]}
 	}
 	if err := l.checkFinite(); err != nil {
 		return nil, fmt.Errorf("%s: layer %d: %w; the file is damaged, make it again with `coppice calib`", s.path, layer, err)
@@ -208,8 +212,8 @@ func (s *Stats) Layer(layer int) (*LayerStats, error) {
 	return l, nil
 }
 
-// Fingerprint identifies the statistics: SHA-256 over the head and the sums of a (not
-// those of a a', of which there are d times as many).
+// Fingerprint identifies the statistics: SHA-256 over the head, the sums of a and those
+// of the residual stream (not those of a a', of which there are d times as many).
 func (s *Stats) Fingerprint() (string, error) {
 	h := sha256.New()
 	if err := json.NewEncoder(h).Encode(s.StatsHead); err != nil {
@@ -217,9 +221,11 @@ func (s *Stats) Fingerprint() (string, error) {
 	}
 	for l := range s.Widths {
 		for _, c := range classes {
-			e, _ := s.header.Lookup(statsTensor(l, c, "sum"))
-			if _, err := io.Copy(h, io.NewSectionReader(s.file, e.Begin, e.End-e.Begin)); err != nil {
-				return "", fmt.Errorf("%s: tensor %q: %w", s.path, e.Name, err)
+			for _, what := range []string{"sum", "stream"} {
+				e, _ := s.header.Lookup(statsTensor(l, c, what))
+				if _, err := io.Copy(h, io.NewSectionReader(s.file, e.Begin, e.End-e.Begin)); err != nil {
+					return "", fmt.Errorf("%s: tensor %q: %w", s.path, e.Name, err)
+				}
 			}
 		}
 	}
