@@ -1,0 +1,126 @@
+package calib
+
+import (
+	"slices"
+
+	"github.com/coppice-lm/coppice/engine/cpu/kernel"
+	"github.com/coppice-lm/coppice/linalg"
+	"github.com/coppice-lm/coppice/score"
+	"github.com/coppice-lm/coppice/surgery"
+)
+
+// targets are sums over the activations a of the k neurons that stay and targets t of h
+// values, by class of tokens as in score.LayerStats.
+type targets struct {
+	stats *score.LayerStats // of a
+	class []targetClass     // of body, first and held
+}
+
+// targetClass is the sums of a class.
+type targetClass struct {
+	*score.Moments
+	cross  *linalg.Matrix // h x k, sum of t a'
+	energy float64        // sum of |t|^2
+}
+
+func newTargets(h, k int) *targets {
+	t := &targets{stats: score.NewLayerStats(k)}
+	for _, m := range []*score.Moments{&t.stats.Body, &t.stats.First, &t.stats.Held} {
+		t.class = append(t.class, targetClass{m, linalg.New(h, k), 0})
+	}
+	return t
+}
+
+func (t *targets) body() *targetClass  { return &t.class[0] }
+func (t *targets) first() *targetClass { return &t.class[1] }
+func (t *targets) held() *targetClass  { return &t.class[2] }
+
+// addTarget adds the given rows of x (rows of k values) and t (rows of h values) to a
+// class, in float32 as add does. It reports whether all sums are finite.
+func (a *adder) addTarget(to *targetClass, x, t []float32, rows []int) (finite bool) {
+	finite = true
+	for part := range slices.Chunk(rows, chunkRows) {
+		c := a.load(x, len(to.Sum), part)
+		finite = a.gram(to.Moments, c) && finite
+		a.tt = a.turn(a.tt, t, to.cross.Rows, part)
+		a.cross(to.cross, c)
+	}
+	return addEnergy(to, t, rows) && finite
+}
+
+// cross adds the products of the targets in a.tt with a chunk's neurons.
+func (a *adder) cross(m *linalg.Matrix, c chunk) {
+	linalg.Parallel(a.threads, units(m.Rows), func(u int) {
+		buf := a.buffer(c.d)
+		defer a.scratch.Put(buf)
+		r0, r1 := u*unitRows, min((u+1)*unitRows, m.Rows)
+		c.packed.Mul(*buf, c.d, a.tt[r0*c.n:], c.n, r1-r0, 0, (c.d+kernel.PanelCols-1)/kernel.PanelCols)
+		for i := r0; i < r1; i++ {
+			to := m.Row(i)
+			for j, v := range (*buf)[(i-r0)*c.d:][:c.d] {
+				to[j] += float64(v)
+			}
+		}
+	})
+}
+
+// addTargetExact is addTarget in float64, for few rows.
+func (a *adder) addTargetExact(to *targetClass, x, t []float32, rows []int) (finite bool) {
+	finite = a.addExact(to.Moments, x, rows)
+	h, k := to.cross.Rows, to.cross.Cols
+	for _, r := range rows {
+		values, target := x[r*k:][:k], t[r*h:][:h]
+		linalg.Parallel(a.threads, units(h), func(u int) {
+			for i := u * unitRows; i < min((u+1)*unitRows, h); i++ {
+				row := to.cross.Row(i)
+				for j, v := range values {
+					row[j] += float64(target[i]) * float64(v)
+				}
+			}
+		})
+	}
+	return addEnergy(to, t, rows) && finite
+}
+
+// addEnergy adds the squares of targets and reports whether their sum is finite.
+func addEnergy(to *targetClass, t []float32, rows []int) bool {
+	h := to.cross.Rows
+	for _, r := range rows {
+		for _, v := range t[r*h:][:h] {
+			to.energy += float64(v) * float64(v)
+		}
+	}
+	return to.energy-to.energy == 0
+}
+
+// fit returns the weighted means over the tokens of score.LayerStats.Second.
+func (t *targets) fit(part score.Part, limit float64, threads int) *surgery.Fit {
+	weight, scale := t.stats.Weights(part, limit)
+	weights := []float64{scale, weight * scale, 0}
+	if part == score.AllTokens {
+		weights[2] = scale
+	}
+	h, _ := t.stats.Second(part, limit, threads)
+	return t.mean(h, weights)
+}
+
+// heldBack returns the means over the held-back tokens; nil where there are none.
+func (t *targets) heldBack() *surgery.Fit {
+	h := t.stats.HeldBack()
+	if h == nil {
+		return nil
+	}
+	return t.mean(h, []float64{0, 0, 1 / float64(t.stats.Held.N)})
+}
+
+// mean weights the sums of the classes.
+func (t *targets) mean(h *linalg.Matrix, weights []float64) *surgery.Fit {
+	f := &surgery.Fit{H: h, Cross: linalg.New(t.body().cross.Rows, t.body().cross.Cols)}
+	for c, w := range weights {
+		f.Energy += w * t.class[c].energy
+		for i, v := range t.class[c].cross.Data {
+			f.Cross.Data[i] += w * v
+		}
+	}
+	return f
+}
