@@ -26,20 +26,7 @@ func (f *Fit) Solve(w *linalg.Matrix, damping float64, threads int) (*linalg.Mat
 	}
 	change := f.Cross.Clone()
 	linalg.AddMulT(change, -1, w, f.H, threads) // H is symmetric
-	a := f.H.Clone()
-	a.AddDiagonal(l)
-	c, err := linalg.Factor(a, threads)
-	if err != nil {
-		return nil, fmt.Errorf("the refit cannot be solved: %w; more calibration text or a larger --refit-damping helps", err)
-	}
-	c.SolveRight(change)
-	for i := range fitted.Rows {
-		to := fitted.Row(i)
-		for j, x := range change.Row(i) {
-			to[j] += x
-		}
-	}
-	return fitted, nil
+	return fitted, ridge(fitted, change, f.H.Clone(), l, threads)
 }
 
 // Error is the mean of |t - W a|^2.
