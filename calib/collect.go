@@ -232,7 +232,7 @@ func (c *collector) batch(layer engine.Layer, index int, b *batch) error {
 	if err := c.addStream(index, stream, b.rows); err != nil {
 		return err
 	}
-	return c.streams.put(index, b.first)
+	return c.streams.put(index, b.first, stream)
 }
 
 // addStream adds the energies of the residual stream after a layer.

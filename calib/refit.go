@@ -263,7 +263,7 @@ func (f *refitter) step(s *streams, layer engine.Layer, index int, b *batch) err
 			return err
 		}
 	}
-	return s.put(index, b.first)
+	return s.put(index, b.first, x)
 }
 
 // refit fits down_proj of a layer that keeps the given neurons.
@@ -339,7 +339,7 @@ func (f *refitter) sum(sums *targets, dense, narrow engine.Layer, index int, b *
 	if observe == nil {
 		copy(f.target, x)
 	}
-	if err := f.dense.put(index, b.first); err != nil {
+	if err := f.dense.put(index, b.first, x); err != nil {
 		return err
 	}
 

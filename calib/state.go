@@ -67,7 +67,7 @@ func (f files) save(p place, stats *score.LayerStats, streams []*streams) error 
 	}
 	for _, s := range streams {
 		if err == nil {
-			err = writeValues(w, s.memory)
+			err = writeValues(w, s.memory())
 		}
 	}
 	if err == nil {
@@ -147,7 +147,7 @@ func (r *run) read(at *resumed, state *stateReader) error {
 	err := eachSum(at.stats, func(v []float64) error { return score.ReadFloats(state, v) })
 	for _, s := range at.streams {
 		if err == nil {
-			err = readValues(state, s.memory)
+			err = readValues(state, s.memory())
 		}
 	}
 	if err != nil {
