@@ -101,19 +101,7 @@ func (m *glu) backward(x []float32, weights []float32) {
 	m.mul(m.y, m.d, n, m.back)
 	m.rows(n, func(r int) {
 		root := float32(math.Sqrt(float64(weights[r])))
-		slopes, delta := m.slopes[2*r*m.k:][:2*m.k], m.delta[2*r*m.k:][:2*m.k]
-		sigmoid := delta[:m.k] // for a moment
-		g, u := m.g[r*m.k:][:m.k], m.u[r*m.k:][:m.k]
-		for j, v := range g {
-			sigmoid[j] = -v
-		}
-		kernel.Exp(sigmoid, sigmoid)
-		for j, e := range sigmoid {
-			s := 1 / (1 + e)
-			silu := float32(g[j] * s)
-			slopes[j] = float32(float32(s+float32(silu*(1-s)))*u[j]) * root
-			slopes[m.k+j] = silu * root
-		}
+		slopes, delta := m.slopesOf(r, root), m.delta[2*r*m.k:][:2*m.k]
 		for j, v := range m.y[r*m.k:][:m.k] {
 			delta[j] = slopes[j] * v
 			delta[m.k+j] = slopes[m.k+j] * v
@@ -122,6 +110,53 @@ func (m *glu) backward(x []float32, weights []float32) {
 			m.xs[r*m.h+i] = v * root
 		}
 	})
+}
+
+// along returns, for rows that forward ran, the sums over them of weight times <Jp, e> and
+// of weight times |Jp|^2: e is the error, Jp its change along the step p on gate and up,
+// to first order.
+func (m *glu) along(p *glu, x []float32, weights []float32) (slope, curvature float64) {
+	n := len(weights)
+	m.slopes, m.delta, m.y = grow(m.slopes, 2*n*m.k), grow(m.delta, 2*n*m.k), grow(m.y, n*m.h)
+	p.g, p.u = grow(p.g, n*m.k), grow(p.u, n*m.k)
+	m.mul(p.g, x, n, p.gate)
+	m.mul(p.u, x, n, p.up)
+	m.rows(n, func(r int) {
+		slopes, change := m.slopesOf(r, 1), p.g[r*m.k:][:m.k]
+		for j, v := range p.u[r*m.k:][:m.k] {
+			change[j] = float32(slopes[j]*change[j]) + float32(slopes[m.k+j]*v)
+		}
+	})
+	m.mul(m.y, p.g, n, m.down)
+	slopeOf, curvatureOf := make([]float64, n), make([]float64, n)
+	m.rows(n, func(r int) {
+		for i, v := range m.y[r*m.h:][:m.h] {
+			slopeOf[r] += float64(v) * float64(m.d[r*m.h+i])
+			curvatureOf[r] += float64(v) * float64(v)
+		}
+	})
+	for r, w := range weights {
+		slope += float64(w) * slopeOf[r]
+		curvature += float64(w) * curvatureOf[r]
+	}
+	return slope, curvature
+}
+
+// slopesOf computes the slopes of a row, times root. It uses the row's delta as room.
+func (m *glu) slopesOf(r int, root float32) []float32 {
+	slopes, e := m.slopes[2*r*m.k:][:2*m.k], m.delta[2*r*m.k:][:m.k]
+	g, u := m.g[r*m.k:][:m.k], m.u[r*m.k:][:m.k]
+	for j, v := range g {
+		e[j] = -v
+	}
+	kernel.Exp(e, e)
+	for j, v := range e {
+		s := 1 / (1 + v)
+		silu := float32(g[j] * s)
+		slopes[j] = float32(float32(s+float32(silu*(1-s)))*u[j]) * root
+		slopes[m.k+j] = silu * root
+	}
+	return slopes
 }
 
 // inner is sums for a Gauss-Newton step.

@@ -61,7 +61,7 @@ func (d dense) thirds(t *testing.T) *plan.Plan {
 }
 
 func (d dense) options(target plan.Target) RefitOptions {
-	return RefitOptions{Options: options(), Target: target, Cap: 1, Damping: 1e-3}
+	return RefitOptions{Options: options(), Target: target, Share: 1, Cap: 1, Damping: 1e-3}
 }
 
 // refit runs Refit into a new file.
@@ -383,5 +383,46 @@ func TestTargetSums(t *testing.T) {
 	y[5] = float32(math.Inf(1))
 	if a.addTarget(sums.held(), x, y, []int{0}) {
 		t.Error("an infinite target passed")
+	}
+}
+
+// Rounds of steps on gate and up bring the outputs nearer to their targets than a refit of
+// down alone, on the text itself and with files as in memory; what is written is what was
+// fitted, and replays.
+func TestRefitRounds(t *testing.T) {
+	dir, text := tinyDir(t), writeText(t, 60)
+	d := openDense(t, dir)
+	var want []byte
+	for _, memory := range []int64{0, 1} {
+		for _, weigh := range []bool{false, true} {
+			opt := d.options(plan.StreamTarget)
+			opt.Damping, opt.Weigh, opt.Memory = 0, weigh, memory
+			var plain, stepped []LayerFit
+			opt.Report = func(f LayerFit) { plain = append(plain, f) }
+			d.refit(t, d.thirds(t), text, opt)
+			opt.Rounds = 3
+			opt.Report = func(f LayerFit) { stepped = append(stepped, f) }
+			p := d.thirds(t)
+			w, path := d.refit(t, p, text, opt)
+			d.prune(t, p, w)
+			if len(plain) != 2 || len(stepped) != 2 || !(stepped[0].After < 0.98*plain[0].After) || stepped[0].Before != plain[0].Before {
+				t.Errorf("weigh %v: fits %+v with steps, %+v without", weigh, stepped, plain)
+			}
+			before, err := keptMLP(d.Checkpoint, &d.m.Engine().Model().Layers[1], 32, p.Layers[1].Keep)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if m, err := w.Layer(1); err != nil || slices.Equal(m.Gate, before.Gate) || slices.Equal(m.Up, before.Up) {
+				t.Errorf("weigh %v: gate or up did not change (%v)", weigh, err)
+			}
+			if weigh {
+				continue
+			}
+			if got := read(t, path); want == nil {
+				want = got
+			} else if !bytes.Equal(got, want) {
+				t.Error("other bytes with files than in memory")
+			}
+		}
 	}
 }

@@ -31,8 +31,9 @@ type run struct {
 }
 
 // begin reads the text and decides how the work is cut: layer is the most memory that a
-// layer takes, and models how many residual streams of each token are kept.
-func begin(ctx context.Context, m *lm.Layerwise, sources []string, out string, opt Options, layer int64, models int) (*run, error) {
+// layer takes, models how many residual streams of each token are kept, and others how
+// many vectors as long as those.
+func begin(ctx context.Context, m *lm.Layerwise, sources []string, out string, opt Options, layer int64, models, others int) (*run, error) {
 	if err := opt.check(m.Info().MaxLength); err != nil {
 		return nil, err
 	}
@@ -49,7 +50,7 @@ func begin(ctx context.Context, m *lm.Layerwise, sources []string, out string, o
 	if r.opt.Memory == 0 {
 		r.opt.Memory = DefaultMemory
 	}
-	r.files.spill = layer+int64(models)*streamBytes(m.Engine().Model(), text.tokens()) > r.opt.Memory
+	r.files.spill = layer+int64(models+others)*streamBytes(m.Engine().Model(), text.tokens()) > r.opt.Memory
 	return r, r.judge()
 }
 

@@ -31,6 +31,17 @@ func newTargets(h, k int) *targets {
 	return t
 }
 
+// clear makes them sums of nothing.
+func (t *targets) clear() {
+	for i := range t.class {
+		c := &t.class[i]
+		clear(c.Sum)
+		clear(c.Gram)
+		clear(c.cross.Data)
+		c.N, c.energy = 0, 0
+	}
+}
+
 func (t *targets) body() *targetClass  { return &t.class[0] }
 func (t *targets) first() *targetClass { return &t.class[1] }
 func (t *targets) held() *targetClass  { return &t.class[2] }

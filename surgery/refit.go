@@ -13,7 +13,7 @@ import (
 )
 
 // Dampings are what a least-squares refit chooses from, by the error on held-back text.
-var Dampings = []float64{1e-4, 1e-3, 1e-2, 1e-1}
+var Dampings = []float64{1e-4, 1e-3, 1e-2, 1e-1, 0.3, 1, 3}
 
 // defaultDamping is taken where no text is held back.
 const defaultDamping = 1e-2
