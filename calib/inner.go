@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"github.com/coppice-lm/coppice/engine"
+	"github.com/coppice-lm/coppice/linalg"
+	"github.com/coppice-lm/coppice/plan"
 	"github.com/coppice-lm/coppice/score"
 )
 
@@ -16,14 +18,14 @@ const halvings = 3
 
 // pairs are the inputs of a layer's MLP and their targets, kept while the layer is fitted.
 type pairs struct {
-	inputs, targets *store
-	roots           []float32 // of the weights that tokens have by their streams
-	weights         []float32 // of tokens in a step
+	inputs, targets, repairs *store    // repairs is nil where nothing is to be
+	roots                    []float32 // of the weights that tokens have by their streams
+	weights                  []float32 // of tokens in a step
 }
 
 // openPairs makes room for the pairs of a layer where gate and up are fitted.
 func (f *refitter) openPairs() (err error) {
-	names := [2]string{}
+	names := [3]string{}
 	if f.files.spill {
 		names = f.files.pairs
 	}
@@ -32,24 +34,33 @@ func (f *refitter) openPairs() (err error) {
 	if f.pairs.inputs, err = openStore(names[0], tokens, h, false); err == nil {
 		f.pairs.targets, err = openStore(names[1], tokens, h, false)
 	}
+	if err == nil && f.fit.Target == plan.StreamTarget {
+		f.pairs.repairs, err = openStore(names[2], tokens, h, false)
+	}
 	return err
 }
 
 func (p *pairs) close() {
-	for _, s := range []*store{p.inputs, p.targets} {
+	for _, s := range []*store{p.inputs, p.targets, p.repairs} {
 		if s != nil {
 			s.close()
 		}
 	}
 }
 
-// keepPairs keeps what an observer sees from token first on.
-func (f *refitter) keepPairs(first int64, m engine.MLP, target, roots []float32) error {
-	copy(f.pairs.roots[first:], roots)
+// keepPairs keeps rows r0 to r1 of a batch, as an observer sees them, from token first on.
+func (f *refitter) keepPairs(first int64, m engine.MLP, r0, r1 int) error {
+	h := m.Hidden
+	copy(f.pairs.roots[first:], f.roots[r0:r1])
 	if err := f.pairs.inputs.put(first, m.Input); err != nil {
 		return err
 	}
-	return f.pairs.targets.put(first, target)
+	if f.repair != nil {
+		if err := f.pairs.repairs.put(first, f.repair[r0*h:r1*h]); err != nil {
+			return err
+		}
+	}
+	return f.pairs.targets.put(first, f.target[r0*h:r1*h])
 }
 
 // eachPair calls do for each batch with its inputs, targets and weights.
@@ -174,34 +185,48 @@ func (f *refitter) round(mlp *engine.MLPWeights) (stepped bool, err error) {
 	return false, nil
 }
 
-// fitInner makes rounds of a step on gate and up and a refit of down, as long as steps
-// help. sums are those of the neurons as they are, and are overwritten; fit is how the
-// last refit went.
-func (f *refitter) fitInner(sums *targets, mlp *engine.MLPWeights, fit LayerFit) (LayerFit, error) {
+// fitInner makes rounds of a step on gate and up and a refit of down to its own part of the
+// target, as long as steps help. sums are those of the neurons as they are, and become
+// those of the neurons as they are fitted; without is down fitted without held-back text.
+func (f *refitter) fitInner(sums *targets, mlp *engine.MLPWeights, without *linalg.Matrix, fit *LayerFit) (*linalg.Matrix, error) {
 	first, _ := sums.stats.Weights(score.Fit, f.fit.Cap)
 	f.pairs.setWeights(f.text.rows, first)
-	before := fit.Before
-	for range f.fit.Rounds {
+	for fit.Rounds < f.fit.Rounds {
 		stepped, err := f.round(mlp)
 		if err != nil || !stepped {
-			return fit, err
+			return without, err
 		}
-		sums.clear()
-		m := &f.glu[0] // with the weights of the step
-		if err := f.eachPair(func(b *batch, x, t, _ []float32) error {
-			m.forward(x, t, b.tokens)
-			f.target = append(f.target[:0], t...)
-			seen := engine.MLP{Rows: rowsOf(b.rows), Hidden: f.head.Hidden, Width: m.k, Activations: m.a}
-			return f.add(sums, seen, f.target, f.pairs.roots[b.first:][:b.tokens], b.rows)
-		}); err != nil {
-			return fit, err
+		fit.Rounds++
+		if err := f.sumPairs(sums); err != nil {
+			return nil, err
 		}
-		if fit, err = f.solve(sums, mlp); err != nil {
-			return fit, err
+		if without, err = f.own(sums, mlp, fit); err != nil {
+			return nil, err
 		}
-		fit.Before = before
 	}
-	return fit, nil
+	return without, nil
+}
+
+// sumPairs adds up the pairs anew, with the MLP that f.glu[0] holds.
+func (f *refitter) sumPairs(sums *targets) error {
+	sums.clear()
+	m := &f.glu[0]
+	return f.eachPair(func(b *batch, x, t, _ []float32) error {
+		m.forward(x, t, b.tokens)
+		f.target = append(f.target[:0], t...) // add may weigh them
+		f.roots = append(f.roots[:0], f.pairs.roots[b.first:][:b.tokens]...)
+		f.repair = nil
+		if f.pairs.repairs != nil {
+			repair, err := f.pairs.repairs.get(b.first, b.tokens)
+			if err != nil {
+				return err
+			}
+			f.other = append(f.other[:0], repair...)
+			f.repair = f.other
+		}
+		seen := engine.MLP{Rows: rowsOf(b.rows), Hidden: m.h, Width: m.k, Activations: m.a}
+		return f.add(sums, seen, 0, b.tokens, b.rows)
+	})
 }
 
 // rowsOf numbers the tokens of rows as an engine does.

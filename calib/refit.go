@@ -24,10 +24,6 @@ import (
 type RefitOptions struct {
 	Options
 	Target plan.Target
-	// Share, in (0, 1], is that of the stream target; the rest of the target is what the
-	// dense MLP puts out for the pruned model's stream, which repairs nothing of the layers
-	// before. 1 where the target is another.
-	Share float64
 	// Weigh gives each token the weight 1 / mean(r^2), r the dense residual stream after the
 	// layer, so that all streams count alike; else first tokens are capped.
 	Weigh bool
@@ -45,7 +41,9 @@ type RefitOptions struct {
 // held back.
 type LayerFit struct {
 	Layer         int
-	Damping       float64
+	Damping       float64 // of the MLP's own part of the target
+	Repair        float64 // damping of the part that repairs the layers before; 0: it repairs nothing
+	Rounds        int     // of steps on gate and up that helped
 	Before, After float64 // error of the weights as they were, and of the fitted ones
 }
 
@@ -69,7 +67,7 @@ func Refit(ctx context.Context, m *lm.Layerwise, c *checkpoint.Checkpoint, p *pl
 	// The sums of the neurons that stay, and of targets, are no more than those of all.
 	pairs := 0
 	if opt.Rounds > 0 {
-		pairs = 2 // inputs and targets
+		pairs = 3 // inputs, targets, what is to be repaired
 	}
 	r, err := begin(ctx, m, sources, out, opt.Options, layerBytes(m.Engine().Model())+targetBytes(m.Engine().Model(), p), 2, pairs)
 	if err != nil {
@@ -102,8 +100,6 @@ func (o *RefitOptions) checkFit(m *arch.Transformer) error {
 		return fmt.Errorf("target %q: expected one of %v", o.Target, plan.Targets)
 	case !(o.Cap >= 0 && o.Cap <= 1):
 		return fmt.Errorf("a cap of %v for first tokens: expected a share between 0 and 1", o.Cap)
-	case !(o.Share > 0 && o.Share <= 1) || o.Share < 1 && o.Target != plan.StreamTarget:
-		return fmt.Errorf("a share of %v of the target %s: expected a number above 0 and at most 1, and 1 for other targets than %s", o.Share, o.Target, plan.StreamTarget)
 	case o.Weigh && o.Cap != 1:
 		return fmt.Errorf("a cap of %v for first tokens, and tokens weighed by their streams: one or the other", o.Cap)
 	case o.Rounds < 0:
@@ -143,7 +139,9 @@ type refitter struct {
 	pairs         *pairs    // nil where gate and up are not fitted
 	glu           [2]glu    // an MLP, and a step on it
 	scratch       []float32 // a batch's streams that are run for their sums alone
-	target, local []float32 // of a batch: what is fitted, and what the dense MLP makes of the pruned stream
+	target        []float32 // of a batch: the MLP's own part
+	repair        []float32 // and the part to repair, nil where there is none
+	other         []float32 // room for the two to change places
 	roots         []float32 // of the weights of a batch's tokens
 	weighed       []float32 // activations times those
 }
@@ -153,7 +151,7 @@ func (f *refitter) describe() {
 	f.head = surgery.WeightsHead{Version: surgery.WeightsVersion, Model: f.opt.Model, Tokenizer: info.Tokenizer, Text: f.text.fingerprint(),
 		Context: f.opt.Context, Rows: string(f.opt.Rows), Seed: f.opt.Seed, DType: info.DType,
 		Body: f.text.body, First: f.text.first, Held: f.text.held,
-		Recipe: fmt.Sprintf("%s, target %s, share %v, weigh %v, cap %v, damping %v, rounds %d", plan.Propagated, f.fit.Target, f.fit.Share, f.fit.Weigh, f.fit.Cap, f.fit.Damping, f.fit.Rounds),
+		Recipe: fmt.Sprintf("%s, target %s, weigh %v, cap %v, damping %v, rounds %d", plan.Propagated, f.fit.Target, f.fit.Weigh, f.fit.Cap, f.fit.Damping, f.fit.Rounds),
 		Inner:  f.fit.Rounds > 0,
 		Hidden: f.model.Engine().Model().Hidden}
 	for _, l := range f.plan.Layers {
@@ -327,14 +325,11 @@ func (f *refitter) refit(w *surgery.WeightsWriter, layer engine.Layer, index int
 	if err != nil {
 		return err
 	}
-	sums := newTargets(f.head.Hidden, len(keep))
+	sums := newTargets(f.head.Hidden, len(keep), f.fit.Target == plan.StreamTarget)
 	if err := f.each(func(b *batch) error { return f.sum(sums, layer, narrow, index, b) }); err != nil {
 		return err
 	}
 	fit, err := f.solve(sums, mlp)
-	if err == nil && f.fit.Rounds > 0 {
-		fit, err = f.fitInner(sums, mlp, fit)
-	}
 	if err != nil {
 		return fmt.Errorf("layer %d: %w", index, err)
 	}
@@ -351,29 +346,79 @@ func (f *refitter) refit(w *surgery.WeightsWriter, layer engine.Layer, index int
 	return f.each(func(b *batch) error { return f.step(f.pruned, narrow, index, b) })
 }
 
-// solve replaces down_proj by the refitted one.
-func (f *refitter) solve(sums *targets, mlp *engine.MLPWeights) (LayerFit, error) {
+// solve fits the MLP to the sums: down_proj to its own part of the target, gate and up with
+// it, in rounds, where that is wanted, and down_proj to the part to repair at last.
+func (f *refitter) solve(sums *targets, mlp *engine.MLPWeights) (fit LayerFit, err error) {
 	threads := f.opt.Threads
-	fit := LayerFit{Damping: f.fit.Damping}
-	down := wide(mlp.Down, f.head.Hidden, mlp.Width)
 	held := sums.heldBack()
-	if fit.Damping == 0 {
-		var err error
-		if fit.Damping, err = sums.fit(score.Fit, f.fit.Cap, threads).Choose(down, held, threads); err != nil {
-			return fit, err
-		}
+	if held != nil && held.AllEnergy > 0 {
+		fit.Before = held.AllError(f.down(mlp), threads) / held.AllEnergy
 	}
-	fitted, err := sums.fit(score.AllTokens, f.fit.Cap, threads).Solve(down, fit.Damping, threads)
+	// The weights that the ridge pulls to, and those that are fitted without held-back text.
+	fitted, err := f.own(sums, mlp, &fit)
 	if err != nil {
 		return fit, err
 	}
-	if held != nil && held.Energy > 0 {
-		fit.Before, fit.After = held.Error(down, threads)/held.Energy, held.Error(fitted, threads)/held.Energy
+	if f.fit.Rounds > 0 {
+		if fitted, err = f.fitInner(sums, mlp, fitted, &fit); err != nil {
+			return fit, err
+		}
+		held = sums.heldBack()
 	}
-	for i, v := range fitted.Data {
-		mlp.Down[i] = float32(v)
+	fit.Repair = f.fit.Damping
+	if fit.Repair == 0 {
+		if fit.Repair, err = sums.fit(score.Fit, f.fit.Cap, threads).ChooseRepair(fitted, held, threads); err != nil {
+			return fit, err
+		}
+	}
+	if f.fit.Target == plan.StreamTarget && fit.Repair > 0 {
+		repaired, err := sums.fit(score.AllTokens, f.fit.Cap, threads).SolveRepair(f.down(mlp), fit.Repair, threads)
+		if err != nil {
+			return fit, err
+		}
+		mlp.Down = narrow(repaired)
+	}
+	if held != nil && held.AllEnergy > 0 {
+		fit.After = held.AllError(f.down(mlp), threads) / held.AllEnergy
 	}
 	return fit, nil
+}
+
+// own fits down_proj to its own part of the target, on all tokens, and returns what it is
+// fitted to without those that are held back.
+func (f *refitter) own(sums *targets, mlp *engine.MLPWeights, fit *LayerFit) (*linalg.Matrix, error) {
+	threads, down := f.opt.Threads, f.down(mlp)
+	part := sums.fit(score.Fit, f.fit.Cap, threads)
+	var without *linalg.Matrix
+	var err error
+	if fit.Damping = f.fit.Damping; fit.Damping == 0 {
+		fit.Damping, without, err = part.Choose(down, sums.heldBack(), threads)
+	} else {
+		without, err = part.Solve(down, fit.Damping, threads)
+	}
+	if err != nil {
+		return nil, err
+	}
+	fitted, err := sums.fit(score.AllTokens, f.fit.Cap, threads).Solve(down, fit.Damping, threads)
+	if err != nil {
+		return nil, err
+	}
+	mlp.Down = narrow(fitted)
+	return without, nil
+}
+
+// down is the MLP's down_proj.
+func (f *refitter) down(mlp *engine.MLPWeights) *linalg.Matrix {
+	return wide(mlp.Down, f.head.Hidden, mlp.Width)
+}
+
+// narrow is the values of a matrix, rounded.
+func narrow(m *linalg.Matrix) []float32 {
+	v := make([]float32, len(m.Data))
+	for i, x := range m.Data {
+		v[i] = float32(x)
+	}
+	return v
 }
 
 // wide is a matrix of float32 values.
@@ -412,10 +457,12 @@ func (f *refitter) sum(sums *targets, dense, narrow engine.Layer, index int, b *
 	if x, err = f.stream(f.pruned, index, b); err != nil {
 		return err
 	}
-	if f.fit.Share < 1 {
-		f.local = grow(f.local, b.tokens*h)
+	f.repair = nil
+	if f.fit.Target == plan.StreamTarget { // so far, target is the dense stream
+		f.repair, f.target = f.target, grow(f.other, b.tokens*h)
+		f.other = f.repair
 		f.scratch = append(f.scratch[:0], x...)
-		if err := dense.Run(f.ctx, forest, f.scratch, outputs(f.local)); err != nil {
+		if err := dense.Run(f.ctx, forest, f.scratch, outputs(f.target)); err != nil {
 			return err
 		}
 	}
@@ -426,11 +473,11 @@ func (f *refitter) sum(sums *targets, dense, narrow engine.Layer, index int, b *
 		at = r1
 		f.aim(m, r0, r1)
 		if f.pairs != nil {
-			if err := f.keepPairs(b.first+int64(r0), m, f.target[r0*h:r1*h], f.roots[r0:r1]); err != nil {
+			if err := f.keepPairs(b.first+int64(r0), m, r0, r1); err != nil {
 				return err
 			}
 		}
-		return f.add(sums, m, f.target[r0*h:r1*h], f.roots[r0:r1], b.rows)
+		return f.add(sums, m, r0, r1, b.rows)
 	})
 }
 
@@ -459,33 +506,36 @@ func (f *refitter) weigh(stream []float32, tokens int) {
 	}
 }
 
-// aim makes the targets of rows r0 to r1 of a batch out of the dense stream.
+// aim makes the part to repair of rows r0 to r1 of a batch: the dense stream after the
+// layer, less what there is before the MLP, less the MLP's own part.
 func (f *refitter) aim(m engine.MLP, r0, r1 int) {
-	if f.fit.Target != plan.StreamTarget {
+	if f.repair == nil {
 		return
 	}
-	h, scale, share := f.head.Hidden, f.model.Engine().Model().ResidualScale, float32(f.fit.Share)
-	target := f.target[r0*h : r1*h]
+	h, scale := f.head.Hidden, f.model.Engine().Model().ResidualScale
+	repair, own := f.repair[r0*h:r1*h], f.target[r0*h:r1*h]
 	for i, v := range m.Residual {
-		target[i] = (target[i] - v) / scale
-	}
-	if share == 1 {
-		return
-	}
-	for i, v := range f.local[r0*h : r1*h] {
-		target[i] = v + float32(share*(target[i]-v))
+		repair[i] = (repair[i]-v)/scale - own[i]
 	}
 }
 
-// add adds rows of one call of an observer to the sums of their classes.
-func (f *refitter) add(sums *targets, m engine.MLP, target, roots []float32, rows []row) error {
-	x := m.Activations
+// add adds rows r0 to r1 of a batch, as an observer sees them, to the sums of their
+// classes.
+func (f *refitter) add(sums *targets, m engine.MLP, r0, r1 int, rows []row) error {
+	h, x := m.Hidden, m.Activations
+	own, repair := f.target[r0*h:r1*h], f.repair
+	if repair != nil {
+		repair = repair[r0*h : r1*h]
+	}
 	if f.fit.Weigh {
 		f.weighed = append(f.weighed[:0], x...)
 		x = f.weighed
-		for i, w := range roots {
+		for i, w := range f.roots[r0:r1] {
 			kernel.Scale(x[i*m.Width:][:m.Width], w)
-			kernel.Scale(target[i*m.Hidden:][:m.Hidden], w)
+			kernel.Scale(own[i*h:][:h], w)
+			if repair != nil {
+				kernel.Scale(repair[i*h:][:h], w)
+			}
 		}
 	}
 	first, others := byClass(m.Rows, rows)
@@ -493,8 +543,8 @@ func (f *refitter) add(sums *targets, m engine.MLP, target, roots []float32, row
 	if rows[0].held {
 		to = sums.held()
 	}
-	finite := f.adder.addTargetExact(sums.first(), x, target, first)
-	if finite = f.adder.addTarget(to, x, target, others) && finite; finite {
+	finite := f.adder.addTargetExact(sums.first(), x, own, repair, first)
+	if finite = f.adder.addTarget(to, x, own, repair, others) && finite; finite {
 		return nil
 	}
 	return f.notFinite(m, rows)

@@ -61,7 +61,7 @@ func (d dense) thirds(t *testing.T) *plan.Plan {
 }
 
 func (d dense) options(target plan.Target) RefitOptions {
-	return RefitOptions{Options: options(), Target: target, Share: 1, Cap: 1, Damping: 1e-3}
+	return RefitOptions{Options: options(), Target: target, Cap: 1, Damping: 1e-3}
 }
 
 // refit runs Refit into a new file.
@@ -347,9 +347,9 @@ func TestTargetSums(t *testing.T) {
 			rows = append(rows, r)
 		}
 	}
-	sums := newTargets(h, k)
+	sums := newTargets(h, k, false)
 	a := &adder{threads: 2}
-	if !a.addTarget(sums.body(), x, y, rows) || !a.addTargetExact(sums.first(), x, y, []int{3, 10}) {
+	if !a.addTarget(sums.body(), x, y, nil, rows) || !a.addTargetExact(sums.first(), x, y, nil, []int{3, 10}) {
 		t.Fatal("not finite")
 	}
 	for what, c := range map[string]struct {
@@ -381,7 +381,7 @@ func TestTargetSums(t *testing.T) {
 		t.Errorf("weight %v, energy %v, want %v", weight, f.Energy, want)
 	}
 	y[5] = float32(math.Inf(1))
-	if a.addTarget(sums.held(), x, y, []int{0}) {
+	if a.addTarget(sums.held(), x, y, nil, []int{0}) {
 		t.Error("an infinite target passed")
 	}
 }

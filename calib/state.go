@@ -31,7 +31,7 @@ type place struct {
 type files struct {
 	out, part, state, next string
 	streams                [][2]string
-	pairs                  [2]string // of a layer's inputs and targets while it is fitted
+	pairs                  [3]string // of a layer's inputs and the two parts of its targets while it is fitted
 	spill                  bool
 }
 
@@ -39,7 +39,7 @@ func filesFor(out string, models int) files {
 	dir, base := filepath.Split(out)
 	hidden := dir + "." + base + ".coppice-"
 	f := files{out: out, part: hidden + "part", state: hidden + "state", next: hidden + "state-next",
-		pairs: [2]string{hidden + "inputs", hidden + "targets"}}
+		pairs: [3]string{hidden + "inputs", hidden + "targets", hidden + "repairs"}}
 	for i := range models {
 		f.streams = append(f.streams, [2]string{fmt.Sprintf("%sstreams-%d", hidden, 2*i), fmt.Sprintf("%sstreams-%d", hidden, 2*i+1)})
 	}
@@ -222,7 +222,7 @@ func eachSum(s *score.LayerStats, do func([]float64) error) error {
 
 // remove removes what an unfinished run leaves.
 func (f files) remove() {
-	names := []string{f.part, f.state, f.next, f.pairs[0], f.pairs[1]}
+	names := []string{f.part, f.state, f.next, f.pairs[0], f.pairs[1], f.pairs[2]}
 	for _, pair := range f.streams { // a run with less memory may have been there before
 		names = append(names, pair[:]...)
 	}

@@ -9,8 +9,10 @@ import (
 	"github.com/coppice-lm/coppice/surgery"
 )
 
-// targets are sums over the activations a of the k neurons that stay and targets t of h
-// values, by class of tokens as in score.LayerStats.
+// targets are sums over the activations a of the k neurons that stay and what down_proj is
+// to make of them, h values, by class of tokens as in score.LayerStats. The target has two
+// parts: what the MLP should put out by itself, and, for some targets, an error of the
+// layers before to repair.
 type targets struct {
 	stats *score.LayerStats // of a
 	class []targetClass     // of body, first and held
@@ -19,14 +21,20 @@ type targets struct {
 // targetClass is the sums of a class.
 type targetClass struct {
 	*score.Moments
-	cross  *linalg.Matrix // h x k, sum of t a'
-	energy float64        // sum of |t|^2
+	cross     *linalg.Matrix // h x k, sum of t a', t the MLP's own part
+	repair    *linalg.Matrix // the same of the part to repair; nil where there is none
+	energy    float64        // sum of |t|^2
+	allEnergy float64        // sum of the squares of both parts together
 }
 
-func newTargets(h, k int) *targets {
+func newTargets(h, k int, repairs bool) *targets {
 	t := &targets{stats: score.NewLayerStats(k)}
 	for _, m := range []*score.Moments{&t.stats.Body, &t.stats.First, &t.stats.Held} {
-		t.class = append(t.class, targetClass{m, linalg.New(h, k), 0})
+		c := targetClass{Moments: m, cross: linalg.New(h, k)}
+		if repairs {
+			c.repair = linalg.New(h, k)
+		}
+		t.class = append(t.class, c)
 	}
 	return t
 }
@@ -38,7 +46,10 @@ func (t *targets) clear() {
 		clear(c.Sum)
 		clear(c.Gram)
 		clear(c.cross.Data)
-		c.N, c.energy = 0, 0
+		if c.repair != nil {
+			clear(c.repair.Data)
+		}
+		c.N, c.energy, c.allEnergy = 0, 0, 0
 	}
 }
 
@@ -46,17 +57,22 @@ func (t *targets) body() *targetClass  { return &t.class[0] }
 func (t *targets) first() *targetClass { return &t.class[1] }
 func (t *targets) held() *targetClass  { return &t.class[2] }
 
-// addTarget adds the given rows of x (rows of k values) and t (rows of h values) to a
-// class, in float32 as add does. It reports whether all sums are finite.
-func (a *adder) addTarget(to *targetClass, x, t []float32, rows []int) (finite bool) {
+// addTarget adds the given rows of x (rows of k values), t and repair (rows of h values,
+// repair nil where nothing is to be) to a class, in float32 as add does. It reports whether
+// all sums are finite.
+func (a *adder) addTarget(to *targetClass, x, t, repair []float32, rows []int) (finite bool) {
 	finite = true
 	for part := range slices.Chunk(rows, chunkRows) {
 		c := a.load(x, len(to.Sum), part)
 		finite = a.gram(to.Moments, c) && finite
 		a.tt = a.turn(a.tt, t, to.cross.Rows, part)
 		a.cross(to.cross, c)
+		if repair != nil {
+			a.tt = a.turn(a.tt, repair, to.cross.Rows, part)
+			a.cross(to.repair, c)
+		}
 	}
-	return addEnergy(to, t, rows) && finite
+	return addEnergy(to, t, repair, rows) && finite
 }
 
 // cross adds the products of the targets in a.tt with a chunk's neurons.
@@ -76,32 +92,44 @@ func (a *adder) cross(m *linalg.Matrix, c chunk) {
 }
 
 // addTargetExact is addTarget in float64, for few rows.
-func (a *adder) addTargetExact(to *targetClass, x, t []float32, rows []int) (finite bool) {
+func (a *adder) addTargetExact(to *targetClass, x, t, repair []float32, rows []int) (finite bool) {
 	finite = a.addExact(to.Moments, x, rows)
-	h, k := to.cross.Rows, to.cross.Cols
 	for _, r := range rows {
-		values, target := x[r*k:][:k], t[r*h:][:h]
-		linalg.Parallel(a.threads, units(h), func(u int) {
-			for i := u * unitRows; i < min((u+1)*unitRows, h); i++ {
-				row := to.cross.Row(i)
-				for j, v := range values {
-					row[j] += float64(target[i]) * float64(v)
-				}
-			}
-		})
-	}
-	return addEnergy(to, t, rows) && finite
-}
-
-// addEnergy adds the squares of targets and reports whether their sum is finite.
-func addEnergy(to *targetClass, t []float32, rows []int) bool {
-	h := to.cross.Rows
-	for _, r := range rows {
-		for _, v := range t[r*h:][:h] {
-			to.energy += float64(v) * float64(v)
+		a.crossExact(to.cross, x, t, r)
+		if repair != nil {
+			a.crossExact(to.repair, x, repair, r)
 		}
 	}
-	return to.energy-to.energy == 0
+	return addEnergy(to, t, repair, rows) && finite
+}
+
+// crossExact adds the products of row r of t with that of x.
+func (a *adder) crossExact(m *linalg.Matrix, x, t []float32, r int) {
+	values, target := x[r*m.Cols:][:m.Cols], t[r*m.Rows:][:m.Rows]
+	linalg.Parallel(a.threads, units(m.Rows), func(u int) {
+		for i := u * unitRows; i < min((u+1)*unitRows, m.Rows); i++ {
+			row := m.Row(i)
+			for j, v := range values {
+				row[j] += float64(target[i]) * float64(v)
+			}
+		}
+	})
+}
+
+// addEnergy adds the squares of targets and reports whether their sums are finite.
+func addEnergy(to *targetClass, t, repair []float32, rows []int) bool {
+	h := to.cross.Rows
+	for _, r := range rows {
+		for i, v := range t[r*h:][:h] {
+			all := float64(v)
+			to.energy += all * all
+			if repair != nil {
+				all += float64(repair[r*h+i])
+			}
+			to.allEnergy += all * all
+		}
+	}
+	return to.allEnergy-to.allEnergy == 0 && to.energy-to.energy == 0
 }
 
 // fit returns the weighted means over the tokens of score.LayerStats.Second.
@@ -127,10 +155,19 @@ func (t *targets) heldBack() *surgery.Fit {
 // mean weights the sums of the classes.
 func (t *targets) mean(h *linalg.Matrix, weights []float64) *surgery.Fit {
 	f := &surgery.Fit{H: h, Cross: linalg.New(t.body().cross.Rows, t.body().cross.Cols)}
+	if t.body().repair != nil {
+		f.Repair = linalg.New(f.Cross.Rows, f.Cross.Cols)
+	}
 	for c, w := range weights {
 		f.Energy += w * t.class[c].energy
+		f.AllEnergy += w * t.class[c].allEnergy
 		for i, v := range t.class[c].cross.Data {
 			f.Cross.Data[i] += w * v
+		}
+		if f.Repair != nil {
+			for i, v := range t.class[c].repair.Data {
+				f.Repair.Data[i] += w * v
+			}
 		}
 	}
 	return f

@@ -86,7 +86,7 @@ func TestChoose(t *testing.T) {
 	a, out := vectors(3, 12, 9), vectors(4, 12, 4)
 	fit, held := means(a, out), means(vectors(5, 200, 9), vectors(6, 200, 4))
 	w := gaussian(rand.New(rand.NewPCG(1, 1)), 4, 9)
-	got, err := fit.Choose(w, held, 1)
+	got, _, err := fit.Choose(w, held, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +104,7 @@ func TestChoose(t *testing.T) {
 	if got != want {
 		t.Errorf("chose %v, want %v", got, want)
 	}
-	if got, _ := fit.Choose(w, nil, 1); got != defaultDamping {
+	if got, _, _ := fit.Choose(w, nil, 1); got != defaultDamping {
 		t.Errorf("without held-back text: %v", got)
 	}
 	nothing := &Fit{H: linalg.New(9, 9), Cross: linalg.New(4, 9)}
