@@ -35,6 +35,9 @@ func (e *RefitError) Error() string { return e.Reason }
 
 // CheckRefit is a *RefitError if a model of the family cannot be refitted so.
 func CheckRefit(spec *arch.Spec, method plan.RefitMethod) error {
+	if method == plan.Propagated {
+		return &RefitError{fmt.Sprintf("--refit %s: it needs a plan and the text itself; make the plan first, then `coppice refit`", method)}
+	}
 	if method != plan.Bias || spec.MLPBias {
 		return nil
 	}
