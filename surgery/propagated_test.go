@@ -156,3 +156,78 @@ func TestStepSolvesItsSystem(t *testing.T) {
 		}
 	}
 }
+
+// The repair is the ridge solution for the part to repair; with equal ridges the two parts
+// together are the solution for their sum. A part that neurons know nothing of is not
+// repaired, one that they know is.
+func TestRepair(t *testing.T) {
+	a, own := vectors(3, 60, 9), vectors(4, 60, 4)
+	r := rand.New(rand.NewPCG(9, 9))
+	through := gaussian(r, 4, 9)
+	parts := func(a, own [][]float64, known float64) (fit, all *Fit) {
+		repair, sum := make([][]float64, len(a)), make([][]float64, len(a))
+		for i := range a {
+			repair[i], sum[i] = make([]float64, 4), make([]float64, 4)
+			for u := range 4 {
+				repair[i][u] = 3 * r.NormFloat64()
+				for v, x := range a[i] {
+					repair[i][u] += known * through.At(u, v) * x
+				}
+				sum[i][u] = own[i][u] + repair[i][u]
+			}
+		}
+		fit, all = means(a, own), means(a, sum)
+		fit.Repair, fit.AllEnergy = means(a, repair).Cross, all.Energy
+		return fit, all
+	}
+	fit, all := parts(a, own, 0)
+	w := gaussian(r, 4, 9)
+	if got, want := fit.AllError(w, 1), all.Error(w, 1); math.Abs(got-want) > 1e-9*want {
+		t.Errorf("error of both parts %v, want %v", got, want)
+	}
+	first, err := fit.Solve(w, 0.1, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	both, err := fit.SolveRepair(first, 0.1, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := all.Solve(w, 0.1, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, x := range want.Data {
+		if math.Abs(both.Data[i]-x) > 1e-9 {
+			t.Fatalf("weight %d is %v, want %v", i, both.Data[i], x)
+		}
+	}
+	held, _ := parts(vectors(5, 400, 9), vectors(6, 400, 4), 0)
+	if damping, err := fit.ChooseRepair(first, nil, 1); err != nil || damping != 0 {
+		t.Errorf("without held-back text: damping %v, %v", damping, err)
+	}
+	known, _ := parts(a, own, 5)
+	heldKnown, _ := parts(vectors(5, 400, 9), vectors(6, 400, 4), 5)
+	damping, err := known.ChooseRepair(first, heldKnown, 1)
+	if err != nil || damping == 0 {
+		t.Fatalf("a part that neurons know: damping %v, %v", damping, err)
+	}
+	repaired, err := known.SolveRepair(first, damping, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if before, after := heldKnown.AllError(first, 1), heldKnown.AllError(repaired, 1); !(after < before/2) {
+		t.Errorf("error %v repaired, %v not", after, before)
+	}
+	// Noise alone, fitted to few tokens: no repair beats none on others.
+	noise, _ := parts(a[:12], own[:12], 0)
+	if damping, err = noise.ChooseRepair(first, held, 1); err != nil {
+		t.Fatal(err)
+	}
+	if damping > 0 {
+		repaired, err := noise.SolveRepair(first, damping, 1)
+		if err != nil || held.AllError(repaired, 1) >= held.AllError(first, 1) {
+			t.Errorf("a repair of damping %v that makes held-back errors larger (%v)", damping, err)
+		}
+	}
+}
