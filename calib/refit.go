@@ -38,13 +38,14 @@ type RefitOptions struct {
 
 // LayerFit says how a layer was fitted. Errors are means over held-back tokens of the
 // squared distance from the target, over the target's mean square; zero where no text is
-// held back.
+// held back. The error after is that of a down_proj fitted without these tokens; the one
+// that is kept is fitted to all.
 type LayerFit struct {
 	Layer         int
 	Damping       float64 // of the MLP's own part of the target
 	Repair        float64 // damping of the part that repairs the layers before; 0: it repairs nothing
 	Rounds        int     // of steps on gate and up that helped
-	Before, After float64 // error of the weights as they were, and of the fitted ones
+	Before, After float64
 }
 
 // Refit fits the down_proj of each layer that a plan prunes, layer after layer, on the
@@ -365,23 +366,37 @@ func (f *refitter) solve(sums *targets, mlp *engine.MLPWeights) (fit LayerFit, e
 		}
 		held = sums.heldBack()
 	}
-	fit.Repair = f.fit.Damping
-	if fit.Repair == 0 {
-		if fit.Repair, err = sums.fit(score.Fit, f.fit.Cap, threads).ChooseRepair(fitted, held, threads); err != nil {
+	if f.fit.Target == plan.StreamTarget {
+		if fitted, err = f.repairs(sums, held, mlp, fitted, &fit); err != nil {
 			return fit, err
 		}
-	}
-	if f.fit.Target == plan.StreamTarget && fit.Repair > 0 {
-		repaired, err := sums.fit(score.AllTokens, f.fit.Cap, threads).SolveRepair(f.down(mlp), fit.Repair, threads)
-		if err != nil {
-			return fit, err
-		}
-		mlp.Down = narrow(repaired)
 	}
 	if held != nil && held.AllEnergy > 0 {
-		fit.After = held.AllError(f.down(mlp), threads) / held.AllEnergy
+		fit.After = held.AllError(fitted, threads) / held.AllEnergy
 	}
 	return fit, nil
+}
+
+// repairs adds to down_proj what repairs the layers before, and returns that of a
+// down_proj that is fitted without held-back text.
+func (f *refitter) repairs(sums *targets, held *surgery.Fit, mlp *engine.MLPWeights, without *linalg.Matrix, fit *LayerFit) (*linalg.Matrix, error) {
+	threads := f.opt.Threads
+	part := sums.fit(score.Fit, f.fit.Cap, threads)
+	var err error
+	if fit.Repair = f.fit.Damping; fit.Repair == 0 {
+		fit.Repair, without, err = part.ChooseRepair(without, held, threads)
+	} else {
+		without, err = part.SolveRepair(without, fit.Repair, threads)
+	}
+	if err != nil || fit.Repair == 0 {
+		return without, err
+	}
+	repaired, err := sums.fit(score.AllTokens, f.fit.Cap, threads).SolveRepair(f.down(mlp), fit.Repair, threads)
+	if err != nil {
+		return nil, err
+	}
+	mlp.Down = narrow(repaired)
+	return without, nil
 }
 
 // own fits down_proj to its own part of the target, on all tokens, and returns what it is

@@ -89,20 +89,19 @@ func (f *Fit) Choose(w *linalg.Matrix, held *Fit, threads int) (float64, *linalg
 	return choose(solve, func(w *linalg.Matrix) float64 { return held.Error(w, threads) })
 }
 
-// ChooseRepair is Choose for SolveRepair: 0 where no repair has less error than each of
-// Dampings, and where no text is held back to tell.
-func (f *Fit) ChooseRepair(w *linalg.Matrix, held *Fit, threads int) (float64, error) {
+// ChooseRepair is Choose for SolveRepair: damping 0 and w itself where no repair has less
+// error than each of Dampings, and where no text is held back to tell.
+func (f *Fit) ChooseRepair(w *linalg.Matrix, held *Fit, threads int) (float64, *linalg.Matrix, error) {
 	if f.Repair == nil || held == nil {
-		return 0, nil
+		return 0, w, nil
 	}
-	none := held.AllError(w, threads)
 	damping, fitted, err := choose(
 		func(damping float64) (*linalg.Matrix, error) { return f.SolveRepair(w, damping, threads) },
 		func(w *linalg.Matrix) float64 { return held.AllError(w, threads) })
-	if err != nil || held.AllError(fitted, threads) >= none {
-		return 0, err
+	if err != nil || held.AllError(fitted, threads) >= held.AllError(w, threads) {
+		return 0, w, err
 	}
-	return damping, nil
+	return damping, fitted, nil
 }
 
 func choose(solve func(damping float64) (*linalg.Matrix, error), errorOf func(*linalg.Matrix) float64) (best float64, solution *linalg.Matrix, err error) {
