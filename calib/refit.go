@@ -12,11 +12,8 @@ import (
 	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/checkpoint"
 	"github.com/coppice-lm/coppice/engine"
-	"github.com/coppice-lm/coppice/engine/cpu/kernel"
-	"github.com/coppice-lm/coppice/linalg"
 	"github.com/coppice-lm/coppice/lm"
 	"github.com/coppice-lm/coppice/plan"
-	"github.com/coppice-lm/coppice/score"
 	"github.com/coppice-lm/coppice/surgery"
 )
 
@@ -30,8 +27,11 @@ type RefitOptions struct {
 	Cap   float64 // in [0, 1], most of the trace of H that first tokens have; 1 with Weigh
 	// Rounds is how often gate and up take a Gauss-Newton step, after which down is fitted
 	// again; 0: they stay as they are.
-	Rounds  int
-	Damping float64 // above 0; 0: chosen for each layer from surgery.Dampings on held-back text
+	Rounds int
+	// Attention has the output projection of each layer's attention refitted too, before its
+	// MLP, to repair the layers before.
+	Attention bool
+	Damping   float64 // above 0; 0: chosen for each layer from surgery.Dampings on held-back text
 	// Report is called after each layer's fit; may be nil.
 	Report func(LayerFit)
 }
@@ -43,6 +43,7 @@ type RefitOptions struct {
 type LayerFit struct {
 	Layer         int
 	Damping       float64 // of the MLP's own part of the target
+	Heads         float64 // damping of the repair by the attention's output projection; 0: none
 	Repair        float64 // damping of the part that repairs the layers before; 0: it repairs nothing
 	Rounds        int     // of steps on gate and up that helped
 	Before, After float64
@@ -108,6 +109,11 @@ func (o *RefitOptions) checkFit(m *arch.Transformer) error {
 	case !(o.Damping >= 0) || math.IsInf(o.Damping, 0):
 		return fmt.Errorf("a damping of %v: expected a number above 0, or 0 to choose it", o.Damping)
 	}
+	if o.Attention {
+		if err := checkHeads(m); err != nil {
+			return err
+		}
+	}
 	for _, l := range m.Layers {
 		if o.Rounds > 0 && (m.Activation != arch.SiLU || l.Gate.Bias != "" || l.Up.Bias != "" || l.Down.Bias != "") {
 			return &surgery.RefitError{Reason: "steps on gate and up are for MLPs with SiLU and without biases; refit down alone (no rounds)"}
@@ -152,7 +158,7 @@ func (f *refitter) describe() {
 	f.head = surgery.WeightsHead{Version: surgery.WeightsVersion, Model: f.opt.Model, Tokenizer: info.Tokenizer, Text: f.text.fingerprint(),
 		Context: f.opt.Context, Rows: string(f.opt.Rows), Seed: f.opt.Seed, DType: info.DType,
 		Body: f.text.body, First: f.text.first, Held: f.text.held,
-		Recipe: fmt.Sprintf("%s, target %s, weigh %v, cap %v, damping %v, rounds %d", plan.Propagated, f.fit.Target, f.fit.Weigh, f.fit.Cap, f.fit.Damping, f.fit.Rounds),
+		Recipe: fmt.Sprintf("%s, target %s, weigh %v, cap %v, damping %v, rounds %d, attention %v", plan.Propagated, f.fit.Target, f.fit.Weigh, f.fit.Cap, f.fit.Damping, f.fit.Rounds, f.fit.Attention),
 		Inner:  f.fit.Rounds > 0,
 		Hidden: f.model.Engine().Model().Hidden}
 	for _, l := range f.plan.Layers {
@@ -161,6 +167,9 @@ func (f *refitter) describe() {
 			k = len(l.Keep)
 		}
 		f.head.Widths = append(f.head.Widths, k)
+	}
+	if m := f.model.Engine().Model(); f.fit.Attention {
+		f.head.Heads, f.head.Outs = m.Heads*m.HeadDim, outs(f.plan.Layers, f.refits)
 	}
 }
 
@@ -263,14 +272,32 @@ func (f *refitter) layer(w *surgery.WeightsWriter, index int) error {
 	if err != nil {
 		return err
 	}
-	switch l := f.plan.Layers[index]; {
-	case l.Drop:
+	l := f.plan.Layers[index]
+	if l.Drop {
 		return f.each(func(b *batch) error { return f.advance(layer, nil, index, b) })
-	case !f.refits(l):
-		return f.each(func(b *batch) error { return f.advance(layer, layer, index, b) })
-	default:
-		return f.refit(w, layer, index, l.Keep)
 	}
+	fit := LayerFit{Layer: index}
+	pruned := layer
+	var weights surgery.LayerWeights
+	if f.head.Heads > 0 && f.head.Outs[index] {
+		if weights.Out, pruned, err = f.refitHeads(layer, index, &fit); err != nil {
+			return fmt.Errorf("layer %d: %w", index, err)
+		}
+	}
+	if f.refits(l) {
+		if pruned, err = f.refit(layer, pruned, l.Keep, &weights, &fit); err != nil {
+			return err
+		}
+	}
+	if weights.Out != nil || weights.Down != nil {
+		if err := w.WriteLayer(index, weights); err != nil {
+			return writeError(err)
+		}
+		if f.fit.Report != nil {
+			f.fit.Report(fit)
+		}
+	}
+	return f.each(func(b *batch) error { return f.advance(layer, pruned, index, b) })
 }
 
 // each calls do for each batch.
@@ -316,253 +343,28 @@ func (f *refitter) step(s *streams, layer engine.Layer, index int, b *batch) err
 	return s.put(index, b.first, x)
 }
 
-// refit fits down_proj of a layer that keeps the given neurons.
-func (f *refitter) refit(w *surgery.WeightsWriter, layer engine.Layer, index int, keep []int) error {
+// refit fits the MLP of a layer that keeps the given neurons, on what pruned, the dense
+// layer or one with another output projection of its attention, makes of the pruned
+// model's stream. It returns that layer with the MLP.
+func (f *refitter) refit(dense, pruned engine.Layer, keep []int, weights *surgery.LayerWeights, fit *LayerFit) (engine.Layer, error) {
+	index := fit.Layer
 	mlp, err := keptMLP(f.from, &f.model.Engine().Model().Layers[index], f.head.Hidden, keep)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	narrow, err := layer.WithMLP(f.ctx, *mlp)
+	kept, err := pruned.WithMLP(f.ctx, *mlp)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	sums := newTargets(f.head.Hidden, len(keep), f.fit.Target == plan.StreamTarget)
-	if err := f.each(func(b *batch) error { return f.sum(sums, layer, narrow, index, b) }); err != nil {
-		return err
-	}
-	fit, err := f.solve(sums, mlp)
-	if err != nil {
-		return fmt.Errorf("layer %d: %w", index, err)
-	}
-	if f.fit.Report != nil {
-		fit.Layer = index
-		f.fit.Report(fit)
-	}
-	if err := w.WriteLayer(index, surgery.MLP{Gate: mlp.Gate, Up: mlp.Up, Down: mlp.Down}); err != nil {
-		return writeError(err)
-	}
-	if narrow, err = layer.WithMLP(f.ctx, *mlp); err != nil {
-		return err
-	}
-	return f.each(func(b *batch) error { return f.step(f.pruned, narrow, index, b) })
-}
-
-// solve fits the MLP to the sums: down_proj to its own part of the target, gate and up with
-// it, in rounds, where that is wanted, and down_proj to the part to repair at last.
-func (f *refitter) solve(sums *targets, mlp *engine.MLPWeights) (fit LayerFit, err error) {
-	threads := f.opt.Threads
-	held := sums.heldBack()
-	if held != nil && held.AllEnergy > 0 {
-		fit.Before = held.AllError(f.down(mlp), threads) / held.AllEnergy
-	}
-	// The weights that the ridge pulls to, and those that are fitted without held-back text.
-	fitted, err := f.own(sums, mlp, &fit)
-	if err != nil {
-		return fit, err
-	}
-	if f.fit.Rounds > 0 {
-		if fitted, err = f.fitInner(sums, mlp, fitted, &fit); err != nil {
-			return fit, err
-		}
-		held = sums.heldBack()
-	}
-	if f.fit.Target == plan.StreamTarget {
-		if fitted, err = f.repairs(sums, held, mlp, fitted, &fit); err != nil {
-			return fit, err
-		}
-	}
-	if held != nil && held.AllEnergy > 0 {
-		fit.After = held.AllError(fitted, threads) / held.AllEnergy
-	}
-	return fit, nil
-}
-
-// repairs adds to down_proj what repairs the layers before, and returns that of a
-// down_proj that is fitted without held-back text.
-func (f *refitter) repairs(sums *targets, held *surgery.Fit, mlp *engine.MLPWeights, without *linalg.Matrix, fit *LayerFit) (*linalg.Matrix, error) {
-	threads := f.opt.Threads
-	part := sums.fit(score.Fit, f.fit.Cap, threads)
-	var err error
-	if fit.Repair = f.fit.Damping; fit.Repair == 0 {
-		fit.Repair, without, err = part.ChooseRepair(without, held, threads)
-	} else {
-		without, err = part.SolveRepair(without, fit.Repair, threads)
-	}
-	if err != nil || fit.Repair == 0 {
-		return without, err
-	}
-	repaired, err := sums.fit(score.AllTokens, f.fit.Cap, threads).SolveRepair(f.down(mlp), fit.Repair, threads)
-	if err != nil {
+	if err := f.each(func(b *batch) error { return f.sum(sums, dense, pruned, kept, index, b) }); err != nil {
 		return nil, err
 	}
-	mlp.Down = narrow(repaired)
-	return without, nil
-}
-
-// own fits down_proj to its own part of the target, on all tokens, and returns what it is
-// fitted to without those that are held back.
-func (f *refitter) own(sums *targets, mlp *engine.MLPWeights, fit *LayerFit) (*linalg.Matrix, error) {
-	threads, down := f.opt.Threads, f.down(mlp)
-	part := sums.fit(score.Fit, f.fit.Cap, threads)
-	var without *linalg.Matrix
-	var err error
-	if fit.Damping = f.fit.Damping; fit.Damping == 0 {
-		fit.Damping, without, err = part.Choose(down, sums.heldBack(), threads)
-	} else {
-		without, err = part.Solve(down, fit.Damping, threads)
+	if err := f.solve(sums, mlp, fit); err != nil {
+		return nil, fmt.Errorf("layer %d: %w", index, err)
 	}
-	if err != nil {
-		return nil, err
-	}
-	fitted, err := sums.fit(score.AllTokens, f.fit.Cap, threads).Solve(down, fit.Damping, threads)
-	if err != nil {
-		return nil, err
-	}
-	mlp.Down = narrow(fitted)
-	return without, nil
-}
-
-// down is the MLP's down_proj.
-func (f *refitter) down(mlp *engine.MLPWeights) *linalg.Matrix {
-	return wide(mlp.Down, f.head.Hidden, mlp.Width)
-}
-
-// narrow is the values of a matrix, rounded.
-func narrow(m *linalg.Matrix) []float32 {
-	v := make([]float32, len(m.Data))
-	for i, x := range m.Data {
-		v[i] = float32(x)
-	}
-	return v
-}
-
-// wide is a matrix of float32 values.
-func wide(v []float32, rows, cols int) *linalg.Matrix {
-	m := linalg.New(rows, cols)
-	for i, x := range v {
-		m.Data[i] = float64(x)
-	}
-	return m
-}
-
-// sum takes the dense model's stream of a batch over a layer, and adds up what the kept
-// neurons do on the pruned model's, with the targets.
-func (f *refitter) sum(sums *targets, dense, narrow engine.Layer, index int, b *batch) error {
-	h, forest := f.head.Hidden, batchOf(b.rows)
-	f.target = grow(f.target, b.tokens*h)
-	x, err := f.stream(f.dense, index, b)
-	if err != nil {
-		return err
-	}
-	var observe engine.MLPObserver
-	if f.fit.Target == plan.MLPTarget {
-		observe = outputs(f.target)
-	}
-	if err := dense.Run(f.ctx, forest, x, observe); err != nil {
-		return err
-	}
-	if observe == nil {
-		copy(f.target, x)
-	}
-	f.weigh(x, b.tokens)
-	if err := f.dense.put(index, b.first, x); err != nil {
-		return err
-	}
-
-	if x, err = f.stream(f.pruned, index, b); err != nil {
-		return err
-	}
-	f.repair = nil
-	if f.fit.Target == plan.StreamTarget { // so far, target is the dense stream
-		f.repair, f.target = f.target, grow(f.other, b.tokens*h)
-		f.other = f.repair
-		f.scratch = append(f.scratch[:0], x...)
-		if err := dense.Run(f.ctx, forest, f.scratch, outputs(f.target)); err != nil {
-			return err
-		}
-	}
-	f.scratch = append(f.scratch[:0], x...) // the refitted layer runs on x
-	at := 0
-	return narrow.Run(f.ctx, forest, f.scratch, func(m engine.MLP) error {
-		r0, r1 := at, at+len(m.Rows)
-		at = r1
-		f.aim(m, r0, r1)
-		if f.pairs != nil {
-			if err := f.keepPairs(b.first+int64(r0), m, r0, r1); err != nil {
-				return err
-			}
-		}
-		return f.add(sums, m, r0, r1, b.rows)
-	})
-}
-
-// outputs is an observer that keeps what an MLP puts out.
-func outputs(to []float32) engine.MLPObserver {
-	at := 0
-	return func(m engine.MLP) error {
-		at += copy(to[at:], m.Output)
-		return nil
-	}
-}
-
-// weigh finds the roots of the weights of tokens with these streams.
-func (f *refitter) weigh(stream []float32, tokens int) {
-	h := f.head.Hidden
-	f.roots = grow(f.roots, tokens)
-	for i := range f.roots {
-		f.roots[i] = 1
-		energy := 0.0
-		for _, v := range stream[i*h:][:h] {
-			energy += float64(v) * float64(v)
-		}
-		if f.fit.Weigh && energy > 0 {
-			f.roots[i] = float32(math.Sqrt(float64(h) / energy))
-		}
-	}
-}
-
-// aim makes the part to repair of rows r0 to r1 of a batch: the dense stream after the
-// layer, less what there is before the MLP, less the MLP's own part.
-func (f *refitter) aim(m engine.MLP, r0, r1 int) {
-	if f.repair == nil {
-		return
-	}
-	h, scale := f.head.Hidden, f.model.Engine().Model().ResidualScale
-	repair, own := f.repair[r0*h:r1*h], f.target[r0*h:r1*h]
-	for i, v := range m.Residual {
-		repair[i] = (repair[i]-v)/scale - own[i]
-	}
-}
-
-// add adds rows r0 to r1 of a batch, as an observer sees them, to the sums of their
-// classes.
-func (f *refitter) add(sums *targets, m engine.MLP, r0, r1 int, rows []row) error {
-	h, x := m.Hidden, m.Activations
-	own, repair := f.target[r0*h:r1*h], f.repair
-	if repair != nil {
-		repair = repair[r0*h : r1*h]
-	}
-	if f.fit.Weigh {
-		f.weighed = append(f.weighed[:0], x...)
-		x = f.weighed
-		for i, w := range f.roots[r0:r1] {
-			kernel.Scale(x[i*m.Width:][:m.Width], w)
-			kernel.Scale(own[i*h:][:h], w)
-			if repair != nil {
-				kernel.Scale(repair[i*h:][:h], w)
-			}
-		}
-	}
-	first, others := byClass(m.Rows, rows)
-	to := sums.body()
-	if rows[0].held {
-		to = sums.held()
-	}
-	finite := f.adder.addTargetExact(sums.first(), x, own, repair, first)
-	if finite = f.adder.addTarget(to, x, own, repair, others) && finite; finite {
-		return nil
-	}
-	return f.notFinite(m, rows)
+	weights.Gate, weights.Up, weights.Down = mlp.Gate, mlp.Up, mlp.Down
+	return pruned.WithMLP(f.ctx, *mlp)
 }
 
 func grow(b []float32, n int) []float32 {

@@ -111,7 +111,7 @@ func shown(t *testing.T, dir string, l *layout) [][]engine.MLP {
 	layers := make([][]engine.MLP, tinyLayers)
 	for _, r := range l.rows {
 		_, err := m.Engine().Score(context.Background(), batchOf([]row{r}), func(s engine.MLP) error {
-			s.Activations, s.Output, s.Residual = slices.Clone(s.Activations), slices.Clone(s.Output), slices.Clone(s.Residual)
+			s.Activations, s.Output, s.Residual, s.Heads = slices.Clone(s.Activations), slices.Clone(s.Output), slices.Clone(s.Residual), slices.Clone(s.Heads)
 			layers[s.Layer] = append(layers[s.Layer], s)
 			return nil
 		})
@@ -424,5 +424,84 @@ func TestRefitRounds(t *testing.T) {
 				t.Error("other bytes with files than in memory")
 			}
 		}
+	}
+}
+
+// The refitted output projection of an attention solves its ridge problem for sums that a
+// plain loop makes of what the whole dense and the whole refitted model do; layers that
+// nothing was lost before keep theirs.
+func TestRefitAttention(t *testing.T) {
+	dir, text := tinyDir(t), writeText(t, 60)
+	d := openDense(t, dir)
+	p, opt := d.thirds(t), d.options(plan.StreamTarget)
+	opt.Attention = true
+	var fits []LayerFit
+	opt.Report = func(f LayerFit) { fits = append(fits, f) }
+	w, path := d.refit(t, p, text, opt)
+	if len(fits) != 2 || fits[0].Heads != 0 || fits[1].Heads != opt.Damping {
+		t.Fatalf("fits %+v", fits)
+	}
+	documents, err := readSources([]string{text})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := layRows(d.m, documents, &opt.Options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pruned := d.prune(t, p, w)
+	teacher, student := shown(t, dir, l)[2], shown(t, pruned, l)[2]
+	made, err := w.Layer(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const h = 32 // and of all heads
+	r := &weightReader{src: d.Checkpoint}
+	all := make([]int, h)
+	for i := range all {
+		all[i] = i
+	}
+	before := r.rows(d.m.Engine().Model().Layers[2].Out, h, all)
+	gram, cross := make([]float64, h*h), make([]float64, h*h)
+	n := 0
+	for i, s := range student {
+		for row := range s.Rows {
+			n++
+			a := s.Heads[row*h:][:h]
+			for u := range h {
+				mid := float64(s.Residual[row*h+u])
+				for v, x := range a {
+					mid -= float64(made.Out[u*h+v]-before[u*h+v]) * float64(x)
+				}
+				e := float64(teacher[i].Residual[row*h+u]) - mid
+				for v, x := range a {
+					cross[u*h+v] += e * float64(x)
+					gram[u*h+v] += float64(a[u]) * float64(x)
+				}
+			}
+		}
+	}
+	ridge := 0.0
+	for u := range h {
+		ridge += opt.Damping * gram[u*h+u] / float64(n) / h
+	}
+	changed, worst, scale := 0.0, 0.0, 0.0
+	for u := range h {
+		for v := range h {
+			change := func(j int) float64 { return float64(made.Out[u*h+j]) - float64(before[u*h+j]) }
+			left := ridge * change(v)
+			for j := range h {
+				left += change(j) * gram[j*h+v] / float64(n)
+			}
+			right := cross[u*h+v] / float64(n)
+			worst, scale, changed = max(worst, math.Abs(left-right)), max(scale, math.Abs(right)), max(changed, math.Abs(change(v)))
+		}
+	}
+	if worst > 1e-4*scale || changed < 1e-4 {
+		t.Errorf("the normal equations are off by %.2g of %.2g; weights changed by %.2g", worst, scale, changed)
+	}
+	opt.Memory, opt.Report = 1, nil
+	if _, again := d.refit(t, d.thirds(t), text, opt); !bytes.Equal(read(t, again), read(t, path)) {
+		t.Error("other bytes with files than in memory")
 	}
 }

@@ -37,9 +37,9 @@ type refitter struct {
 	threads int
 
 	mu    sync.Mutex
-	cache []stepValues // latest last
-	layer int          // of mlp
-	mlp   *MLP         // the refitted weights that were read last
+	cache []stepValues  // latest last
+	layer int           // of read
+	read  *LayerWeights // the refitted weights that were read last
 }
 
 type stepValues struct {

@@ -38,47 +38,54 @@ func (p *Program) AttachWeights(w *Weights) error {
 		}
 	}
 	p.refit.weights = w
-	if !w.Inner {
-		return nil
+	model, err := p.refit.from.Spec.Transformer(p.refit.from.Config)
+	if err != nil {
+		return err
 	}
 	for i := range p.Steps {
 		s := &p.Steps[i]
 		layer, _ := arch.LayerOf(s.In.Name)
-		if layer < 0 || len(s.In.Shape) != 2 || !of.Refits(of.Layers[layer]) {
+		if layer < 0 || len(s.In.Shape) != 2 {
 			continue
 		}
-		switch s.unit {
-		case arch.GateRows, arch.UpRows, arch.FusedRows:
+		inner := s.unit == arch.GateRows || s.unit == arch.UpRows || s.unit == arch.FusedRows
+		out := s.In.Name == model.Layers[layer].Out.Weight
+		if inner && w.Inner && of.Refits(of.Layers[layer]) || out && w.Heads > 0 && w.Outs[layer] {
 			s.compute, s.layer = replayed, layer
 		}
 	}
 	return nil
 }
 
-// replay returns the values of a step's tensor from the refitted weights: neurons that
-// stay, then zeros up to the width.
+// replay returns the values of a step's tensor from the refitted weights: of MLPs, neurons
+// that stay, then zeros up to the width.
 func (r *refitter) replay(s *Step) ([]float32, error) {
-	if r.mlp == nil || r.layer != s.layer {
+	if r.read == nil || r.layer != s.layer {
 		m, err := r.weights.Layer(s.layer)
 		if err != nil {
 			return nil, err
 		}
-		r.mlp, r.layer = &m, s.layer
+		r.read, r.layer = &m, s.layer
 	}
 	h, k := r.weights.Hidden, r.weights.Widths[s.layer]
 	values := make([]float32, s.Out.Rows()*s.Out.RowElements())
 	switch s.unit {
+	case arch.Untouched:
+		if len(r.read.Out) != len(values) {
+			return nil, fmt.Errorf("%s: layer %d: an output projection of %d values, the model has %d", r.weights.path, s.layer, len(r.read.Out), len(values))
+		}
+		copy(values, r.read.Out)
 	case arch.Cols:
 		for i := range h {
-			copy(values[i*s.width:][:k], r.mlp.Down[i*k:])
+			copy(values[i*s.width:][:k], r.read.Down[i*k:])
 		}
 	case arch.GateRows:
-		copy(values, r.mlp.Gate)
+		copy(values, r.read.Gate)
 	case arch.UpRows:
-		copy(values, r.mlp.Up)
+		copy(values, r.read.Up)
 	default: // one above the other
-		copy(values, r.mlp.Gate)
-		copy(values[s.width*h:], r.mlp.Up)
+		copy(values, r.read.Gate)
+		copy(values[s.width*h:], r.read.Up)
 	}
 	return values, nil
 }

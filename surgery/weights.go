@@ -38,6 +38,10 @@ type WeightsHead struct {
 	Hidden int   `json:"hidden_size"`
 	Widths []int `json:"widths"`  // neurons of each layer's refitted MLP; 0: it is not refitted
 	Inner  bool  `json:"gate_up"` // whether gate_proj and up_proj are refitted, too
+	// Heads is the width of what o_proj receives; 0: no layer's is refitted. Else Outs says
+	// which layers' are.
+	Heads int    `json:"heads,omitempty"`
+	Outs  []bool `json:"attention_out,omitempty"`
 }
 
 func (h *WeightsHead) check() error {
@@ -46,6 +50,8 @@ func (h *WeightsHead) check() error {
 		return fmt.Errorf("refitted weights of version %d; this program reads version %d", h.Version, WeightsVersion)
 	case h.Hidden < 1 || len(h.Widths) == 0 || slices.Min(h.Widths) < 0:
 		return fmt.Errorf("hidden size %d and widths %v: expected positive numbers", h.Hidden, h.Widths)
+	case h.Heads < 0 || (h.Heads == 0) != (len(h.Outs) == 0) || h.Heads > 0 && len(h.Outs) != len(h.Widths):
+		return fmt.Errorf("output projections of %d values in %d layers of %d", h.Heads, len(h.Outs), len(h.Widths))
 	}
 	return nil
 }
@@ -57,6 +63,8 @@ func (h *WeightsHead) check() error {
 //	layers.l.down    F32 [h, k]
 //	layers.l.gate    F32 [k, h]  where the head says gate_up
 //	layers.l.up      F32 [k, h]  where the head says gate_up
+//	layers.l.out     F32 [h, q]  o_proj, where the head says attention_out; without the others
+//	                             in a layer whose MLP is not refitted
 //	layers.l.sha256  U8  [32]    of the bytes of the others, in this order
 //
 // They are weights and not sums, because what reaches a layer depends on the refits of
@@ -68,36 +76,47 @@ type Weights struct {
 	header *safetensors.Header
 }
 
-// MLP is the refitted weights of a layer, row after row; Gate and Up are nil where they
-// stay as they are.
-type MLP struct{ Gate, Up, Down []float32 }
+// LayerWeights are the refitted weights of a layer, row after row; what is nil stays as it
+// is.
+type LayerWeights struct {
+	Gate, Up, Down []float32
+	Out            []float32 // o_proj
+}
 
 const weightsKey = "coppice_weights"
 
 func weightsTensor(layer int, what string) string { return fmt.Sprintf("layers.%d.%s", layer, what) }
 
-// parts lists a layer's matrices in the order of the file.
-func (h *WeightsHead) parts() []string {
-	if h.Inner {
-		return []string{"down", "gate", "up"}
+// parts lists the matrices of a layer in the order of the file.
+func (h *WeightsHead) parts(layer int) []tensor.Info {
+	var all []tensor.Info
+	add := func(part string, rows, cols int) {
+		all = append(all, tensor.Info{Name: part, DType: tensor.F32, Shape: tensor.Shape{rows, cols}})
 	}
-	return []string{"down"}
+	if k := h.Widths[layer]; k > 0 {
+		add("down", h.Hidden, k)
+		if h.Inner {
+			add("gate", k, h.Hidden)
+			add("up", k, h.Hidden)
+		}
+	}
+	if h.Heads > 0 && h.Outs[layer] {
+		add("out", h.Hidden, h.Heads)
+	}
+	return all
 }
 
 func (h *WeightsHead) infos() []tensor.Info {
 	var all []tensor.Info
-	for l, k := range h.Widths {
-		if k == 0 {
-			continue
+	for l := range h.Widths {
+		parts := h.parts(l)
+		if len(parts) > 0 {
+			parts = append(parts, tensor.Info{Name: "sha256", DType: tensor.U8, Shape: tensor.Shape{sha256.Size}})
 		}
-		for _, part := range h.parts() {
-			shape := tensor.Shape{k, h.Hidden}
-			if part == "down" {
-				shape = tensor.Shape{h.Hidden, k}
-			}
-			all = append(all, tensor.Info{Name: weightsTensor(l, part), DType: tensor.F32, Shape: shape})
+		for _, info := range parts {
+			info.Name = weightsTensor(l, info.Name)
+			all = append(all, info)
 		}
-		all = append(all, tensor.Info{Name: weightsTensor(l, "sha256"), DType: tensor.U8, Shape: tensor.Shape{sha256.Size}})
 	}
 	return all
 }
@@ -145,19 +164,19 @@ func openWeights(path string, head WeightsHead, open func(string, map[string]str
 }
 
 // WriteLayer writes the weights of a layer.
-func (w *WeightsWriter) WriteLayer(layer int, m MLP) error {
+func (w *WeightsWriter) WriteLayer(layer int, m LayerWeights) error {
 	digest := sha256.New()
-	for _, part := range w.head.parts() {
-		v := m.part(part)
-		if len(v) != w.head.Widths[layer]*w.head.Hidden {
-			return fmt.Errorf("layer %d: %d values of %s, expected %d x %d", layer, len(v), part, w.head.Widths[layer], w.head.Hidden)
+	for _, part := range w.head.parts(layer) {
+		v := *m.part(part.Name)
+		if len(v) != part.Rows()*part.RowElements() {
+			return fmt.Errorf("layer %d: %d values of %s, expected %v", layer, len(v), part.Name, []int(part.Shape))
 		}
 		b := make([]byte, 4*len(v))
 		if err := tensor.Encode(b, v, tensor.F32); err != nil {
 			return err
 		}
 		digest.Write(b)
-		if err := w.write(weightsTensor(layer, part), b); err != nil {
+		if err := w.write(weightsTensor(layer, part.Name), b); err != nil {
 			return err
 		}
 	}
@@ -172,14 +191,16 @@ func (w *WeightsWriter) write(name string, b []byte) error {
 	return err
 }
 
-func (m *MLP) part(name string) []float32 {
+func (m *LayerWeights) part(name string) *[]float32 {
 	switch name {
 	case "gate":
-		return m.Gate
+		return &m.Gate
 	case "up":
-		return m.Up
+		return &m.Up
+	case "out":
+		return &m.Out
 	}
-	return m.Down
+	return &m.Down
 }
 
 // Sync makes what was written so far durable.
@@ -250,11 +271,11 @@ func (w *Weights) Close() error { return w.file.Close() }
 func (w *Weights) Path() string { return w.path }
 
 // Layer reads the weights of a refitted layer and checks them against their digest.
-func (w *Weights) Layer(layer int) (MLP, error) {
-	var m MLP
+func (w *Weights) Layer(layer int) (LayerWeights, error) {
+	var m LayerWeights
 	digest := sha256.New()
-	for _, part := range w.parts() {
-		b, err := w.read(weightsTensor(layer, part))
+	for _, part := range w.parts(layer) {
+		b, err := w.read(weightsTensor(layer, part.Name))
 		if err != nil {
 			return m, err
 		}
@@ -263,14 +284,7 @@ func (w *Weights) Layer(layer int) (MLP, error) {
 		if err := tensor.Decode(v, b, tensor.F32); err != nil {
 			return m, err
 		}
-		switch part {
-		case "gate":
-			m.Gate = v
-		case "up":
-			m.Up = v
-		default:
-			m.Down = v
-		}
+		*m.part(part.Name) = v
 	}
 	want, err := w.read(weightsTensor(layer, "sha256"))
 	if err == nil && !bytes.Equal(digest.Sum(nil), want) {
@@ -297,8 +311,8 @@ func (w *Weights) Fingerprint() (string, error) {
 	if err := json.NewEncoder(h).Encode(w.WeightsHead); err != nil {
 		return "", err
 	}
-	for l, k := range w.Widths {
-		if k == 0 {
+	for l := range w.Widths {
+		if len(w.parts(l)) == 0 {
 			continue
 		}
 		b, err := w.read(weightsTensor(l, "sha256"))

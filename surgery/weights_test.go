@@ -38,6 +38,9 @@ func refittedBy(t *testing.T, c *checkpoint.Checkpoint, inner bool) (*plan.Plan,
 		p.Layers[l].Width = p.Intermediate // of zero neurons, where others are not kept
 	}
 	head := WeightsHead{Version: WeightsVersion, Model: p.Model, Text: "sha256:t", Recipe: "made up", Hidden: c.Spec.Hidden, Inner: inner}
+	if inner {
+		head.Heads, head.Outs = 32, []bool{true, false, true}
+	}
 	p.Refit = &plan.Refit{Method: plan.Propagated, Stats: "sha256:unknown", Target: plan.StreamTarget}
 	for _, l := range p.Layers[1:] {
 		head.Widths = append(head.Widths, len(l.Keep))
@@ -46,16 +49,23 @@ func refittedBy(t *testing.T, c *checkpoint.Checkpoint, inner bool) (*plan.Plan,
 	path := filepath.Join(t.TempDir(), "weights")
 	w, err := CreateWeights(path, head)
 	must(err)
-	layer := func(l int) MLP {
+	layer := func(l int) LayerWeights {
 		n := head.Widths[l] * head.Hidden
-		m := MLP{Down: counting(l, 0, n)}
+		m := LayerWeights{Down: counting(l, 0, n)}
 		if inner {
 			m.Gate, m.Up = counting(l, 1, n), counting(l, 2, n)
+			m.Out = counting(l, 3, 32*32)
+		}
+		if l == 0 {
+			m.Down, m.Gate, m.Up = nil, nil, nil
 		}
 		return m
 	}
+	if inner {
+		must(w.WriteLayer(0, layer(0)))
+	}
 	must(w.WriteLayer(1, layer(1)))
-	if err := w.WriteLayer(2, MLP{Down: make([]float32, 3)}); err == nil {
+	if err := w.WriteLayer(2, LayerWeights{Down: make([]float32, 3)}); err == nil {
 		t.Error("3 values were written as a down_proj")
 	}
 	must(w.Close())
@@ -101,6 +111,12 @@ func TestReplay(t *testing.T) {
 			h := c.Spec.Hidden
 			for l, layer := range p.Layers {
 				k, width := len(layer.Keep), layer.Width
+				out := floats(t, made, fmt.Sprintf("model.layers.%d.self_attn.o_proj.weight", l))
+				wantOut := floats(t, unchanged, fmt.Sprintf("model.layers.%d.self_attn.o_proj.weight", l))
+				if inner && l != 1 {
+					wantOut = counting(l, 3, 32*32)
+				}
+				same(t, "o_proj", out, wantOut)
 				gate, up := gateUp(t, made, l, width*h)
 				wantGate, wantUp := gateUp(t, unchanged, l, width*h)
 				if l == 0 || !inner {

@@ -19,7 +19,7 @@ type refitFlags struct {
 	planFile, out, weights string
 	target                 string
 	rounds                 int
-	weigh                  bool
+	weigh, attention       bool
 	cap, damping           float64
 	seed                   uint64
 	force                  bool
@@ -32,6 +32,7 @@ func (f *refitFlags) register(cmd *cobra.Command) {
 	fl.StringVar(&f.weights, "stats", "", "file to write: the refitted weights, which apply and verify need")
 	fl.StringVar(&f.target, "target", string(plan.StreamTarget), "what the outputs of MLPs are to match: stream (the dense model's residual stream) or mlp (the outputs of its MLPs)")
 	fl.IntVar(&f.rounds, "rounds", 0, "Gauss-Newton steps on gate and up in each layer")
+	fl.BoolVar(&f.attention, "attention", false, "refit the output projections of attention too, to repair the layers before")
 	fl.BoolVar(&f.weigh, "weigh", true, "weigh tokens so that all residual streams count alike; if false, first tokens are capped")
 	fl.Float64Var(&f.cap, "first-token-cap", score.DefaultCap, "most of the trace of H that first tokens have, with --weigh=false")
 	fl.Float64Var(&f.damping, "refit-damping", 0, "ridge of the refit (default: chosen on held-back text)")
@@ -66,6 +67,7 @@ func (f *refitFlags) check(cmd *cobra.Command) error {
 // refitRow is a layer's fit in the output.
 type refitRow struct {
 	Layer   int     `json:"layer"`
+	Heads   float64 `json:"attention_damping"` // 0: the attention repairs nothing
 	Damping float64 `json:"damping"`
 	Repair  float64 `json:"repair_damping"` // 0: nothing is repaired
 	Rounds  int     `json:"rounds"`
@@ -82,7 +84,8 @@ func (a *app) refit() *cobra.Command {
 		Long: `Run the model and its pruned twin over calibration text side by side, layer after layer.
 In each layer that the plan prunes, down_proj is fitted on what reaches it in the pruned
 model: to what the dense MLP would put out for it, and, with a ridge of its own, to repair
-what the layers before lost. With --rounds, gate_proj and up_proj are fitted too. The
+what the layers before lost. With --rounds, gate_proj and up_proj are fitted too, with
+--attention o_proj. The columns of the output are the ridges chosen (0: no repair). The
 sizes do not change. The weights go to the file of --stats, and the plan with the
 fingerprint of that file to -o.
 
@@ -125,9 +128,9 @@ same command is given again, and ends with the same bytes.`,
 			w, err := calib.Refit(cmd.Context(), m, c, p, text.sources, f.weights, calib.RefitOptions{
 				Options: calib.Options{Tokens: text.tokens, Context: text.ctx, Seed: f.seed, Rows: calib.RowMode(text.rows), Memory: text.bytes,
 					Threads: a.threads, Replace: f.force, Progress: bar.show, Warn: func(message string) { a.notes([]string{message}) }},
-				Target: plan.Target(f.target), Weigh: f.weigh, Cap: f.cap, Rounds: f.rounds, Damping: f.damping,
+				Target: plan.Target(f.target), Weigh: f.weigh, Cap: f.cap, Rounds: f.rounds, Attention: f.attention, Damping: f.damping,
 				Report: func(l calib.LayerFit) {
-					rows = append(rows, refitRow{l.Layer, l.Damping, l.Repair, l.Rounds, l.Before, l.After})
+					rows = append(rows, refitRow{l.Layer, l.Heads, l.Damping, l.Repair, l.Rounds, l.Before, l.After})
 				},
 			})
 			bar.finish()
@@ -150,9 +153,9 @@ same command is given again, and ends with the same bytes.`,
 				}{w.WeightsHead, p.Refit.Stats, rows})
 			}
 			t := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-			fmt.Fprintln(t, "layer\tdamping\trepair\trounds\theld-back error before\tafter\t")
+			fmt.Fprintln(t, "layer\tattention\tdamping\trepair\trounds\theld-back error before\tafter\t")
 			for _, r := range rows {
-				fmt.Fprintf(t, "%d\t%g\t%g\t%d\t%.4f\t%.4f\t\n", r.Layer, r.Damping, r.Repair, r.Rounds, r.Before, r.After)
+				fmt.Fprintf(t, "%d\t%g\t%g\t%g\t%d\t%.4f\t%.4f\t\n", r.Layer, r.Heads, r.Damping, r.Repair, r.Rounds, r.Before, r.After)
 			}
 			if err := t.Flush(); err != nil {
 				return err
