@@ -11,6 +11,7 @@ import (
 
 	"github.com/coppice-lm/coppice/checkpoint"
 	"github.com/coppice-lm/coppice/engine"
+	"github.com/coppice-lm/coppice/internal/filelock"
 	"github.com/coppice-lm/coppice/lm"
 	"github.com/coppice-lm/coppice/score"
 )
@@ -63,6 +64,11 @@ func Collect(ctx context.Context, m *lm.Layerwise, sources []string, out string,
 	}
 	c := &collector{run: r}
 	c.describe()
+	held, err := lock(out)
+	if err != nil {
+		return nil, err
+	}
+	defer filelock.Release(held)
 	if done, err := c.finished(); done != nil || err != nil {
 		return done, err
 	}

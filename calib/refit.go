@@ -12,6 +12,7 @@ import (
 	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/checkpoint"
 	"github.com/coppice-lm/coppice/engine"
+	"github.com/coppice-lm/coppice/internal/filelock"
 	"github.com/coppice-lm/coppice/lm"
 	"github.com/coppice-lm/coppice/plan"
 	"github.com/coppice-lm/coppice/surgery"
@@ -77,6 +78,11 @@ func Refit(ctx context.Context, m *lm.Layerwise, c *checkpoint.Checkpoint, p *pl
 	}
 	f := &refitter{run: r, plan: p, from: c, fit: opt}
 	f.describe()
+	held, err := lock(out)
+	if err != nil {
+		return nil, err
+	}
+	defer filelock.Release(held)
 	w, err := f.finished()
 	if err != nil {
 		return nil, err

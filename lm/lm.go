@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"runtime/debug"
 	"slices"
 
 	"github.com/coppice-lm/coppice/arch"
@@ -104,10 +105,15 @@ func open(ctx context.Context, path string, c *checkpoint.Checkpoint, opt Option
 			return nil, err
 		}
 	}
+	// What reading the tokenizer and the weights took is several tens of megabytes, which
+	// would stay beside the weights until the collector's next round, far off with so
+	// large a heap.
+	debug.FreeOSMemory()
 	e, err := cpu.New(ctx, p.model, c, cpu.Options{Precision: opt.Precision, Threads: opt.Threads, MaxLength: opt.MaxLength})
 	if err != nil {
 		return nil, err
 	}
+	debug.FreeOSMemory()
 	_, parameters := c.Spec.Parameters()
 	info := eval.ModelInfo{
 		Name: path, Parameters: parameters, Bytes: c.Bytes(), DType: opt.Precision.String(),
@@ -130,16 +136,28 @@ func prepare(c *checkpoint.Checkpoint) (*prepared, error) {
 	if err != nil {
 		return nil, fmt.Errorf("config.json: %w", err)
 	}
-	files, err := smallFiles(c)
-	if err != nil {
-		return nil, err
-	}
-	tok, err := tokenizer.LoadFS(files)
+	tok, files, err := tokenizerOf(c)
 	if err != nil {
 		return nil, err
 	}
 	ends, err := endTokens(c.Config, files)
 	return &prepared{model, tok, ends}, err
+}
+
+// Tokenizer loads the tokenizer of a checkpoint alone. Where it has none the error is
+// fs.ErrNotExist.
+func Tokenizer(c *checkpoint.Checkpoint) (*tokenizer.Tokenizer, error) {
+	tok, _, err := tokenizerOf(c)
+	return tok, err
+}
+
+func tokenizerOf(c *checkpoint.Checkpoint) (*tokenizer.Tokenizer, memoryFS, error) {
+	files, err := smallFiles(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	tok, err := tokenizer.LoadFS(files)
+	return tok, files, err
 }
 
 // New makes a model of an engine and a tokenizer. Of info, what they know is filled in;

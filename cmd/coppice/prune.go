@@ -28,10 +28,11 @@ original loads. It is the same as score, plan and apply one after the other, and
 is kept in the output as ` + checkpoint.PlanName + `. The default is the published recipe:
 scores by maximum absolute weight (maxabs), the same width in all layers.
 
-With --calib, or statistics made by ` + "`coppice calib`" + `, neurons are scored by what they do on
-a text, and what stays can be refitted to make up for what goes. The output has the same
-size and is far better. --method best is the best recipe known: ` + string(bestMethod) + ` with a ` + string(bestRefit) + `
-refit. --calib with --stats FILE keeps the statistics there, which verify needs.`,
+With --method best, neurons are scored by what they do on a text (` + string(bestMethod) + `), and what stays
+is refitted to make up for what goes (` + string(bestRefit) + `). The output has the same size and is far
+better. The text is that of --calib, or a small one that the program carries, or it was
+run over before by ` + "`coppice calib`" + ` (--stats). --calib with --stats FILE keeps the statistics
+there, which verify needs.`,
 		Example: `  coppice prune ./Llama-3.2-3B -o pruned60 --ratio 0.6
   coppice prune ./Llama-3.2-3B -o pruned40 --ratio 0.4 --align 256 --dtype f16
   coppice prune SmolLM2-135M-Instruct.Q4_1.gguf -o smol60 --ratio 0.6

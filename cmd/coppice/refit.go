@@ -8,7 +8,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/coppice-lm/coppice/calib"
-	"github.com/coppice-lm/coppice/lm"
 	"github.com/coppice-lm/coppice/plan"
 	"github.com/coppice-lm/coppice/score"
 	"github.com/coppice-lm/coppice/surgery"
@@ -79,7 +78,7 @@ func (a *app) refit() *cobra.Command {
 	var f refitFlags
 	var text textFlags
 	cmd := &cobra.Command{
-		Use:   "refit MODEL --plan FILE --calib PATH... -o FILE --stats FILE",
+		Use:   "refit MODEL --plan FILE [--calib PATH...] -o FILE --stats FILE",
 		Short: "Refit what a plan keeps, layer after layer, on a text",
 		Long: `Run the model and its pruned twin over calibration text side by side, layer after layer.
 In each layer that the plan prunes, down_proj is fitted on what reaches it in the pruned
@@ -98,9 +97,6 @@ same command is given again, and ends with the same bytes.`,
 			if err := cmp.Or(f.check(cmd), text.check()); err != nil {
 				return err
 			}
-			if len(text.sources) == 0 {
-				return usagef("--calib PATH is needed: a file or a directory of text")
-			}
 			p, err := readFile(f.planFile, plan.Decode)
 			if err != nil {
 				return err
@@ -116,9 +112,9 @@ same command is given again, and ends with the same bytes.`,
 					return err
 				}
 			}
-			m, err := lm.NewLayerwise(cmd.Context(), c, lm.Options{Precision: text.precision, Threads: a.threads})
+			m, err := a.openText(cmd.Context(), c, &text)
 			if err != nil {
-				return badInput(err)
+				return err
 			}
 			if f.weigh {
 				f.cap = 1
@@ -127,7 +123,7 @@ same command is given again, and ends with the same bytes.`,
 			bar := a.tokenProgress("refitting")
 			w, err := calib.Refit(cmd.Context(), m, c, p, text.sources, f.weights, calib.RefitOptions{
 				Options: calib.Options{Tokens: text.tokens, Context: text.ctx, Seed: f.seed, Rows: calib.RowMode(text.rows), Memory: text.bytes,
-					Threads: a.threads, Replace: f.force, Progress: bar.show, Warn: func(message string) { a.notes([]string{message}) }},
+					Threads: a.threads, Replace: f.force, Progress: bar.show, Warn: a.note},
 				Target: plan.Target(f.target), Weigh: f.weigh, Cap: f.cap, Rounds: f.rounds, Attention: f.attention, Damping: f.damping,
 				Report: func(l calib.LayerFit) {
 					rows = append(rows, refitRow{l.Layer, l.Heads, l.Damping, l.Repair, l.Rounds, l.Before, l.After})

@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"context"
+	"errors"
 
 	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/engine"
@@ -11,25 +12,31 @@ import (
 const (
 	rowTile    = 32      // rows of one unit of work on rows
 	queryTile  = 64      // query positions of one unit of attention
-	mlpFloats  = 4 << 20 // values of gate and up that exist at a time
+	mlpFloats  = 2 << 20 // values of gate and up that exist at a time
 	mlpMinRows = 128
 )
 
 // workspace is the buffers of a forward pass. They grow to the largest batch seen.
 type workspace struct {
 	x    []float32 // [n, hidden], the residual stream
-	qkv  []float32 // [n, queries + 2*keys]
 	out  []float32 // [n, hidden], of attention and of the MLP
 	in   rows      // [n, hidden], normalised x
-	att  rows      // [n, queries]
-	act  rows      // [chunk, width], gate, then activations
-	up   []float32 // [chunk, width]
+	own  []rows    // in, where each thread normalises for itself: one a thread
 	last rows      // [wanted, hidden]
+
+	// What attention and the MLP, which take turns, have in the same memory.
+	first   []float32
+	qkv, up []float32 // [n, queries + 2*keys], [chunk, width]
+	second  rows
+	att     rows // [n, queries]
+	heads   rows // att, where an observer sees it
+	act     rows // [chunk, width], gate, then activations
 
 	logits [][]float32 // one block a thread
 }
 
-// pass is one run of the model over a layout.
+// pass is one run of the model over a layout. Each thread has a copy of it; what those
+// say outside of units of work is the same and does not change.
 type pass struct {
 	e      *Engine
 	ctx    context.Context
@@ -46,31 +53,101 @@ type pass struct {
 	// probe, if not nil, sees the residual stream after the embedding (-1) and after
 	// each layer.
 	probe func(layer int) (stop bool)
+
+	// one, if not nil, is the weights of the layer that is run alone.
+	one *layer
+
+	ws workspace // the engine's
+	*member
 }
+
+// weights are those of a layer.
+func (p *pass) weights(layer int) *layer {
+	if p.one != nil {
+		return p.one
+	}
+	return &p.e.layers[layer]
+}
+
+// errStopped ends a pass that its probe stopped.
+var errStopped = errors.New("stopped")
 
 // run computes the residual stream, in e.ws.x.
 func (p *pass) run() error {
-	e, t, ws := p.e, p.e.model, &p.e.ws
-	ws.x = grow(ws.x, p.layout.n*t.Hidden)
-	p.begin()
-	e.pool.rows(p.n, rowTile, func(_, r0, r1 int) {
+	e := p.e
+	e.ws.x = grow(e.ws.x, p.layout.n*e.model.Hidden)
+	var widths []int
+	for i := range e.layers {
+		widths = append(widths, e.layers[i].down.in)
+	}
+	return p.together(widths, (*pass).steps)
+}
+
+// together has all threads do work that runs MLPs of the given widths.
+func (p *pass) together(widths []int, work func(*pass)) error {
+	e, n := p.e, p.layout.n
+	p.n = n
+	t, ws := e.model, &e.ws
+	queries, keys := t.Heads*t.HeadDim, t.KVHeads*t.HeadDim
+	most := 0 // values of gate and up
+	for _, width := range widths {
+		most = max(most, min(n, mlpRows(width))*width)
+	}
+	most = (most + kernel.BlockSize - 1) / kernel.BlockSize * kernel.BlockSize
+	ws.out = grow(ws.out, n*t.Hidden)
+	ws.first = grow(ws.first, max(n*(queries+2*keys), most))
+	ws.second = e.sized(ws.second, 1, (max(n*queries, most)+kernel.BlockSize-1)/kernel.BlockSize*kernel.BlockSize)
+	ws.qkv, ws.up = ws.first, ws.first
+	ws.att, ws.act = e.sized(ws.second, n, queries), ws.second
+	if p.observe != nil { // who sees the heads beside the activations
+		ws.heads = e.sized(ws.heads, n, queries)
+		ws.att = ws.heads
+	}
+	if p.own() {
+		ws.own = grow(ws.own, e.pool.threads)
+		for i := range ws.own {
+			ws.own[i] = e.sized(ws.own[i], n, t.Hidden)
+		}
+	} else {
+		ws.in = e.sized(ws.in, n, t.Hidden)
+	}
+	p.makeTables()
+	p.ws = *ws
+	c := newCrew(e.pool.threads)
+	e.pool.join(func(id int) {
+		q := *p
+		q.member = &member{crew: c, id: id}
+		work(&q)
+	})
+	if err := c.failed(); err != errStopped {
+		return err
+	}
+	return nil
+}
+
+// own reports whether each thread normalises rows for itself before a product: what one
+// thread does for the others takes longer to get there than to calculate where rows are
+// few. An observer sees what all have in common.
+func (p *pass) own() bool { return p.layout.n <= fewRows && p.observe == nil }
+
+// steps is what a thread does for the whole model.
+func (p *pass) steps() {
+	e, t, ws := p.e, p.e.model, &p.ws
+	p.rows(p.n, rowTile, func(_, r0, r1 int) {
 		for r := r0; r < r1; r++ {
 			token := int(p.layout.tokens[r])
 			e.embed(ws.x[r*t.Hidden:(r+1)*t.Hidden], e.embedding[token/vocabPart], token%vocabPart)
 		}
 	})
-	if p.probe != nil && p.probe(-1) {
-		return nil
+	if p.stopped(-1) {
+		return
 	}
 	for i := range e.layers {
-		if err := p.layer(i, &e.layers[i]); err != nil {
-			return err
-		}
-		if p.probe != nil && p.probe(i) {
-			return nil
+		p.layer(i)
+		if p.stopped(i) {
+			return
 		}
 	}
-	return nil
 }
 
 // embed stores the embedding in a row of m in x.
@@ -81,69 +158,92 @@ func (e *Engine) embed(x []float32, m *matrix, row int) {
 	}
 }
 
-// begin makes room for all but the residual stream.
-func (p *pass) begin() {
-	e, n := p.e, p.layout.n
-	t, ws := e.model, &e.ws
-	p.n = n
-	queries, keys := t.Heads*t.HeadDim, t.KVHeads*t.HeadDim
-	ws.qkv, ws.out = grow(ws.qkv, n*(queries+2*keys)), grow(ws.out, n*t.Hidden)
-	e.growRows(&ws.in, n, t.Hidden)
-	e.growRows(&ws.att, n, queries)
-	p.makeTables()
-}
-
-// layer replaces the residual stream in e.ws.x, that before layer i, by the one after
-// it; l is the layer's weights.
-func (p *pass) layer(i int, l *layer) error {
-	if err := p.ctx.Err(); err != nil {
-		return err
-	}
-	e, t, ws := p.e, p.e.model, &p.e.ws
+// layer replaces the residual stream before a layer by the one after it.
+func (p *pass) layer(i int) {
+	t, ws, l := p.e.model, &p.ws, p.weights(i)
 	stride := (t.Heads + 2*t.KVHeads) * t.HeadDim
-	p.normInto(ws.in, l.attentionIn)
-	e.pool.product(ws.qkv, stride, ws.in, p.n, l.qkv)
-	p.rotate(i, l)
-	if p.cached != nil {
-		p.keep(p.cached(i))
-	}
-	if i == len(t.Layers)-1 && p.wanted != nil {
+	in, norm := p.normed(l.attentionIn)
+	p.then(l.out)
+	p.regions(p.n, l.qkv, func(g region) {
+		norm()
+		l.qkv.region(ws.qkv, stride, in, g)
+	})
+	if i == len(t.Layers)-1 {
 		p.attend(i, p.wanted)
-		p.narrow()
 	} else {
 		p.attend(i, nil)
 	}
-	e.pool.rows(p.n, rowTile, func(_, r0, r1 int) { ws.att.round(r0, r1) })
-	e.pool.product(ws.out, t.Hidden, ws.att, p.n, l.out)
-	p.addResidual(l.attentionOut)
-	p.normInto(ws.in, l.mlpIn)
-	if err := p.mlp(i, l); err != nil {
-		return err
+	p.then(l.gate, l.up)
+	p.regions(p.n, l.out, func(g region) {
+		l.out.region(ws.out, t.Hidden, ws.att, g)
+		if l.attentionOut == nil {
+			p.addResidual(g)
+		}
+	})
+	if l.attentionOut != nil {
+		p.addRows(l.attentionOut, 0, p.n)
 	}
-	p.addResidual(l.mlpOut)
-	return nil
+	p.mlp(i)
+}
+
+// stopped reports whether the pass ends after a layer, because it failed or its probe
+// says so.
+func (p *pass) stopped(layer int) bool {
+	if p.probe != nil {
+		p.alone(func() {
+			if p.crew.failed() == nil && p.probe(layer) {
+				p.crew.fail(errStopped)
+			}
+		})
+	}
+	return p.crew.failed() != nil
+}
+
+// then says which matrices are read after the next product.
+func (p *pass) then(next ...*matrix) {
+	p.ahead = p.ahead[:0]
+	if p.n > fewRows {
+		return
+	}
+	for _, m := range next {
+		p.ahead = append(p.ahead, m.start(p.id, len(p.crew.lanes)))
+	}
 }
 
 // narrow drops the rows that are not wanted: nothing after the last attention mixes
 // rows.
-func (p *pass) narrow() {
-	ws, h, queries := &p.e.ws, p.e.model.Hidden, p.e.model.Heads*p.e.model.HeadDim
-	for i, r := range p.wanted {
-		copy(ws.x[i*h:(i+1)*h], ws.x[r*h:(r+1)*h])
-		copy(ws.att.values[i*queries:(i+1)*queries], ws.att.values[r*queries:(r+1)*queries])
-	}
-	p.n = len(p.wanted)
+func (p *pass) narrow(wanted []int) {
+	ws, h, queries := &p.ws, p.e.model.Hidden, p.e.model.Heads*p.e.model.HeadDim
+	p.member.run(1, func(_, _ int) {
+		for i, r := range wanted {
+			copy(ws.x[i*h:(i+1)*h], ws.x[r*h:(r+1)*h])
+			copy(ws.att.values[i*queries:(i+1)*queries], ws.att.values[r*queries:(r+1)*queries])
+		}
+	})
+	p.n = len(wanted)
 }
 
-// normInto stores the normalised rows of x in dst.
-func (p *pass) normInto(dst rows, weight []float32) {
+// normed returns where the normalised rows of x will be for a product, and what has to be
+// called at the start of each of its units.
+func (p *pass) normed(weight []float32) (in rows, before func()) {
 	e, h := p.e, p.e.model.Hidden
-	e.pool.rows(p.n, rowTile, func(_, r0, r1 int) {
+	norm := func(dst rows, r0, r1 int) {
 		for r := r0; r < r1; r++ {
-			e.norm(dst.values[r*h:(r+1)*h], e.ws.x[r*h:(r+1)*h], weight)
+			e.norm(dst.values[r*h:(r+1)*h], p.ws.x[r*h:(r+1)*h], weight)
 		}
 		dst.round(r0, r1)
-	})
+	}
+	if p.own() {
+		in, done := p.ws.own[p.id], false
+		return in, func() {
+			if !done {
+				norm(in, 0, p.n)
+				done = true
+			}
+		}
+	}
+	p.rows(p.n, rowTile, func(_, r0, r1 int) { norm(p.ws.in, r0, r1) })
+	return p.ws.in, func() {}
 }
 
 // norm stores the normalised x in dst, or x itself where there is no norm.
@@ -155,54 +255,85 @@ func (e *Engine) norm(dst, x, weight []float32) {
 	kernel.RMSNorm(dst, x, weight, e.model.NormEpsilon, 0)
 }
 
-// addResidual adds the rows of ws.out, normalised and scaled, to the residual stream.
-func (p *pass) addResidual(weight []float32) {
-	e, h, scale := p.e, p.e.model.Hidden, p.e.model.ResidualScale
-	e.pool.rows(p.n, rowTile, func(_, r0, r1 int) {
-		for r := r0; r < r1; r++ {
-			out := e.ws.out[r*h : (r+1)*h]
-			if weight != nil {
-				e.norm(out, out, weight)
-			}
-			if scale != 1 {
-				kernel.Scale(out, scale)
-			}
-			kernel.Add(e.ws.x[r*h:(r+1)*h], out)
+// addResidual adds a part of ws.out to the residual stream.
+func (p *pass) addResidual(g region) {
+	h := p.e.model.Hidden
+	for r := g.r0; r < g.r1; r++ {
+		x, out := p.ws.x[r*h+g.c0:r*h+g.c1], p.ws.out[r*h+g.c0:r*h+g.c1]
+		if scale := p.e.model.ResidualScale; scale != 1 {
+			kernel.Scale(out, scale)
 		}
+		kernel.Add(x, out)
+	}
+}
+
+// addRows adds rows r0 to r1 of ws.out, normalised where there is a weight, to the
+// residual stream.
+func (p *pass) addRows(weight []float32, r0, r1 int) {
+	h := p.e.model.Hidden
+	p.rows(r1-r0, rowTile, func(_, a, b int) {
+		for r := r0 + a; weight != nil && r < r0+b; r++ {
+			out := p.ws.out[r*h : (r+1)*h]
+			p.e.norm(out, out, weight)
+		}
+		p.addResidual(region{r0 + a, r0 + b, 0, h})
 	})
 }
 
-// mlp computes down(act(gate) * up) of the rows of ws.in into ws.out, some rows at a
-// time. How wide it is, its weights say.
-func (p *pass) mlp(layer int, l *layer) error {
-	e := p.e
-	ws, h, width := &e.ws, e.model.Hidden, l.down.in
-	chunk := max(mlpMinRows, mlpFloats/(2*width))
-	for r0 := 0; r0 < p.n; r0 += chunk {
-		r1 := min(r0+chunk, p.n)
+// mlpRows is how many rows an MLP takes at a time.
+func mlpRows(width int) int { return max(mlpMinRows, mlpFloats/(2*width)) }
+
+// mlp adds down(act(gate) * up) of the normalised rows to the residual stream, some rows
+// at a time.
+func (p *pass) mlp(layer int) {
+	e, l := p.e, p.weights(layer)
+	h, width := e.model.Hidden, l.down.in // other than the model's where another MLP is run
+	all, norm := p.normed(l.mlpIn)
+	parts := (p.n + mlpRows(width) - 1) / mlpRows(width)
+	for i := range parts {
+		r0, r1 := i*p.n/parts, (i+1)*p.n/parts
 		n := r1 - r0
-		e.growRows(&ws.act, n, width)
-		ws.up = grow(ws.up, n*width)
-		in := ws.in.slice(r0, r1)
-		e.pool.products(in, n, output{ws.act.values, width, l.gate}, output{ws.up, width, l.up})
-		e.pool.rows(n, rowTile, func(_, a, b int) {
-			activate(e.model.Activation, ws.act.values[a*width:b*width], ws.up[a*width:b*width])
-			ws.act.round(a, b)
+		in, act, up := all.slice(r0, r1), e.sized(p.ws.act, n, width), p.ws.up[:n*width]
+		p.then(l.down)
+		p.regions(n, l.gate, func(g region) {
+			norm()
+			l.gate.region(act.values, width, in, g)
+			l.up.region(up, width, in, g)
+			for r := g.r0; r < g.r1; r++ {
+				from, to := r*width+g.c0, r*width+g.c1
+				activate(e.model.Activation, act.values[from:to], up[from:to])
+			}
+			act.roundRegion(g)
 		})
-		out := ws.out[r0*h : r1*h]
-		e.pool.product(out, h, ws.act, n, l.down)
-		if p.observe == nil {
-			continue
+		// An observer sees what is neither normalised nor scaled.
+		out, add := p.ws.out[r0*h:r1*h], l.mlpOut == nil && p.observe == nil
+		if p.then(); layer+1 < len(e.layers) {
+			p.then(e.layers[layer+1].qkv)
 		}
-		if err := p.observe(engine.MLP{
-			Layer: layer, Rows: p.layout.rows[r0:r1], Hidden: h, Width: width,
-			Input: in.values, Activations: ws.act.values, Output: out, Residual: ws.x[r0*h : r1*h],
-			Heads: ws.att.values[r0*ws.att.width : r1*ws.att.width],
-		}); err != nil {
-			return err
+		p.regions(n, l.down, func(g region) {
+			l.down.region(out, h, act, g)
+			if add {
+				p.addResidual(region{r0 + g.r0, r0 + g.r1, g.c0, g.c1})
+			}
+		})
+		if p.observe != nil {
+			p.alone(func() {
+				if err := p.observe(engine.MLP{
+					Layer: layer, Rows: p.layout.rows[r0:r1], Hidden: h, Width: width,
+					Input: in.values, Activations: act.values, Output: out, Residual: p.ws.x[r0*h : r1*h],
+					Heads: p.ws.att.values[r0*p.ws.att.width : r1*p.ws.att.width],
+				}); err != nil {
+					p.crew.fail(err)
+				}
+			})
+			if p.crew.failed() != nil {
+				return
+			}
+		}
+		if !add {
+			p.addRows(l.mlpOut, r0, r1)
 		}
 	}
-	return nil
 }
 
 // activate replaces gate by act(gate) * up.
@@ -222,17 +353,4 @@ func grow[E any](b []E, n int) []E {
 		return make([]E, n)
 	}
 	return b[:n]
-}
-
-// growRows makes room for n rows of width values, and for their other forms where
-// products need them.
-func (e *Engine) growRows(x *rows, n, width int) {
-	x.width, x.values = width, grow(x.values, n*width)
-	if e.takesBF16 {
-		x.rounded = grow(x.rounded, n*width)
-	}
-	// Rows that are no whole number of blocks only enter products of other types.
-	if x.hasBlocks = e.takesBlocks && width%kernel.BlockSize == 0; x.hasBlocks {
-		x.blocks.Resize(n, width)
-	}
 }

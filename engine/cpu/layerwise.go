@@ -128,9 +128,12 @@ func (o *oneLayer) Run(ctx context.Context, batch engine.Batch, stream []float32
 	defer e.begin()()
 	e.ws.x = stream
 	defer func() { e.ws.x = nil }()
-	p := &pass{e: e, ctx: ctx, layout: lay(batch, e.model.Regime), observe: observe}
-	p.begin()
-	return p.layer(o.index, &o.weights)
+	p := &pass{e: e, ctx: ctx, layout: lay(batch, e.model.Regime), observe: observe, one: &o.weights}
+	return p.together([]int{o.weights.down.in}, func(q *pass) {
+		if !q.stopped(-1) {
+			q.layer(o.index)
+		}
+	})
 }
 
 // WithMLP implements engine.Layer.
