@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"reflect"
-	"slices"
 	"time"
 
 	"github.com/coppice-lm/coppice/checkpoint"
@@ -31,12 +30,12 @@ type Options struct {
 	Context int    // most tokens of a row
 	Seed    uint64 // of the order of the documents
 	Rows    RowMode
-	Memory  int64         // most bytes of sums in memory, but at least a layer's; 0: DefaultMemory
+	Memory  int64         // most bytes for weights, sums and residual streams; 0: DefaultMemory
 	Threads int           // that add up; the engine has its own number
 	Save    time.Duration // how often the sums so far are saved; 0: see saveEvery
 	Replace bool          // whether other statistics in the output's place may go
 
-	Progress func(done, total int64) // called with tokens run, of all passes together; may be nil
+	Progress func(done, total int64) // called with tokens run, of all layers together; may be nil
 	Warn     func(message string)    // may be nil
 }
 
@@ -58,23 +57,13 @@ func (o *Options) check(longest int) error {
 // of its MLPs to a file, which it returns opened. Where the file is there already and is
 // what would be written, nothing is run; any other file is refused, but with Replace. Errors name the
 // source, document, layer or option. A *checkpoint.WriteError is a failure to write.
-func Collect(ctx context.Context, m *lm.Model, sources []string, out string, opt Options) (*score.Stats, error) {
-	if err := opt.check(m.Info().MaxLength); err != nil {
-		return nil, err
-	}
-	documents, err := readSources(sources)
+func Collect(ctx context.Context, m *lm.Layerwise, sources []string, out string, opt Options) (*score.Stats, error) {
+	r, err := begin(ctx, m, sources, out, opt, layerBytes(m.Engine().Model()), 1, 0)
 	if err != nil {
 		return nil, err
 	}
-	text, err := layRows(m, documents, &opt)
-	if err != nil {
-		return nil, err
-	}
-	c := &collector{ctx: ctx, model: m, text: text, opt: opt, files: filesFor(out), adder: &adder{threads: opt.Threads}}
+	c := &collector{run: r}
 	c.describe()
-	if err := c.judge(); err != nil {
-		return nil, err
-	}
 	held, err := lock(out)
 	if err != nil {
 		return nil, err
@@ -83,101 +72,26 @@ func Collect(ctx context.Context, m *lm.Model, sources []string, out string, opt
 	if done, err := c.finished(); done != nil || err != nil {
 		return done, err
 	}
-	if err := c.run(); err != nil {
-		if ctx.Err() == nil && !errors.As(err, new(*checkpoint.WriteError)) {
-			c.files.remove() // the same call would fail again
-		}
+	if err := c.end(c.all()); err != nil {
 		return nil, err
 	}
-	if err := os.Rename(c.files.part, out); err != nil {
-		return nil, &checkpoint.WriteError{Err: err}
-	}
-	c.files.remove()
 	return score.OpenStats(out)
 }
 
 // collector is one call of Collect.
 type collector struct {
-	ctx   context.Context
-	model *lm.Model
-	text  *layout
-	opt   Options
-	head  score.StatsHead
-	files files
-	adder *adder
-
-	groups  [][2]int // first layer and the one after the last
-	batches [][]row
-	done    int64
-	total   int64
-	saved   time.Time
-	saving  time.Duration // that the last save took
+	*run
+	head    score.StatsHead
+	streams *streams
+	stats   *score.LayerStats // of the layer that is being run
 }
 
-// describe fills in what the statistics are of and how the work is cut.
+// describe fills in what the statistics are of.
 func (c *collector) describe() {
 	info := c.model.Info()
 	c.head = score.StatsHead{Version: score.StatsVersion, Model: c.opt.Model, Tokenizer: info.Tokenizer, Text: c.text.fingerprint(),
 		Documents: c.text.documents, Context: c.opt.Context, Rows: string(c.opt.Rows), Seed: c.opt.Seed, DType: info.DType,
-		Body: c.text.body, First: c.text.first, Held: c.text.held}
-	for _, l := range c.model.Engine().Model().Layers {
-		c.head.Widths = append(c.head.Widths, l.Width)
-	}
-	memory := c.opt.Memory
-	if memory == 0 {
-		memory = DefaultMemory
-	}
-	c.groups = groupLayers(c.head.Widths, memory)
-	c.batches = c.text.batches()
-	c.total = c.text.tokens() * int64(len(c.groups))
-}
-
-// groupLayers cuts the layers into stretches whose sums fit into memory, one layer at
-// least.
-func groupLayers(widths []int, memory int64) [][2]int {
-	var groups [][2]int
-	for first := 0; first < len(widths); {
-		end, bytes := first, int64(0)
-		for end < len(widths) && (end == first || bytes+layerBytes(widths[end]) <= memory) {
-			bytes += layerBytes(widths[end])
-			end++
-		}
-		groups = append(groups, [2]int{first, end})
-		first = end
-	}
-	return groups
-}
-
-// layerBytes is the size of a layer's sums.
-func layerBytes(d int) int64 { return 12 * int64(d) * int64(d+3) }
-
-// judge says whether there is enough text.
-func (c *collector) judge() error {
-	width, tokens := int64(slices.Max(c.head.Widths)), c.text.tokens()
-	switch {
-	case tokens < width || c.head.Body == 0:
-		return fmt.Errorf("the calibration text has %d tokens (%d asked for); the model's MLPs are %d wide, and fewer tokens than that say too little: give more text or ask for more, best %d or more", tokens, c.opt.Tokens, width, 4*width)
-	case tokens < 4*width:
-		c.warn("%d calibration tokens are fewer than 4 x the width of the MLPs, %d: scores and refits will be poor; give more text or ask for more tokens", tokens, 4*width)
-	}
-	if tokens < int64(c.opt.Tokens) {
-		c.warn("the text gives %d tokens, fewer than the %d asked for; it is used once", tokens, c.opt.Tokens)
-	}
-	if c.head.Held == 0 {
-		c.warn("the text has fewer than %d documents, so none is held back to choose a damping by", heldBack)
-	}
-	// English has about 4.5 bytes a token, and most languages that a tokenizer was made for
-	// above 2; a vocabulary of bytes is not meant.
-	if c.model.Tokenizer().VocabSize() > 1000 && c.text.bytes > 0 && float64(c.text.bytes)/float64(tokens) < 1.5 {
-		c.warn("the text has %.1f bytes a token: it may be in a language, or not text at all, that the model was not trained on", float64(c.text.bytes)/float64(tokens))
-	}
-	return nil
-}
-
-func (c *collector) warn(format string, args ...any) {
-	if c.opt.Warn != nil {
-		c.opt.Warn(fmt.Sprintf(format, args...))
-	}
+		Body: c.text.body, First: c.text.first, Held: c.text.held, Widths: widths(c.model)}
 }
 
 // finished returns what is already there.
@@ -203,153 +117,162 @@ func (c *collector) finished() (*score.Stats, error) {
 	return st, nil
 }
 
-// run makes the partial output, from where an earlier run was.
-func (c *collector) run() error {
-	job, err := job(&c.head, c.groups)
+// all makes the partial output, from where an earlier run was.
+func (c *collector) all() error {
+	at, err := c.resume(&c.head)
 	if err != nil {
 		return err
 	}
-	at, layers, err := c.files.load(job)
-	if err != nil {
-		return err
-	}
+	defer at.close()
+	c.streams, c.stats = at.streams[0], at.stats
 	begin := score.CreateStats
-	if at.Group > 0 {
+	if at.Layer > 0 {
 		begin = score.ContinueStats
 	}
 	w, err := begin(c.files.part, c.head)
 	if err != nil {
 		return &checkpoint.WriteError{Err: err}
 	}
-	err = c.passes(w, at, layers)
+	for at.Layer < len(c.head.Widths) && err == nil {
+		err = c.layer(w, &at.place)
+	}
 	if e := w.Close(); err == nil && e != nil {
 		err = &checkpoint.WriteError{Err: e}
 	}
 	return err
 }
 
-// passes runs over the text once for each group of layers.
-func (c *collector) passes(w *score.StatsWriter, at place, layers []*score.LayerStats) error {
-	for at.Group < len(c.groups) {
-		group := c.groups[at.Group]
-		if layers == nil {
-			for _, d := range c.head.Widths[group[0]:group[1]] {
-				layers = append(layers, score.NewLayerStats(d))
-			}
-		}
-		if err := c.pass(&at, group, layers); err != nil {
-			return err
-		}
-		for i, s := range layers {
-			if err := w.WriteLayer(group[0]+i, s); err != nil {
-				return &checkpoint.WriteError{Err: err}
-			}
-		}
-		if err := w.Sync(); err != nil {
-			return &checkpoint.WriteError{Err: err}
-		}
-		at.Group, at.Batch, layers = at.Group+1, 0, nil
-		if err := c.files.save(at, nil); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// errEnough ends a forward pass whose last wanted layer has been seen.
-var errEnough = errors.New("the layers above are not wanted")
-
-// pass runs the batches from at.Batch on and adds up a group's layers.
-func (c *collector) pass(at *place, group [2]int, layers []*score.LayerStats) error {
-	c.saved = time.Now()
-	c.done = int64(at.Group) * c.text.tokens()
-	for _, rows := range c.batches[:at.Batch] {
-		c.done += tokensOf(rows)
-	}
-	saved := at.Batch
+// layer runs the rest of a layer's batches, writes its sums, and goes to the next.
+func (c *collector) layer(w *score.StatsWriter, at *place) error {
+	c.stats = ready(c.stats, c.head.Widths[at.Layer], at.Batch > 0)
+	var layer engine.Layer
 	for at.Batch < len(c.batches) {
-		stopped := c.ctx.Err()
-		if at.Batch > saved && (stopped != nil || time.Since(c.saved) >= c.saveEvery()) {
-			begin := time.Now()
-			if err := c.files.save(*at, layers); err != nil {
+		if err := c.pause(w, *at); err != nil {
+			return err
+		}
+		if layer == nil {
+			var err error
+			if layer, err = c.model.Engine().Layer(context.WithoutCancel(c.ctx), at.Layer); err != nil {
 				return err
 			}
-			c.saved, saved = time.Now(), at.Batch
-			c.saving = c.saved.Sub(begin)
 		}
-		if stopped != nil {
-			return stopped
-		}
-		rows := c.batches[at.Batch]
-		if err := c.batch(rows, group, layers); err != nil {
+		if err := c.batch(layer, at.Layer, &c.batches[at.Batch]); err != nil {
 			return err
 		}
 		at.Batch++
-		c.done += tokensOf(rows)
-		if c.opt.Progress != nil {
-			c.opt.Progress(c.done, c.total)
-		}
+		c.dirty = true
+		c.progress(at)
+	}
+	if err := w.WriteLayer(at.Layer, c.stats); err != nil {
+		return &checkpoint.WriteError{Err: err}
+	}
+	at.Layer, at.Batch = at.Layer+1, 0
+	if c.files.spill {
+		// The next layer overwrites the streams that the last state goes on from.
+		return c.save(w, *at)
 	}
 	return nil
 }
 
-// saveEvery is how long sums go unsaved: a second at least, a minute at most, and in
-// between so long that saving takes a fiftieth of the time. It decides nothing about the
-// result.
-func (c *collector) saveEvery() time.Duration {
-	if c.opt.Save > 0 {
-		return c.opt.Save
+// ready returns room for the sums of a layer: s where it is of that width, which keeps
+// what it holds if keep is set.
+func ready(s *score.LayerStats, width int, keep bool) *score.LayerStats {
+	if s == nil || s.Width != width {
+		return score.NewLayerStats(width)
 	}
-	return min(max(50*c.saving, time.Second), time.Minute)
+	if keep {
+		return s
+	}
+	for _, m := range []*score.Moments{&s.Body, &s.First, &s.Held} {
+		clear(m.Sum)
+		clear(m.Gram)
+		m.N, m.Stream = 0, score.Stream{}
+	}
+	return s
 }
 
-func tokensOf(rows []row) int64 {
-	n := 0
-	for _, r := range rows {
-		n += len(r.tokens)
-	}
-	return int64(n)
-}
-
-// batch adds one batch to the sums of a group's layers. It is not interrupted, so that
-// the sums are always those of whole batches.
-func (c *collector) batch(rows []row, group [2]int, layers []*score.LayerStats) error {
-	wanted := int(tokensOf(rows))
-	seen := 0 // rows of the group's last layer
-	observe := func(mlp engine.MLP) error {
-		if mlp.Layer < group[0] {
-			return nil
-		}
-		if err := c.observe(mlp, rows, layers[mlp.Layer-group[0]]); err != nil {
+// pause saves what there is where it is time to, and returns an error where it is time to
+// stop.
+func (c *collector) pause(w *score.StatsWriter, at place) error {
+	if c.due() {
+		if err := c.save(w, at); err != nil {
 			return err
 		}
-		if mlp.Layer == group[1]-1 {
-			if seen += len(mlp.Rows); seen == wanted {
-				return errEnough
-			}
+	}
+	return c.ctx.Err()
+}
+
+// save makes all that was computed durable.
+func (c *collector) save(w *score.StatsWriter, at place) error {
+	made, stats := at.Layer, c.stats
+	if at.Batch == 0 {
+		made, stats = made-1, nil
+	}
+	return c.keep(at, made, w.Sync, stats, c.streams)
+}
+
+// batch runs a layer over one batch and adds up what its MLP does. It is not interrupted,
+// so that the sums are always those of whole batches.
+func (c *collector) batch(layer engine.Layer, index int, b *batch) error {
+	ctx := context.WithoutCancel(c.ctx)
+	stream, err := c.streams.get(index, b.first, b.tokens)
+	if err != nil {
+		return err
+	}
+	forest := batchOf(b.rows)
+	if index == 0 {
+		if err := c.model.Engine().Embed(ctx, forest, stream); err != nil {
+			return err
 		}
-		return nil
 	}
-	_, err := c.model.Engine().Score(context.WithoutCancel(c.ctx), batchOf(rows), observe)
-	if errors.Is(err, errEnough) {
-		return nil
+	seen := 0
+	if err := layer.Run(ctx, forest, stream, func(mlp engine.MLP) error {
+		seen += len(mlp.Rows)
+		return c.observe(mlp, b.rows, c.stats)
+	}); err != nil {
+		return err
 	}
-	if err == nil {
-		err = fmt.Errorf("the engine showed %d of %d rows of layer %d", seen, wanted, group[1]-1)
+	if seen != b.tokens {
+		return fmt.Errorf("the engine showed %d of %d rows of layer %d", seen, b.tokens, index)
 	}
-	return err
+	if err := c.addStream(index, stream, b.rows); err != nil {
+		return err
+	}
+	return c.streams.put(index, b.first, stream)
+}
+
+// addStream adds the energies of the residual stream after a layer.
+func (c *collector) addStream(index int, stream []float32, rows []row) error {
+	hidden := c.model.Engine().Model().Hidden
+	for _, r := range rows {
+		for i := range r.tokens {
+			to := &c.stats.Body
+			switch {
+			case r.first[i]:
+				to = &c.stats.First
+			case r.held:
+				to = &c.stats.Held
+			}
+			energy := 0.0
+			for _, v := range stream[:hidden] {
+				energy += float64(v) * float64(v)
+			}
+			if energy-energy != 0 {
+				return fmt.Errorf("layer %d: the residual stream is not finite at token %d of a row of %s; the model is damaged, or its weights overflow on this text", index, i, c.text.document(&r, i))
+			}
+			to.Stream.Energy += energy
+			if energy > 0 {
+				to.Stream.Weights += float64(hidden) / energy
+			}
+			stream = stream[hidden:]
+		}
+	}
+	return nil
 }
 
 // observe adds the rows of one call, class by class.
 func (c *collector) observe(mlp engine.MLP, rows []row, s *score.LayerStats) error {
-	var first, others []int
-	for i, r := range mlp.Rows {
-		if rows[r.Node].first[r.Index] {
-			first = append(first, i)
-		} else {
-			others = append(others, i)
-		}
-	}
+	first, others := byClass(mlp.Rows, rows)
 	to := &s.Body
 	if rows[0].held {
 		to = &s.Held
@@ -358,9 +281,25 @@ func (c *collector) observe(mlp engine.MLP, rows []row, s *score.LayerStats) err
 	if finite = c.adder.add(to, mlp.Activations, others) && finite; finite {
 		return nil
 	}
-	bad := worstRow(mlp)
-	r := mlp.Rows[bad]
-	return fmt.Errorf("layer %d: activations are not finite, or too large to be squared, at token %d of a row of %s; the model is damaged, or its weights overflow on this text", mlp.Layer, r.Index, c.text.document(&rows[r.Node], r.Index))
+	return c.notFinite(mlp, rows)
+}
+
+// byClass tells first tokens from others; both are numbers of rows.
+func byClass(seen []engine.Row, rows []row) (first, others []int) {
+	for i, r := range seen {
+		if rows[r.Node].first[r.Index] {
+			first = append(first, i)
+		} else {
+			others = append(others, i)
+		}
+	}
+	return first, others
+}
+
+// notFinite says where activations are not.
+func (r *run) notFinite(mlp engine.MLP, rows []row) error {
+	at := mlp.Rows[worstRow(mlp)]
+	return fmt.Errorf("layer %d: activations are not finite, or too large to be squared, at token %d of a row of %s; the model is damaged, or its weights overflow on this text", mlp.Layer, at.Index, r.text.document(&rows[at.Node], at.Index))
 }
 
 // worstRow is the first row that holds a value that is not finite; where there is none,

@@ -9,7 +9,7 @@ import (
 )
 
 // StatsVersion is the version of the file form of Stats.
-const StatsVersion = 1
+const StatsVersion = 2
 
 // DefaultCap is the largest share of the trace of H that first tokens have unless the
 // user says otherwise.
@@ -42,7 +42,7 @@ func (h *StatsHead) Tokens() int64 { return h.Body + h.First + h.Held }
 func (h *StatsHead) check() error {
 	switch {
 	case h.Version != StatsVersion:
-		return fmt.Errorf("statistics of version %d; this program reads version %d", h.Version, StatsVersion)
+		return fmt.Errorf("statistics of version %d; this program reads version %d; make them again with `coppice calib`", h.Version, StatsVersion)
 	case len(h.Widths) == 0 || slices.Min(h.Widths) < 1:
 		return fmt.Errorf("widths %v: expected a positive number a layer", h.Widths)
 	case h.Body < 1 || h.First < 0 || h.Held < 0:
@@ -59,6 +59,21 @@ type Moments struct {
 	// Gram is the sum of a a', the lower triangle row after row: element (i, j), j <= i, at
 	// i(i+1)/2 + j. Its diagonal is the second moments times N.
 	Gram []float64
+
+	Stream Stream // of the same tokens
+}
+
+// Stream are sums over the residual stream r of a layer: what the layer hands on of a
+// token, hidden_size values, with the MLP's output added.
+type Stream struct {
+	Energy  float64 // sum over tokens of |r|^2
+	Weights float64 // sum over tokens of 1 / mean(r^2), the weight at which all have one energy
+}
+
+// add adds the sums of s to those of a.
+func (a *Stream) add(s Stream) {
+	a.Energy += s.Energy
+	a.Weights += s.Weights
 }
 
 // NewMoments returns sums over nothing.
@@ -78,6 +93,7 @@ func (a *Moments) Add(m Moments) {
 	for i, x := range m.Gram {
 		a.Gram[i] += x
 	}
+	a.Stream.add(m.Stream)
 }
 
 // Trace is the sum of the squares of all values.
@@ -106,7 +122,7 @@ type LayerStats struct {
 
 // NewLayerStats returns the statistics of nothing.
 func NewLayerStats(width int) *LayerStats {
-	return &LayerStats{width, NewMoments(width), NewMoments(width), NewMoments(width)}
+	return &LayerStats{Width: width, Body: NewMoments(width), First: NewMoments(width), Held: NewMoments(width)}
 }
 
 // Part says which tokens a Second is of, besides the first ones.
@@ -122,17 +138,7 @@ const (
 // All tokens have weight 1 but first tokens, whose weight is such that their share of the
 // trace of H is at most limit, in [0, 1].
 func (s *LayerStats) Second(part Part, limit float64, threads int) (h *linalg.Matrix, mu []float64) {
-	total, trace := float64(s.Body.N), s.Body.Trace()
-	if part == AllTokens {
-		total += float64(s.Held.N)
-		trace += s.Held.Trace()
-	}
-	weight := firstWeight(trace, s.First.Trace(), limit)
-	total += weight * float64(s.First.N)
-	scale := 1 / total
-	if total == 0 {
-		scale = 0
-	}
+	weight, scale := s.Weights(part, limit)
 	h, mu = linalg.New(s.Width, s.Width), make([]float64, s.Width)
 	combined := func(body, first, held float64) float64 {
 		x := body
@@ -152,6 +158,34 @@ func (s *LayerStats) Second(part Part, limit float64, threads int) (h *linalg.Ma
 	})
 	h.MirrorLower()
 	return h, mu
+}
+
+// Weights returns the weight that Second gives first tokens, where others have 1, and the
+// inverse of the sum of all weights.
+func (s *LayerStats) Weights(part Part, limit float64) (first, scale float64) {
+	total, trace := float64(s.Body.N), s.Body.Trace()
+	if part == AllTokens {
+		total += float64(s.Held.N)
+		trace += s.Held.Trace()
+	}
+	first = firstWeight(trace, s.First.Trace(), limit)
+	if total += first * float64(s.First.N); total == 0 {
+		return first, 0
+	}
+	return first, 1 / total
+}
+
+// StreamEnergy is the weighted mean of |r|^2, the energy of the residual stream at the
+// layer's output, over the tokens and with the weights of Second. The squared output
+// error tr(D H D') of a layer, over this, says how much of what the layer hands on is
+// wrong.
+func (s *LayerStats) StreamEnergy(part Part, limit float64) float64 {
+	weight, scale := s.Weights(part, limit)
+	e := s.Body.Stream.Energy + weight*s.First.Stream.Energy
+	if part == AllTokens {
+		e += s.Held.Stream.Energy
+	}
+	return e * scale
 }
 
 // HeldBack returns the mean of a a' over the held-back tokens; nil where there are none.
@@ -210,7 +244,7 @@ func (s *LayerStats) FirstShare() float64 {
 // checkFinite is an error if a sum is not a number.
 func (s *LayerStats) checkFinite() error {
 	for _, m := range []*Moments{&s.Body, &s.First, &s.Held} {
-		for _, v := range [][]float64{m.Sum, m.Gram} {
+		for _, v := range [][]float64{m.Sum, m.Gram, {m.Stream.Energy, m.Stream.Weights}} {
 			for _, x := range v {
 				if x-x != 0 {
 					return fmt.Errorf("holds NaN or an infinity")

@@ -1,12 +1,10 @@
 package score
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -22,10 +20,11 @@ import (
 // the head as JSON under the metadata key "coppice_stats" and, for each layer l and each
 // class c of tokens (body, first, held),
 //
-//	layers.l.c.gram  F64 [d(d+1)/2]  the lower triangle of the sum of a a'
-//	layers.l.c.sum   F64 [d]         the sum of a
+//	layers.l.c.gram   F64 [d(d+1)/2] the lower triangle of the sum of a a'
+//	layers.l.c.sum    F64 [d]        the sum of a
+//	layers.l.c.stream F64 [2]        the sums of Stream: energy, weights
 //
-// which is 12 d(d+3) bytes a layer. Layers are read one at a time.
+// which is 12 d(d+3) + 48 bytes a layer. Layers are read one at a time.
 type Stats struct {
 	StatsHead
 	path   string
@@ -53,7 +52,8 @@ func (h *StatsHead) infos() []tensor.Info {
 		for _, c := range classes {
 			all = append(all,
 				tensor.Info{Name: statsTensor(l, c, "gram"), DType: tensor.F64, Shape: tensor.Shape{triangle(d)}},
-				tensor.Info{Name: statsTensor(l, c, "sum"), DType: tensor.F64, Shape: tensor.Shape{d}})
+				tensor.Info{Name: statsTensor(l, c, "sum"), DType: tensor.F64, Shape: tensor.Shape{d}},
+				tensor.Info{Name: statsTensor(l, c, "stream"), DType: tensor.F64, Shape: tensor.Shape{2}})
 		}
 	}
 	return all
@@ -61,22 +61,21 @@ func (h *StatsHead) infos() []tensor.Info {
 
 // StatsWriter writes a file of statistics, layer by layer.
 type StatsWriter struct {
-	head    StatsHead
-	file    *os.File
-	entries map[string]safetensors.Entry
+	head StatsHead
+	file *safetensors.Writer
 }
 
 // CreateStats begins a file of statistics at path, which is made or emptied.
 func CreateStats(path string, head StatsHead) (*StatsWriter, error) {
-	return openWriter(path, head, os.O_CREATE|os.O_TRUNC)
+	return openWriter(path, head, safetensors.Create)
 }
 
 // ContinueStats opens a file that CreateStats began, so that more layers can be written.
 func ContinueStats(path string, head StatsHead) (*StatsWriter, error) {
-	return openWriter(path, head, 0)
+	return openWriter(path, head, safetensors.Continue)
 }
 
-func openWriter(path string, head StatsHead, flag int) (*StatsWriter, error) {
+func openWriter(path string, head StatsHead, open func(string, map[string]string, []tensor.Info) (*safetensors.Writer, error)) (*StatsWriter, error) {
 	if err := head.check(); err != nil {
 		return nil, err
 	}
@@ -84,34 +83,11 @@ func openWriter(path string, head StatsHead, flag int) (*StatsWriter, error) {
 	if err != nil {
 		return nil, err
 	}
-	prefix, entries, err := safetensors.EncodeHeader(map[string]string{statsKey: string(meta)}, head.infos())
+	f, err := open(path, map[string]string{statsKey: string(meta)}, head.infos())
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(path, os.O_RDWR|flag, 0o666)
-	if err != nil {
-		return nil, err
-	}
-	w := &StatsWriter{head, f, map[string]safetensors.Entry{}}
-	for _, e := range entries {
-		w.entries[e.Name] = e
-	}
-	if flag != 0 {
-		_, err = f.WriteAt(prefix, 0)
-		if err == nil {
-			err = f.Truncate(entries[len(entries)-1].End)
-		}
-	} else {
-		have := make([]byte, len(prefix))
-		if _, err = f.ReadAt(have, 0); err == nil && !bytes.Equal(have, prefix) {
-			err = fmt.Errorf("%s: was begun for other statistics", path)
-		}
-	}
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	return w, nil
+	return &StatsWriter{head, f}, nil
 }
 
 // WriteLayer writes the sums of a layer.
@@ -120,9 +96,12 @@ func (w *StatsWriter) WriteLayer(layer int, s *LayerStats) error {
 		if s.Width != w.head.Widths[layer] || m.N != w.head.counts()[i] {
 			return fmt.Errorf("layer %d: %d neurons and %d %s tokens, expected %d and %d", layer, s.Width, m.N, classes[i], w.head.Widths[layer], w.head.counts()[i])
 		}
-		for what, v := range map[string][]float64{"gram": m.Gram, "sum": m.Sum} {
-			at := io.NewOffsetWriter(w.file, w.entries[statsTensor(layer, classes[i], what)].Begin)
-			if err := WriteFloats(at, v); err != nil {
+		for what, v := range map[string][]float64{"gram": m.Gram, "sum": m.Sum, "stream": {m.Stream.Energy, m.Stream.Weights}} {
+			to, err := w.file.Tensor(statsTensor(layer, classes[i], what))
+			if err == nil {
+				err = WriteFloats(to, v)
+			}
+			if err != nil {
 				return err
 			}
 		}
@@ -134,7 +113,7 @@ func (w *StatsWriter) WriteLayer(layer int, s *LayerStats) error {
 func (w *StatsWriter) Sync() error { return w.file.Sync() }
 
 // Close makes what was written durable and closes the file.
-func (w *StatsWriter) Close() error { return errors.Join(w.file.Sync(), w.file.Close()) }
+func (w *StatsWriter) Close() error { return w.file.Close() }
 
 // OpenStats opens a file of statistics and checks its header.
 func OpenStats(path string) (*Stats, error) {
@@ -200,12 +179,14 @@ func (s *Stats) Layer(layer int) (*LayerStats, error) {
 	l := NewLayerStats(s.Widths[layer])
 	for i, m := range l.byClass() {
 		m.N = s.counts()[i]
-		for what, v := range map[string][]float64{"gram": m.Gram, "sum": m.Sum} {
+		stream := make([]float64, 2)
+		for what, v := range map[string][]float64{"gram": m.Gram, "sum": m.Sum, "stream": stream} {
 			e, _ := s.header.Lookup(statsTensor(layer, classes[i], what))
 			if err := ReadFloats(io.NewSectionReader(s.file, e.Begin, e.End-e.Begin), v); err != nil {
 				return nil, fmt.Errorf("%s: tensor %q: %w", s.path, e.Name, err)
 			}
 		}
+		m.Stream = Stream{Energy: stream[0], Weights: stream[1]}
 	}
 	if err := l.checkFinite(); err != nil {
 		return nil, fmt.Errorf("%s: layer %d: %w; the file is damaged, make it again with `coppice calib`", s.path, layer, err)
@@ -213,8 +194,8 @@ func (s *Stats) Layer(layer int) (*LayerStats, error) {
 	return l, nil
 }
 
-// Fingerprint identifies the statistics: SHA-256 over the head and the sums of a (not
-// those of a a', of which there are d times as many).
+// Fingerprint identifies the statistics: SHA-256 over the head, the sums of a and those
+// of the residual stream (not those of a a', of which there are d times as many).
 func (s *Stats) Fingerprint() (string, error) {
 	h := sha256.New()
 	if err := json.NewEncoder(h).Encode(s.StatsHead); err != nil {
@@ -222,9 +203,11 @@ func (s *Stats) Fingerprint() (string, error) {
 	}
 	for l := range s.Widths {
 		for _, c := range classes {
-			e, _ := s.header.Lookup(statsTensor(l, c, "sum"))
-			if _, err := io.Copy(h, io.NewSectionReader(s.file, e.Begin, e.End-e.Begin)); err != nil {
-				return "", fmt.Errorf("%s: tensor %q: %w", s.path, e.Name, err)
+			for _, what := range []string{"sum", "stream"} {
+				e, _ := s.header.Lookup(statsTensor(l, c, what))
+				if _, err := io.Copy(h, io.NewSectionReader(s.file, e.Begin, e.End-e.Begin)); err != nil {
+					return "", fmt.Errorf("%s: tensor %q: %w", s.path, e.Name, err)
+				}
 			}
 		}
 	}

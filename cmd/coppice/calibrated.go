@@ -236,7 +236,7 @@ func (f *planFlags) decide(ctx context.Context, a *app, c *checkpoint.Checkpoint
 // statistics returns those that prune uses: of --stats, or collected from --calib or the
 // built-in text, into the file that --stats names or into a hidden one that discard removes. Of a run that is
 // interrupted the hidden one is kept, and the same command goes on from there.
-func (a *app) statistics(ctx context.Context, path string, c *checkpoint.Checkpoint, f *planFlags, text *textFlags, out string) (st *score.Stats, discard func(), err error) {
+func (a *app) statistics(ctx context.Context, c *checkpoint.Checkpoint, f *planFlags, text *textFlags, out string) (st *score.Stats, discard func(), err error) {
 	keep := func() {}
 	if !f.needed() || len(text.sources) == 0 && f.stats != "" {
 		st, err = f.open(c)
@@ -253,7 +253,7 @@ func (a *app) statistics(ctx context.Context, path string, c *checkpoint.Checkpo
 	} else if err := checkFileOutput(to, c.Path); err != nil {
 		return nil, keep, err
 	}
-	st, err = a.collect(ctx, path, c, text, f.seed, to, f.stats == "")
+	st, err = a.collect(ctx, c, text, f.seed, to, f.stats == "")
 	if err != nil {
 		return nil, keep, keptBeside(orDot(out), err)
 	}

@@ -33,7 +33,7 @@ func (p *pass) end() int {
 
 // normQK normalises queries and keys in ws.qkv where the family does so over all heads.
 func (p *pass) normQK(layer int) {
-	e, t, l := p.e, p.e.model, &p.e.layers[layer]
+	e, t, l := p.e, p.e.model, p.weights(layer)
 	queries, keys := t.Heads*t.HeadDim, t.KVHeads*t.HeadDim
 	stride := queries + 2*keys
 	if t.QKNorm != arch.QKNormWhole {
@@ -51,7 +51,7 @@ func (p *pass) normQK(layer int) {
 // rotate turns heads h0 to h1 of a row of ws.qkv by the row's position, those of keys
 // after those of queries, and normalises them before where the family does so by head.
 func (p *pass) rotate(layer, r, h0, h1 int) {
-	e, t, l := p.e, p.e.model, &p.e.layers[layer]
+	e, t, l := p.e, p.e.model, p.weights(layer)
 	dim, ropes, rope := t.HeadDim, len(t.Ropes), t.Layers[layer].Rope
 	heads := p.ws.qkv[r*(t.Heads+2*t.KVHeads)*dim:]
 	if t.QKNorm == arch.QKNormPerHead {

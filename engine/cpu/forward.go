@@ -29,6 +29,7 @@ type workspace struct {
 	qkv, up []float32 // [n, queries + 2*keys], [chunk, width]
 	second  rows
 	att     rows // [n, queries]
+	heads   rows // att, where an observer sees it
 	act     rows // [chunk, width], gate, then activations
 
 	logits [][]float32 // one block a thread
@@ -53,8 +54,19 @@ type pass struct {
 	// each layer.
 	probe func(layer int) (stop bool)
 
+	// one, if not nil, is the weights of the layer that is run alone.
+	one *layer
+
 	ws workspace // the engine's
 	*member
+}
+
+// weights are those of a layer.
+func (p *pass) weights(layer int) *layer {
+	if p.one != nil {
+		return p.one
+	}
+	return &p.e.layers[layer]
 }
 
 // errStopped ends a pass that its probe stopped.
@@ -62,21 +74,35 @@ var errStopped = errors.New("stopped")
 
 // run computes the residual stream, in e.ws.x.
 func (p *pass) run() error {
+	e := p.e
+	e.ws.x = grow(e.ws.x, p.layout.n*e.model.Hidden)
+	var widths []int
+	for i := range e.layers {
+		widths = append(widths, e.layers[i].down.in)
+	}
+	return p.together(widths, (*pass).steps)
+}
+
+// together has all threads do work that runs MLPs of the given widths.
+func (p *pass) together(widths []int, work func(*pass)) error {
 	e, n := p.e, p.layout.n
 	p.n = n
 	t, ws := e.model, &e.ws
 	queries, keys := t.Heads*t.HeadDim, t.KVHeads*t.HeadDim
 	most := 0 // values of gate and up
-	for i := range t.Layers {
-		width := t.Layers[i].Width
+	for _, width := range widths {
 		most = max(most, min(n, mlpRows(width))*width)
 	}
 	most = (most + kernel.BlockSize - 1) / kernel.BlockSize * kernel.BlockSize
-	ws.x, ws.out = grow(ws.x, n*t.Hidden), grow(ws.out, n*t.Hidden)
+	ws.out = grow(ws.out, n*t.Hidden)
 	ws.first = grow(ws.first, max(n*(queries+2*keys), most))
 	ws.second = e.sized(ws.second, 1, (max(n*queries, most)+kernel.BlockSize-1)/kernel.BlockSize*kernel.BlockSize)
 	ws.qkv, ws.up = ws.first, ws.first
 	ws.att, ws.act = e.sized(ws.second, n, queries), ws.second
+	if p.observe != nil { // who sees the heads beside the activations
+		ws.heads = e.sized(ws.heads, n, queries)
+		ws.att = ws.heads
+	}
 	if p.own() {
 		ws.own = grow(ws.own, e.pool.threads)
 		for i := range ws.own {
@@ -91,7 +117,7 @@ func (p *pass) run() error {
 	e.pool.join(func(id int) {
 		q := *p
 		q.member = &member{crew: c, id: id}
-		q.steps()
+		work(&q)
 	})
 	if err := c.failed(); err != errStopped {
 		return err
@@ -104,51 +130,60 @@ func (p *pass) run() error {
 // few. An observer sees what all have in common.
 func (p *pass) own() bool { return p.layout.n <= fewRows && p.observe == nil }
 
-// steps is what a thread does.
+// steps is what a thread does for the whole model.
 func (p *pass) steps() {
 	e, t, ws := p.e, p.e.model, &p.ws
-	stride := (t.Heads + 2*t.KVHeads) * t.HeadDim
 	p.rows(p.n, rowTile, func(_, r0, r1 int) {
 		for r := r0; r < r1; r++ {
-			x := ws.x[r*t.Hidden : (r+1)*t.Hidden]
 			token := int(p.layout.tokens[r])
-			e.embedding[token/vocabPart].Row(token%vocabPart, x)
-			if t.EmbeddingScale != 1 {
-				kernel.Scale(x, t.EmbeddingScale)
-			}
+			e.embed(ws.x[r*t.Hidden:(r+1)*t.Hidden], e.embedding[token/vocabPart], token%vocabPart)
 		}
 	})
 	if p.stopped(-1) {
 		return
 	}
 	for i := range e.layers {
-		l := &e.layers[i]
-		in, norm := p.normed(l.attentionIn)
-		p.then(l.out)
-		p.regions(p.n, l.qkv, func(g region) {
-			norm()
-			l.qkv.region(ws.qkv, stride, in, g)
-		})
-		if i == len(e.layers)-1 {
-			p.attend(i, p.wanted)
-		} else {
-			p.attend(i, nil)
-		}
-		p.then(l.gate, l.up)
-		p.regions(p.n, l.out, func(g region) {
-			l.out.region(ws.out, t.Hidden, ws.att, g)
-			if l.attentionOut == nil {
-				p.addResidual(g)
-			}
-		})
-		if l.attentionOut != nil {
-			p.addRows(l.attentionOut, 0, p.n)
-		}
-		p.mlp(i)
+		p.layer(i)
 		if p.stopped(i) {
 			return
 		}
 	}
+}
+
+// embed stores the embedding in a row of m in x.
+func (e *Engine) embed(x []float32, m *matrix, row int) {
+	m.Row(row, x)
+	if e.model.EmbeddingScale != 1 {
+		kernel.Scale(x, e.model.EmbeddingScale)
+	}
+}
+
+// layer replaces the residual stream before a layer by the one after it.
+func (p *pass) layer(i int) {
+	t, ws, l := p.e.model, &p.ws, p.weights(i)
+	stride := (t.Heads + 2*t.KVHeads) * t.HeadDim
+	in, norm := p.normed(l.attentionIn)
+	p.then(l.out)
+	p.regions(p.n, l.qkv, func(g region) {
+		norm()
+		l.qkv.region(ws.qkv, stride, in, g)
+	})
+	if i == len(t.Layers)-1 {
+		p.attend(i, p.wanted)
+	} else {
+		p.attend(i, nil)
+	}
+	p.then(l.gate, l.up)
+	p.regions(p.n, l.out, func(g region) {
+		l.out.region(ws.out, t.Hidden, ws.att, g)
+		if l.attentionOut == nil {
+			p.addResidual(g)
+		}
+	})
+	if l.attentionOut != nil {
+		p.addRows(l.attentionOut, 0, p.n)
+	}
+	p.mlp(i)
 }
 
 // stopped reports whether the pass ends after a layer, because it failed or its probe
@@ -251,8 +286,8 @@ func mlpRows(width int) int { return max(mlpMinRows, mlpFloats/(2*width)) }
 // mlp adds down(act(gate) * up) of the normalised rows to the residual stream, some rows
 // at a time.
 func (p *pass) mlp(layer int) {
-	e, l := p.e, &p.e.layers[layer]
-	h, width := e.model.Hidden, e.model.Layers[layer].Width
+	e, l := p.e, p.weights(layer)
+	h, width := e.model.Hidden, l.down.in // other than the model's where another MLP is run
 	all, norm := p.normed(l.mlpIn)
 	parts := (p.n + mlpRows(width) - 1) / mlpRows(width)
 	for i := range parts {
@@ -285,7 +320,8 @@ func (p *pass) mlp(layer int) {
 			p.alone(func() {
 				if err := p.observe(engine.MLP{
 					Layer: layer, Rows: p.layout.rows[r0:r1], Hidden: h, Width: width,
-					Input: in.values, Activations: act.values, Output: out,
+					Input: in.values, Activations: act.values, Output: out, Residual: p.ws.x[r0*h : r1*h],
+					Heads: p.ws.att.values[r0*p.ws.att.width : r1*p.ws.att.width],
 				}); err != nil {
 					p.crew.fail(err)
 				}
