@@ -89,17 +89,7 @@ func Build(scores *score.Scores, spec *arch.Spec, rule Rule) (*Plan, error) {
 
 // best returns the indices of the k highest scores, ascending.
 func best(scores []float32, k int) []int {
-	order := upTo(len(scores))
-	slices.SortStableFunc(order, func(a, b int) int {
-		switch {
-		case scores[a] > scores[b]:
-			return -1
-		case scores[a] < scores[b]:
-			return 1
-		}
-		return 0
-	})
-	order = order[:k]
+	order := score.Order(scores)[:k]
 	slices.Sort(order)
 	return order
 }
