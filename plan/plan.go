@@ -78,7 +78,7 @@ func Build(scores *score.Scores, spec *arch.Spec, rule Rule) (*Plan, error) {
 		if len(scores.Layers[l]) != layer.Width {
 			return nil, fmt.Errorf("the scores of layer %d are of %d neurons, the layer has %d", l, len(scores.Layers[l]), layer.Width)
 		}
-		keep, width, err := rule.widths(layer.Width, spec.Hidden)
+		keep, width, err := rule.widths(l, layer.Width, spec.Hidden)
 		if err != nil {
 			return nil, err
 		}

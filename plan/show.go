@@ -66,6 +66,8 @@ func (r *Rule) String() string {
 		s = fmt.Sprintf("--width %d ", *r.Width)
 	case r.Expansion != nil:
 		s = "--expansion " + formatFloat(*r.Expansion) + " "
+	case len(r.Widths) > 0:
+		s = "--widths " + joinInts(r.Widths) + " "
 	}
 	if len(r.Layers) > 0 {
 		s += fmt.Sprintf("--layers %v ", r.Layers)
