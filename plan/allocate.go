@@ -57,7 +57,7 @@ func (a *Allocation) Gain() float64 {
 	return 1 - a.Error/a.Uniform
 }
 
-// MaxStep bounds the step of an allocation.
+// maxStep bounds the step of an allocation.
 const maxStep = 1 << 20
 
 func (a *Allocation) check() error {

@@ -28,6 +28,8 @@ type Plan struct {
 	Method       score.Method `json:"method,omitempty"`  // of the scores; empty if nothing was scored
 	Seed         uint64       `json:"seed,omitempty"`
 	Rule         Rule         `json:"rule"`
+	// Allocation says where the widths of Rule come from, if they were shared out.
+	Allocation *Allocation `json:"allocation,omitempty"`
 	// Calibration is what the scores were made from, where activations take part in them.
 	Calibration *score.Calibration `json:"calibration,omitempty"`
 	Refit       *Refit             `json:"refit,omitempty"` // nil: weights stay as they are
@@ -193,6 +195,11 @@ func Decode(b []byte) (*Plan, error) {
 	if p.Refit != nil {
 		if err := p.Refit.check(); err != nil {
 			return nil, fmt.Errorf("key \"refit\": %w", err)
+		}
+	}
+	if p.Allocation != nil {
+		if err := p.Allocation.check(); err != nil {
+			return nil, fmt.Errorf("key \"allocation\": %w", err)
 		}
 	}
 	kept := 0

@@ -77,7 +77,7 @@ func TestCurvesAgainstRefits(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if c.FitStream != 50 || c.HeldStream != 40 {
+		if math.Abs(c.FitStream-50) > 1e-9 || math.Abs(c.HeldStream-40) > 1e-9 {
 			t.Errorf("energies of %v and %v", c.FitStream, c.HeldStream)
 		}
 		for k := 0; k <= s.d; k += 1 + s.d/9 {

@@ -30,13 +30,14 @@ type statsFlags struct {
 	cap, damping float64
 	refit        string
 	refitDamping float64
+	curves       bool // whether error curves are wanted
 }
 
 func (f *statsFlags) register(cmd *cobra.Command, refits bool) {
 	fl := cmd.Flags()
 	fl.StringVar(&f.stats, "stats", "", "statistics of the model, made by `coppice calib`")
 	fl.Float64Var(&f.cap, "first-token-cap", score.DefaultCap, "most of the trace of H that first tokens have, between 0 and 1")
-	fl.Float64Var(&f.damping, "damping", score.DefaultDamping, "ridge of leverage and obs, as a multiple of H's mean diagonal")
+	fl.Float64Var(&f.damping, "damping", score.DefaultDamping, "ridge of leverage, obs and error curves, as a multiple of H's mean diagonal")
 	f.refit = "none"
 	if refits {
 		fl.StringVar(&f.refit, "refit", "none", "how down_proj makes up for what goes: none, least-squares or bias")
@@ -45,14 +46,18 @@ func (f *statsFlags) register(cmd *cobra.Command, refits bool) {
 	}
 }
 
-// check validates the flags together with the method's.
-func (f *statsFlags) check(cmd *cobra.Command, s *scoreFlags) error {
+// check validates the flags together with the method's. Error curves are wanted where
+// widths are shared out by them, of best, which says what that would gain, and of scores
+// by themselves wherever there are statistics.
+func (f *statsFlags) check(cmd *cobra.Command, s *scoreFlags, shared bool) error {
 	changed := cmd.Flags().Changed
+	f.curves = shared || cmd.Flags().Lookup("refit") == nil && f.stats != ""
 	if s.method == best && cmd.Flags().Lookup("refit") != nil {
 		if changed("refit") && f.refit != string(bestRefit) {
 			return usagef("--method best refits by %s; for another refit name the method too", bestRefit)
 		}
 		s.method, f.refit, s.best = string(bestMethod), string(bestRefit), true
+		f.curves = true
 	}
 	if err := s.check(); err != nil {
 		return err
@@ -82,7 +87,7 @@ func (f *statsFlags) check(cmd *cobra.Command, s *scoreFlags) error {
 
 // needed reports whether statistics are needed.
 func (f *statsFlags) needed(s *scoreFlags) bool {
-	return score.Method(s.method).Calibrated() || f.refit != "none"
+	return score.Method(s.method).Calibrated() || f.refit != "none" || f.curves
 }
 
 // open opens the statistics and checks that they are of this model; nil where none are
@@ -111,6 +116,8 @@ func (f *statsFlags) reason(s *scoreFlags) string {
 		return "--method best"
 	case score.Method(s.method).Calibrated():
 		return "--method " + s.method
+	case f.refit == "none":
+		return "--allocation global"
 	}
 	return "--refit " + f.refit
 }

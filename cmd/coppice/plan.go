@@ -16,6 +16,7 @@ func (a *app) plan() *cobra.Command {
 	var s scoreFlags
 	var sf statsFlags
 	var r ruleFlags
+	var alloc allocationFlags
 	var out, scores string
 	var dryRun bool
 	cmd := &cobra.Command{
@@ -27,13 +28,17 @@ give the same bytes. ` + "`coppice apply`" + ` carries a plan out.`,
 		Example: `  coppice plan ./Llama-3.2-3B --ratio 0.6 -o plan.json
   coppice plan ./Llama-3.2-3B --expansion 1.4 --align 256 --scores scores.json -o plan.json
   coppice plan ./Llama-3.2-3B --ratio 0.6 --method obs --refit least-squares --stats stats.safetensors -o plan.json
+  coppice plan ./Llama-3.2-3B --ratio 0.6 --method obs --refit least-squares --allocation global --stats stats.safetensors -o plan.json
   coppice plan show plan.json
   coppice plan diff plan.json other.json`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			rule, err := r.rule(cmd)
 			if err == nil {
-				err = sf.check(cmd, &s)
+				err = alloc.check(cmd)
+			}
+			if err == nil {
+				err = sf.check(cmd, &s, alloc.allocation == global)
 			}
 			if err == nil && scores != "" && (cmd.Flags().Changed("method") || cmd.Flags().Changed("seed")) {
 				err = usagef("--scores already says the method and the seed")
@@ -67,7 +72,7 @@ give the same bytes. ` + "`coppice apply`" + ` carries a plan out.`,
 				return err
 			}
 			var st *score.Stats
-			if sc == nil || sf.refit != "none" {
+			if sc == nil || sf.refit != "none" || sf.curves && sc.Curves == nil {
 				if st, err = sf.open(&s, c); err != nil {
 					return err
 				}
@@ -80,7 +85,10 @@ give the same bytes. ` + "`coppice apply`" + ` carries a plan out.`,
 					return err
 				}
 			}
-			p, err := r.build(sc, &c.Spec, rule)
+			if err := sf.addCurves(cmd.Context(), a, c, sc, st); err != nil {
+				return err
+			}
+			p, err := alloc.build(a, &r, &s, sc, &c.Spec, rule)
 			if err != nil {
 				return err
 			}
@@ -114,6 +122,7 @@ give the same bytes. ` + "`coppice apply`" + ` carries a plan out.`,
 	s.register(cmd)
 	sf.register(cmd, true)
 	r.register(cmd)
+	alloc.register(cmd)
 	cmd.Flags().StringVarP(&out, "output", "o", "", "file to write")
 	cmd.Flags().StringVar(&scores, "scores", "", "use the scores of this file instead of computing them")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "show the plan and write nothing")

@@ -21,6 +21,7 @@ func (a *app) prune() *cobra.Command {
 	var sf statsFlags
 	var text textFlags
 	var r ruleFlags
+	var alloc allocationFlags
 	var o outFlags
 	cmd := &cobra.Command{
 		Use:   "prune MODEL -o DIR (--ratio R | --width N | --expansion X)",
@@ -38,13 +39,17 @@ refit. --calib with --stats FILE keeps the statistics there, which verify needs.
   coppice prune ./Llama-3.2-3B -o pruned40 --ratio 0.4 --align 256 --dtype f16
   coppice prune SmolLM2-135M-Instruct.Q4_1.gguf -o smol60 --ratio 0.6
   coppice prune ./Llama-3.2-3B -o best60 --ratio 0.6 --method best --calib wiki.txt --calib c4.jsonl --stats stats.safetensors
+  coppice prune ./Llama-3.2-3B -o best60 --ratio 0.6 --method best --allocation global --stats stats.safetensors
   coppice prune ./Llama-3.2-3B --width 4096 --dry-run`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			start := time.Now()
 			rule, err := r.rule(cmd)
 			if err == nil {
-				err = sf.check(cmd, &s)
+				err = alloc.check(cmd)
+			}
+			if err == nil {
+				err = sf.check(cmd, &s, alloc.allocation == global)
 			}
 			if err == nil {
 				err = checkText(cmd, &s, &sf, &text)
@@ -87,7 +92,10 @@ refit. --calib with --stats FILE keeps the statistics there, which verify needs.
 			if err != nil {
 				return err
 			}
-			p, err := r.build(sc, &c.Spec, rule)
+			if err := sf.addCurves(cmd.Context(), a, c, sc, st); err != nil {
+				return err
+			}
+			p, err := alloc.build(a, &r, &s, sc, &c.Spec, rule)
 			if err != nil {
 				return err
 			}
@@ -101,6 +109,7 @@ refit. --calib with --stats FILE keeps the statistics there, which verify needs.
 	sf.register(cmd, true)
 	text.register(cmd)
 	r.register(cmd)
+	alloc.register(cmd)
 	o.register(cmd, "same", "same, f16, bf16 or f32 (same is f16 for a quantised GGUF)")
 	return cmd
 }

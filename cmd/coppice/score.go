@@ -19,15 +19,18 @@ func (a *app) score() *cobra.Command {
 		Use:   "score MODEL -o FILE",
 		Short: "Score every neuron of every MLP",
 		Long: `Score every neuron of every gated MLP, from its weights or, with --stats, from what it
-does on a text, and write the scores as JSON. A plan can be made from them with
-` + "`coppice plan MODEL --scores FILE`" + `.`,
+does on a text, and write the scores as JSON. With --stats, whatever the method, the
+file also says for each layer what its output loses with each number of neurons that
+stay, best first, with down_proj refitted and without: error curves, by which
+` + "`coppice plan MODEL --scores FILE --allocation global`" + ` shares widths out.`,
 		Example: `  coppice score ./Llama-3.2-3B -o scores.json
   coppice score ./Llama-3.2-3B --method variance -o variance.json
   coppice score ./Llama-3.2-3B --method obs --stats stats.safetensors -o obs.json
+  coppice score ./Llama-3.2-3B --method maxabs --stats stats.safetensors -o curves.json
   coppice score compare scores.json obs.json`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := sf.check(cmd, &f); err != nil {
+			if err := sf.check(cmd, &f, false); err != nil {
 				return err
 			}
 			if out == "" && !dryRun {
@@ -50,6 +53,9 @@ does on a text, and write the scores as JSON. A plan can be made from them with
 			}
 			s, err := sf.compute(cmd.Context(), a, c, &f, st)
 			if err != nil {
+				return err
+			}
+			if err := sf.addCurves(cmd.Context(), a, c, s, st); err != nil {
 				return err
 			}
 			b, err := s.Encode()
