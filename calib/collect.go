@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/checkpoint"
 	"github.com/coppice-lm/coppice/engine"
 	"github.com/coppice-lm/coppice/lm"
@@ -30,12 +31,12 @@ type Options struct {
 	Context int    // most tokens of a row
 	Seed    uint64 // of the order of the documents
 	Rows    RowMode
-	Memory  int64         // most bytes of sums in memory, but at least a layer's; 0: DefaultMemory
+	Memory  int64         // most bytes for weights, sums and residual streams; 0: DefaultMemory
 	Threads int           // that add up; the engine has its own number
 	Save    time.Duration // how often the sums so far are saved; 0: see saveEvery
 	Replace bool          // whether other statistics in the output's place may go
 
-	Progress func(done, total int64) // called with tokens run, of all passes together; may be nil
+	Progress func(done, total int64) // called with tokens run, of all layers together; may be nil
 	Warn     func(message string)    // may be nil
 }
 
@@ -57,7 +58,7 @@ func (o *Options) check(longest int) error {
 // of its MLPs to a file, which it returns opened. Where the file is there already and is
 // what would be written, nothing is run; any other file is refused, but with Replace. Errors name the
 // source, document, layer or option. A *checkpoint.WriteError is a failure to write.
-func Collect(ctx context.Context, m *lm.Model, sources []string, out string, opt Options) (*score.Stats, error) {
+func Collect(ctx context.Context, m *lm.Layerwise, sources []string, out string, opt Options) (*score.Stats, error) {
 	if err := opt.check(m.Info().MaxLength); err != nil {
 		return nil, err
 	}
@@ -93,17 +94,17 @@ func Collect(ctx context.Context, m *lm.Model, sources []string, out string, opt
 // collector is one call of Collect.
 type collector struct {
 	ctx   context.Context
-	model *lm.Model
+	model *lm.Layerwise
 	text  *layout
 	opt   Options
 	head  score.StatsHead
 	files files
 	adder *adder
 
-	groups  [][2]int // first layer and the one after the last
-	batches [][]row
-	done    int64
-	total   int64
+	batches []batch
+	streams *streams
+	stats   *score.LayerStats // of the layer that is being run
+	dirty   bool              // whether something was computed since the last save
 	saved   time.Time
 	saving  time.Duration // that the last save took
 }
@@ -117,33 +118,31 @@ func (c *collector) describe() {
 	for _, l := range c.model.Engine().Model().Layers {
 		c.head.Widths = append(c.head.Widths, l.Width)
 	}
+	c.batches = c.text.batches()
 	memory := c.opt.Memory
 	if memory == 0 {
 		memory = DefaultMemory
 	}
-	c.groups = groupLayers(c.head.Widths, memory)
-	c.batches = c.text.batches()
-	c.total = c.text.tokens() * int64(len(c.groups))
-}
-
-// groupLayers cuts the layers into stretches whose sums fit into memory, one layer at
-// least.
-func groupLayers(widths []int, memory int64) [][2]int {
-	var groups [][2]int
-	for first := 0; first < len(widths); {
-		end, bytes := first, int64(0)
-		for end < len(widths) && (end == first || bytes+layerBytes(widths[end]) <= memory) {
-			bytes += layerBytes(widths[end])
-			end++
-		}
-		groups = append(groups, [2]int{first, end})
-		first = end
+	if m := c.model.Engine().Model(); layerBytes(m)+streamBytes(m, c.text.tokens()) > memory {
+		c.files.spill()
 	}
-	return groups
 }
 
-// layerBytes is the size of a layer's sums.
-func layerBytes(d int) int64 { return 12 * int64(d) * int64(d+3) }
+// streamBytes is the size of the residual streams of so many tokens.
+func streamBytes(m *arch.Transformer, tokens int64) int64 { return 4 * int64(m.Hidden) * tokens }
+
+// layerBytes is about the most memory that a layer takes: its weights in float32, its
+// sums, and what is computed of a batch.
+func layerBytes(m *arch.Transformer) int64 {
+	h, d := int64(m.Hidden), int64(0)
+	for _, l := range m.Layers {
+		d = max(d, int64(l.Width))
+	}
+	queries, keys := int64(m.Heads*m.HeadDim), int64(m.KVHeads*m.HeadDim)
+	weights := h*(2*queries+2*keys) + 3*h*d
+	work := batchTokens*(6*h+2*queries+2*keys) + 3*chunkRows*d
+	return 4*(weights+work) + 12*d*(d+3)
+}
 
 // judge says whether there is enough text.
 func (c *collector) judge() error {
@@ -199,91 +198,123 @@ func (c *collector) finished() (*score.Stats, error) {
 
 // run makes the partial output, from where an earlier run was.
 func (c *collector) run() error {
-	job, err := job(&c.head, c.groups)
+	job, err := c.job()
 	if err != nil {
 		return err
 	}
-	at, layers, err := c.files.load(job)
+	hidden := c.model.Engine().Model().Hidden
+	at, err := c.load(job, hidden)
 	if err != nil {
 		return err
 	}
+	defer c.streams.close()
 	begin := score.CreateStats
-	if at.Group > 0 {
+	if at.Layer > 0 {
 		begin = score.ContinueStats
 	}
 	w, err := begin(c.files.part, c.head)
 	if err != nil {
 		return &checkpoint.WriteError{Err: err}
 	}
-	err = c.passes(w, at, layers)
+	c.saved = time.Now()
+	for at.Layer < len(c.head.Widths) && err == nil {
+		err = c.layer(w, &at)
+	}
 	if e := w.Close(); err == nil && e != nil {
 		err = &checkpoint.WriteError{Err: e}
 	}
 	return err
 }
 
-// passes runs over the text once for each group of layers.
-func (c *collector) passes(w *score.StatsWriter, at place, layers []*score.LayerStats) error {
-	for at.Group < len(c.groups) {
-		group := c.groups[at.Group]
-		if layers == nil {
-			for _, d := range c.head.Widths[group[0]:group[1]] {
-				layers = append(layers, score.NewLayerStats(d))
-			}
-		}
-		if err := c.pass(&at, group, layers); err != nil {
+// layer runs the rest of a layer's batches, writes its sums, and goes to the next.
+func (c *collector) layer(w *score.StatsWriter, at *place) error {
+	c.stats = ready(c.stats, c.head.Widths[at.Layer], at.Batch > 0)
+	var layer engine.Layer
+	for at.Batch < len(c.batches) {
+		if err := c.pause(w, *at); err != nil {
 			return err
 		}
-		for i, s := range layers {
-			if err := w.WriteLayer(group[0]+i, s); err != nil {
-				return &checkpoint.WriteError{Err: err}
+		if layer == nil {
+			var err error
+			if layer, err = c.model.Engine().Layer(context.WithoutCancel(c.ctx), at.Layer); err != nil {
+				return err
 			}
 		}
-		if err := w.Sync(); err != nil {
-			return &checkpoint.WriteError{Err: err}
-		}
-		at.Group, at.Batch, layers = at.Group+1, 0, nil
-		if err := c.files.save(at, nil); err != nil {
+		if err := c.batch(layer, at.Layer, &c.batches[at.Batch]); err != nil {
 			return err
 		}
+		at.Batch++
+		c.dirty = true
+		if c.opt.Progress != nil {
+			done := c.text.tokens()
+			if at.Batch < len(c.batches) {
+				done = c.batches[at.Batch].first
+			}
+			c.opt.Progress(int64(at.Layer)*c.text.tokens()+done, int64(len(c.head.Widths))*c.text.tokens())
+		}
+	}
+	if err := w.WriteLayer(at.Layer, c.stats); err != nil {
+		return &checkpoint.WriteError{Err: err}
+	}
+	at.Layer, at.Batch = at.Layer+1, 0
+	if c.files.spills() {
+		// The next layer overwrites the streams that the last state goes on from.
+		return c.save(w, *at)
 	}
 	return nil
 }
 
-// errEnough ends a forward pass whose last wanted layer has been seen.
-var errEnough = errors.New("the layers above are not wanted")
-
-// pass runs the batches from at.Batch on and adds up a group's layers.
-func (c *collector) pass(at *place, group [2]int, layers []*score.LayerStats) error {
-	c.saved = time.Now()
-	c.done = int64(at.Group) * c.text.tokens()
-	for _, rows := range c.batches[:at.Batch] {
-		c.done += tokensOf(rows)
+// ready returns room for the sums of a layer: s where it is of that width, which keeps
+// what it holds if keep is set.
+func ready(s *score.LayerStats, width int, keep bool) *score.LayerStats {
+	if s == nil || s.Width != width {
+		return score.NewLayerStats(width)
 	}
-	saved := at.Batch
-	for at.Batch < len(c.batches) {
-		stopped := c.ctx.Err()
-		if at.Batch > saved && (stopped != nil || time.Since(c.saved) >= c.saveEvery()) {
-			begin := time.Now()
-			if err := c.files.save(*at, layers); err != nil {
-				return err
-			}
-			c.saved, saved = time.Now(), at.Batch
-			c.saving = c.saved.Sub(begin)
-		}
-		if stopped != nil {
-			return stopped
-		}
-		rows := c.batches[at.Batch]
-		if err := c.batch(rows, group, layers); err != nil {
+	if keep {
+		return s
+	}
+	for _, m := range []*score.Moments{&s.Body, &s.First, &s.Held} {
+		clear(m.Sum)
+		clear(m.Gram)
+		m.N, m.Stream = 0, score.Stream{}
+	}
+	return s
+}
+
+// pause saves what there is where it is time to, and returns an error where it is time to
+// stop.
+func (c *collector) pause(w *score.StatsWriter, at place) error {
+	stopped := c.ctx.Err()
+	if c.dirty && (stopped != nil || time.Since(c.saved) >= c.saveEvery()) {
+		if err := c.save(w, at); err != nil {
 			return err
 		}
-		at.Batch++
-		c.done += tokensOf(rows)
-		if c.opt.Progress != nil {
-			c.opt.Progress(c.done, c.total)
-		}
 	}
+	return stopped
+}
+
+// save makes all that was computed durable.
+func (c *collector) save(w *score.StatsWriter, at place) error {
+	begin := time.Now()
+	if err := w.Sync(); err != nil {
+		return &checkpoint.WriteError{Err: err}
+	}
+	made := at.Layer
+	if at.Batch == 0 {
+		made--
+	}
+	if err := c.streams.sync(made); err != nil {
+		return err
+	}
+	stats := c.stats
+	if at.Batch == 0 {
+		stats = nil
+	}
+	if err := c.files.save(at, stats, c.streams.memory); err != nil {
+		return err
+	}
+	c.saved, c.dirty = time.Now(), false
+	c.saving = c.saved.Sub(begin)
 	return nil
 }
 
@@ -297,41 +328,63 @@ func (c *collector) saveEvery() time.Duration {
 	return min(max(50*c.saving, time.Second), time.Minute)
 }
 
-func tokensOf(rows []row) int64 {
-	n := 0
-	for _, r := range rows {
-		n += len(r.tokens)
+// batch runs a layer over one batch and adds up what its MLP does. It is not interrupted,
+// so that the sums are always those of whole batches.
+func (c *collector) batch(layer engine.Layer, index int, b *batch) error {
+	ctx := context.WithoutCancel(c.ctx)
+	stream, err := c.streams.get(index, b.first, b.tokens)
+	if err != nil {
+		return err
 	}
-	return int64(n)
-}
-
-// batch adds one batch to the sums of a group's layers. It is not interrupted, so that
-// the sums are always those of whole batches.
-func (c *collector) batch(rows []row, group [2]int, layers []*score.LayerStats) error {
-	wanted := int(tokensOf(rows))
-	seen := 0 // rows of the group's last layer
-	observe := func(mlp engine.MLP) error {
-		if mlp.Layer < group[0] {
-			return nil
-		}
-		if err := c.observe(mlp, rows, layers[mlp.Layer-group[0]]); err != nil {
+	forest := batchOf(b.rows)
+	if index == 0 {
+		if err := c.model.Engine().Embed(ctx, forest, stream); err != nil {
 			return err
 		}
-		if mlp.Layer == group[1]-1 {
-			if seen += len(mlp.Rows); seen == wanted {
-				return errEnough
+	}
+	seen := 0
+	if err := layer.Run(ctx, forest, stream, func(mlp engine.MLP) error {
+		seen += len(mlp.Rows)
+		return c.observe(mlp, b.rows, c.stats)
+	}); err != nil {
+		return err
+	}
+	if seen != b.tokens {
+		return fmt.Errorf("the engine showed %d of %d rows of layer %d", seen, b.tokens, index)
+	}
+	if err := c.addStream(index, stream, b.rows); err != nil {
+		return err
+	}
+	return c.streams.put(index, b.first)
+}
+
+// addStream adds the energies of the residual stream after a layer.
+func (c *collector) addStream(index int, stream []float32, rows []row) error {
+	hidden := c.model.Engine().Model().Hidden
+	for _, r := range rows {
+		for i := range r.tokens {
+			to := &c.stats.Body
+			switch {
+			case r.first[i]:
+				to = &c.stats.First
+			case r.held:
+				to = &c.stats.Held
 			}
+			energy := 0.0
+			for _, v := range stream[:hidden] {
+				energy += float64(v) * float64(v)
+			}
+			if energy-energy != 0 {
+				return fmt.Errorf("layer %d: the residual stream is not finite at token %d of a row of %s; the model is damaged, or its weights overflow on this text", index, i, c.text.document(&r, i))
+			}
+			to.Stream.Energy += energy
+			if energy > 0 {
+				to.Stream.Weights += float64(hidden) / energy
+			}
+			stream = stream[hidden:]
 		}
-		return nil
 	}
-	_, err := c.model.Engine().Score(context.WithoutCancel(c.ctx), batchOf(rows), observe)
-	if errors.Is(err, errEnough) {
-		return nil
-	}
-	if err == nil {
-		err = fmt.Errorf("the engine showed %d of %d rows of layer %d", seen, wanted, group[1]-1)
-	}
-	return err
+	return nil
 }
 
 // observe adds the rows of one call, class by class.

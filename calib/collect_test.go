@@ -37,9 +37,16 @@ func tinyDir(t *testing.T) string {
 	return dir
 }
 
-func openTiny(t *testing.T, dir string) *lm.Model {
+func openTiny(t *testing.T, dir string) *lm.Layerwise { return openThreads(t, dir, 2) }
+
+func openThreads(t *testing.T, dir string, threads int) *lm.Layerwise {
 	t.Helper()
-	m, err := lm.Open(context.Background(), dir, lm.Options{Threads: 2})
+	c, err := checkpoint.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	m, err := lm.NewLayerwise(context.Background(), c, lm.Options{Threads: threads})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,7 +72,7 @@ func options() Options {
 }
 
 // collect runs Collect into a new file and returns its path.
-func collect(t *testing.T, m *lm.Model, text string, opt Options) string {
+func collect(t *testing.T, m *lm.Layerwise, text string, opt Options) string {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "stats")
 	st, err := Collect(context.Background(), m, []string{text}, out, opt)
@@ -95,9 +102,14 @@ func openStats(t *testing.T, path string) *score.Stats {
 	return st
 }
 
-// naive adds up in float64 what an observer sees of single rows run alone.
-func naive(t *testing.T, m *lm.Model, l *layout) []*score.LayerStats {
+// naive adds up in float64 what an observer of the whole model sees of single rows run
+// alone.
+func naive(t *testing.T, dir string, l *layout) []*score.LayerStats {
 	t.Helper()
+	m, err := lm.Open(context.Background(), dir, lm.Options{Threads: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
 	layers := make([]*score.LayerStats, tinyLayers)
 	for i := range layers {
 		layers[i] = score.NewLayerStats(tinyWidth)
@@ -121,6 +133,13 @@ func naive(t *testing.T, m *lm.Model, l *layout) []*score.LayerStats {
 						to.Gram[j*(j+1)/2+k] += float64(x[j]) * float64(x[k])
 					}
 				}
+				energy := 0.0
+				for j, v := range mlp.Residual[i*mlp.Hidden:][:mlp.Hidden] {
+					v += mlp.Output[i*mlp.Hidden+j]
+					energy += float64(v) * float64(v)
+				}
+				to.Stream.Energy += energy
+				to.Stream.Weights += float64(mlp.Hidden) / energy
 			}
 			return nil
 		})
@@ -131,11 +150,16 @@ func naive(t *testing.T, m *lm.Model, l *layout) []*score.LayerStats {
 	return layers
 }
 
+func near(got, want float64) bool { return math.Abs(got-want) <= 1e-12*want }
+
 // sameMoments compares sums with those of a plain loop in float64: products to 2e-6 of
 // the two neurons' own sums of squares, which bound them.
 func sameMoments(got, want *score.Moments) error {
 	if got.N != want.N {
 		return fmt.Errorf("%d tokens, want %d", got.N, want.N)
+	}
+	if !near(got.Stream.Energy, want.Stream.Energy) || !near(got.Stream.Weights, want.Stream.Weights) {
+		return fmt.Errorf("residual stream %v, want %v", got.Stream, want.Stream)
 	}
 	square := func(i int) float64 { return want.Gram[i*(i+1)/2+i] }
 	for i := range want.Sum {
@@ -154,7 +178,8 @@ func sameMoments(got, want *score.Moments) error {
 
 // Sums are those of a plain loop in float64 over rows that the engine ran one by one.
 func TestSumsAgainstFloat64(t *testing.T) {
-	m, text := openTiny(t, tinyDir(t)), writeText(t, 60)
+	dir, text := tinyDir(t), writeText(t, 60)
+	m := openTiny(t, dir)
 	for _, mode := range []RowMode{Packed, Padded} {
 		opt := options()
 		opt.Rows = mode
@@ -170,7 +195,7 @@ func TestSumsAgainstFloat64(t *testing.T) {
 			t.Fatalf("%s: %d tokens, %d held back", mode, l.tokens(), l.held)
 		}
 		st := openStats(t, collect(t, m, text, opt))
-		for i, want := range naive(t, m, l) {
+		for i, want := range naive(t, dir, l) {
 			got, err := st.Layer(i)
 			if err != nil {
 				t.Fatal(err)
@@ -197,29 +222,32 @@ func countFirst(l *layout, held bool) int64 {
 	return n
 }
 
-// The same bytes at any number of threads, in one pass or in one for each layer.
+// The same bytes at any number of threads, with residual streams in memory or in files.
 func TestSameBytes(t *testing.T) {
 	dir, text := tinyDir(t), writeText(t, 60)
-	var want []byte
-	for _, s := range []struct {
-		threads int
-		memory  int64
-	}{{1, 0}, {3, 0}, {2, 1}, {2, 2 * layerBytes(tinyWidth)}} {
-		m, err := lm.Open(context.Background(), dir, lm.Options{Threads: s.threads})
+	want := read(t, collect(t, openThreads(t, dir, 1), text, options()))
+	for _, memory := range []int64{0, 1} {
+		m := openThreads(t, dir, 3)
+		opt := options()
+		opt.Threads, opt.Memory = 3, memory
+		names := map[string]bool{}
+		out := filepath.Join(t.TempDir(), "stats")
+		opt.Progress = func(int64, int64) {
+			left, _ := filepath.Glob(filepath.Join(filepath.Dir(out), ".stats.coppice-*"))
+			for _, name := range left {
+				names[name] = true
+			}
+		}
+		st, err := Collect(context.Background(), m, []string{text}, out, opt)
 		if err != nil {
 			t.Fatal(err)
 		}
-		opt := options()
-		opt.Threads, opt.Memory = s.threads, s.memory
-		passes := len(groupLayers([]int{tinyWidth, tinyWidth, tinyWidth}, max(s.memory, 1)))
-		if s.memory == 1 && passes != 3 || s.memory > 1 && passes != 2 {
-			t.Fatalf("memory %d: %d passes", s.memory, passes)
+		st.Close()
+		if !bytes.Equal(read(t, out), want) {
+			t.Errorf("memory %d: other bytes", memory)
 		}
-		got := read(t, collect(t, m, text, opt))
-		if want == nil {
-			want = got
-		} else if !bytes.Equal(got, want) {
-			t.Errorf("%d threads, memory %d: other bytes", s.threads, s.memory)
+		if spilled := names[hiddenName(out)+"streams-0"] && names[hiddenName(out)+"streams-1"]; spilled != (memory == 1) {
+			t.Errorf("memory %d: the files were %v", memory, names)
 		}
 	}
 }
@@ -228,9 +256,14 @@ func TestSameBytes(t *testing.T) {
 // runs only what is left and ends with the same bytes.
 func TestContinuesAfterDeath(t *testing.T) {
 	m, text := openTiny(t, tinyDir(t)), writeText(t, 60)
+	want := read(t, collect(t, m, text, options()))
+	t.Run("in memory", func(t *testing.T) { testDeath(t, m, text, want, 0) })
+	t.Run("in files", func(t *testing.T) { testDeath(t, m, text, want, 1) })
+}
+
+func testDeath(t *testing.T, m *lm.Layerwise, text string, want []byte, memory int64) {
 	opt := options()
-	opt.Memory = 2 * layerBytes(tinyWidth) // two passes
-	want := read(t, collect(t, m, text, opt))
+	opt.Memory = memory
 	type death struct{}
 	for die := 1; ; die++ {
 		out := filepath.Join(t.TempDir(), "stats")
@@ -257,7 +290,7 @@ func TestContinuesAfterDeath(t *testing.T) {
 			return false
 		}()
 		if !died {
-			if die < 6 {
+			if die < 4*tinyLayers {
 				t.Fatalf("only %d batches: the test dies nowhere", die)
 			}
 			return
@@ -281,7 +314,7 @@ func TestContinuesAfterDeath(t *testing.T) {
 		if !bytes.Equal(read(t, out), want) {
 			t.Errorf("died after batch %d: other bytes", die)
 		}
-		if die > 2 && (again == 0 || first < total*int64(die-2)/10/2) {
+		if die > 2 && (again == 0 || first < total*int64(die-2)/(5*tinyLayers)) {
 			t.Errorf("died after batch %d: the next run began at %d of %d tokens", die, first, total)
 		}
 		left, err := filepath.Glob(filepath.Join(filepath.Dir(out), ".*"))

@@ -19,19 +19,26 @@
 // float64. Each element is added to in the order of the rows, whatever the number of
 // threads, so the same text gives the same bits.
 //
+// # One layer at a time
+//
+// The model runs as engine.Layerwise: one layer over all rows, then the next, with the
+// residual streams of all tokens kept in between. So the text is gone over once, whatever
+// the size of the model, and weights and sums of one layer are in memory.
+//
 // # Memory and time
 //
-// The sums of a layer of d neurons take 12 d(d+3) bytes. As many layers as fit into
-// Options.Memory are observed in one pass over the text, so a model of L layers takes
-// P = ceil(L / floor(Memory / 12 d^2)) passes; a pass ends at its last layer, so on
-// average a little more than half of the model is run. At d = 8192 a layer takes 805 MB:
-// two layers a pass in 2 GiB, at d = 1536 28 MB: all 30 layers of SmolLM2-135M in one.
-// The engine's weights come on top. Time is P/2 + 1/2 forward passes and d^2 fused
-// multiply-adds a token and layer.
+// For L layers of hidden size h and width d, T tokens: a layer's sums take 12 d(d+3)
+// bytes, its weights in float32 4 (h(2q + 2k) + 3hd) for q values of queries and k of keys
+// a token, and what is computed of a batch about 20 (h + d) kB; the streams take 4hT
+// bytes. Where all that is more than Options.Memory, the streams are in two files beside
+// the output, of 4hT bytes each, which are written once and read once a layer. The file of
+// statistics takes L(12 d(d+3) + 48) bytes. Time is that of one forward pass without the
+// head, and d^2 multiply-adds a token and layer.
 //
 // # Interruption
 //
 // Between batches of rows, each minute or more often, and when its context ends, Collect
-// saves the sums so far in a hidden file beside its output, at once or not at all. The same call goes on
-// from there, after a kill too, and ends with the same bits.
+// saves in hidden files beside its output the sums of the layer that is being run, and the
+// residual streams. The same call goes on from there, after a kill too, and ends with the
+// same bits.
 package calib

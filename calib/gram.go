@@ -19,8 +19,9 @@ const (
 // adder adds activations to sums. It keeps the buffers.
 type adder struct {
 	threads int
-	xt      []float32 // the activations of a chunk, neuron by neuron
-	scratch sync.Pool // of *[]float32, unitRows rows of products
+	xt      []float32     // the activations of a chunk, neuron by neuron
+	memory  kernel.Memory // of them packed
+	scratch sync.Pool     // of *[]float32, unitRows rows of products
 }
 
 // add adds the given rows of x (rows of d values) to m. It reports whether all sums of
@@ -50,10 +51,10 @@ func (a *adder) chunk(m *score.Moments, x []float32, rows []int) bool {
 			}
 		}
 	})
-	packed, err := kernel.NewF32(nil, d, n)
-	if err != nil {
-		panic(err) // both sizes are positive
-	}
+	a.memory.Reset()
+	a.packed(d, n) // for its size
+	a.memory.Allocate()
+	packed := a.packed(d, n)
 	linalg.Parallel(a.threads, packed.Panels(), func(p int) {
 		// The rows are in memory: nothing can fail.
 		_ = packed.Pack(p, p+1, func(o int, dst []float32) error { copy(dst, xt[o*n:][:n]); return nil })
@@ -70,6 +71,15 @@ func (a *adder) chunk(m *score.Moments, x []float32, rows []int) bool {
 		}
 	}
 	return true
+}
+
+// packed makes room for a chunk.
+func (a *adder) packed(d, n int) *kernel.F32 {
+	w, err := kernel.NewF32(&a.memory, d, n)
+	if err != nil {
+		panic(err) // both sizes are positive
+	}
+	return w
 }
 
 // unit adds rows r0 to r1 of the triangle, and their sums.

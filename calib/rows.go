@@ -80,7 +80,7 @@ func (b *builder) add(document int, tokens []int32) {
 }
 
 // layRows shuffles and encodes documents until there are enough tokens.
-func layRows(m *lm.Model, documents []document, opt *Options) (*layout, error) {
+func layRows(m *lm.Layerwise, documents []document, opt *Options) (*layout, error) {
 	l := &layout{}
 	order := rand.New(rand.NewPCG(opt.Seed, 0)).Perm(len(documents))
 	make := func(held bool, budget int) *builder {
@@ -166,17 +166,25 @@ func (l *layout) document(r *row, index int) string {
 // speed. The order in which sums are added depends on it.
 const batchTokens = 1024
 
-// batches cuts the rows into stretches of about batchTokens tokens, of one class each.
-func (l *layout) batches() [][]row {
-	var all [][]row
+// batch is rows that are run together, all held back or none.
+type batch struct {
+	rows   []row
+	first  int64 // how many tokens are before it
+	tokens int
+}
+
+// batches cuts the rows into stretches of about batchTokens tokens.
+func (l *layout) batches() []batch {
+	var all []batch
+	at := int64(0)
 	for first := 0; first < len(l.rows); {
 		end, tokens := first, 0
 		for end < len(l.rows) && l.rows[end].held == l.rows[first].held && (end == first || tokens+len(l.rows[end].tokens) <= batchTokens) {
 			tokens += len(l.rows[end].tokens)
 			end++
 		}
-		all = append(all, l.rows[first:end])
-		first = end
+		all = append(all, batch{l.rows[first:end], at, tokens})
+		first, at = end, at+int64(tokens)
 	}
 	return all
 }

@@ -20,7 +20,8 @@ import (
 // tokens, give the counts and the sums of the three run alone; packed into one row, the
 // start of each is set apart.
 func TestPaddingNeverCounts(t *testing.T) {
-	m := openTiny(t, tinyDir(t))
+	dir := tinyDir(t)
+	m := openTiny(t, dir)
 	texts := []string{strings.Repeat("one text. ", 4), strings.Repeat("another. ", 5), strings.Repeat("third ", 8)}
 	total := 0
 	var all strings.Builder
@@ -46,7 +47,7 @@ func TestPaddingNeverCounts(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		alone := naive(t, m, l)[2]
+		alone := naive(t, dir, l)[2]
 		want.Body.Add(alone.Body)
 		want.First.Add(alone.First)
 	}

@@ -1,6 +1,7 @@
 // Package engine says what a running model can do, without saying how: score token
 // sequences, be observed while it does, and decode one token after another with a
-// cache. Training will be added when a program needs it.
+// cache; and, for models that are larger than memory or change while they are looked at,
+// run one layer at a time over many tokens (Layerwise). Training will be added when a program needs it.
 //
 // The contract is coarse on purpose. An engine takes a whole batch, a tree of token
 // sequences with the predictions wanted of them, and answers with log-probabilities. It
@@ -9,6 +10,7 @@
 //
 //   - Scoring a sequence gives the same bits whatever else is in the batch, in whatever
 //     order, with its prefix shared or not, and at any number of threads.
+//   - Running layer after layer (Layerwise) gives the same bits as running the whole model.
 //   - Decoding through a Cache may use other kernels; its logits are within 1e-4 of those
 //     of scoring.
 //   - F32 is the precision of record. BF16 rounds weights, and activations where they
@@ -74,7 +76,7 @@ type Score struct {
 
 // MLPObserver is called with the rows of one layer's MLP as they are computed: in the
 // order of layers, a layer in one or several calls, each row of the batch in exactly
-// one of them. An error stops Score and is returned as it is.
+// one of them. An error stops the call and is returned as it is.
 type MLPObserver func(MLP) error
 
 // MLP is what passes through the gated MLP of a layer. The slices are valid during the
@@ -86,6 +88,7 @@ type MLP struct {
 	Input         []float32 // [len(Rows), Hidden], normalised, as gate and up receive it
 	Activations   []float32 // [len(Rows), Width], act(gate) * up, as down receives it
 	Output        []float32 // [len(Rows), Hidden], of down, before any norm or scale
+	Residual      []float32 // [len(Rows), Hidden], the residual stream that the output is added to
 }
 
 // Row says which token of a batch a row of values belongs to.

@@ -253,7 +253,11 @@ func TestStatsFileAndMerge(t *testing.T) {
 		return StatsHead{Version: StatsVersion, Model: "sha256:m", Tokenizer: "t", Text: text, Documents: 3, Context: 8, Rows: "packed", Body: 40, First: 5, Held: 10, Widths: []int{d}}
 	}
 	x, y := activations(1, 55, d), activations(2, 55, d)
-	part := func(x [][]float64) *LayerStats { return layerOf(x[:40], x[40:45], x[45:], d) }
+	part := func(x [][]float64) *LayerStats {
+		l := layerOf(x[:40], x[40:45], x[45:], d)
+		l.Body.Stream, l.First.Stream, l.Held.Stream = Stream{3 + x[0][0], 1}, Stream{50, 2}, Stream{7, 4}
+		return l
+	}
 	a := writeStats(t, filepath.Join(dir, "a"), head("sha256:a"), part(x))
 	b := writeStats(t, filepath.Join(dir, "b"), head("sha256:b"), part(y))
 	got, err := a.Layer(0)
@@ -286,6 +290,12 @@ func TestStatsFileAndMerge(t *testing.T) {
 			t.Fatalf("element %d of the merged sums is %v, want %v", i, sum.Body.Gram[i], want)
 		}
 	}
+	if got.Body.Stream != part(x).Body.Stream || got.First.Stream != (Stream{50, 2}) || got.Held.Stream != (Stream{7, 4}) {
+		t.Errorf("read back other sums of the stream: %v %v %v", got.Body.Stream, got.First.Stream, got.Held.Stream)
+	}
+	if want := (Stream{6 + x[0][0] + y[0][0], 2}); math.Abs(sum.Body.Stream.Energy-want.Energy) > 1e-12 || sum.Body.Stream.Weights != 2 || sum.First.Stream != (Stream{100, 4}) {
+		t.Errorf("merged sums of the stream are %v and %v", sum.Body.Stream, sum.First.Stream)
+	}
 	if err := MergeStats(filepath.Join(dir, "c"), a, a); err == nil || !strings.Contains(err.Error(), "twice") {
 		t.Errorf("merging a text with itself: %v", err)
 	}
@@ -301,6 +311,37 @@ func TestStatsOfAnotherModel(t *testing.T) {
 	st := writeStats(t, filepath.Join(t.TempDir(), "s"), StatsHead{Version: StatsVersion, Model: "sha256:x", Body: 1, Widths: []int{1}}, &LayerStats{1, momentsOf(activations(1, 1, 1), 1), NewMoments(1), NewMoments(1)})
 	_, err := ComputeCalibrated(context.Background(), c, st, OBS, CalibratedOptions{Cap: 0.5, Damping: 1e-3, Threads: 1})
 	if err == nil || !strings.Contains(err.Error(), "another model") {
+		t.Error(err)
+	}
+}
+
+// StreamEnergy is a mean over the tokens, and with the weights, of Second.
+func TestStreamEnergy(t *testing.T) {
+	one := func(n int64, trace, energy float64) Moments {
+		return Moments{N: n, Sum: []float64{0}, Gram: []float64{trace}, Stream: Stream{Energy: energy}}
+	}
+	s := &LayerStats{1, one(10, 30, 100), one(4, 90, 800), one(5, 15, 60)}
+	for _, c := range []struct {
+		part  Part
+		limit float64
+		want  float64
+	}{
+		{Fit, 1, 900. / 14}, {Fit, 0, 10}, {AllTokens, 0, 160. / 15},
+		{AllTokens, 0.5, (160 + 400) / (15. + 2)}, // a weight of 45/90
+	} {
+		if got := s.StreamEnergy(c.part, c.limit); math.Abs(got-c.want) > 1e-12*c.want {
+			t.Errorf("part %d, first tokens up to %v: %v, want %v", c.part, c.limit, got, c.want)
+		}
+	}
+	if got := NewLayerStats(1).StreamEnergy(Fit, 0.5); got != 0 {
+		t.Errorf("of no tokens: %v", got)
+	}
+}
+
+// Statistics of another version are refused with what to do.
+func TestStatsVersion(t *testing.T) {
+	h := StatsHead{Version: 1, Body: 1, Widths: []int{1}}
+	if err := h.check(); err == nil || !strings.Contains(err.Error(), "version 1") || !strings.Contains(err.Error(), "coppice calib") {
 		t.Error(err)
 	}
 }

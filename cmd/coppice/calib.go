@@ -34,7 +34,7 @@ func (f *textFlags) register(cmd *cobra.Command) {
 	fl.IntVar(&f.ctx, "ctx", calib.DefaultContext, "tokens of a row of calibration text")
 	fl.StringVar(&f.rows, "rows", string(calib.Packed), "how documents fill rows: packed (one after another) or padded (each in rows of its own)")
 	fl.StringVar(&f.dtype, "calib-dtype", "f32", "precision in which the model runs over the text: f32 or bf16")
-	fl.StringVar(&f.memory, "calib-memory", "2GB", "most memory for sums; where the layers need more, the text is run several times")
+	fl.StringVar(&f.memory, "calib-memory", "2GB", "memory for a layer's weights and sums and the residual streams of the text; where these need more, the streams are kept in files beside the output")
 	completeWords(cmd, "rows", string(calib.Packed), string(calib.Padded))
 	completeWords(cmd, "calib-dtype", "f32", "bf16")
 }
@@ -62,8 +62,8 @@ func (f *textFlags) check() (err error) {
 	return nil
 }
 
-// collect runs the model at path, which c is, over the text.
-func (a *app) collect(ctx context.Context, path string, c *checkpoint.Checkpoint, f *textFlags, seed uint64, out string, replace bool) (*score.Stats, error) {
+// collect runs a model over the text.
+func (a *app) collect(ctx context.Context, c *checkpoint.Checkpoint, f *textFlags, seed uint64, out string, replace bool) (*score.Stats, error) {
 	fingerprint, err := c.Fingerprint()
 	if err != nil {
 		return nil, badInput(err)
@@ -73,7 +73,7 @@ func (a *app) collect(ctx context.Context, path string, c *checkpoint.Checkpoint
 			return nil, badInput(fmt.Errorf("--calib %w", err))
 		}
 	}
-	m, err := lm.Open(ctx, path, lm.Options{Precision: f.precision, Threads: a.threads})
+	m, err := lm.NewLayerwise(ctx, c, lm.Options{Precision: f.precision, Threads: a.threads})
 	if err != nil {
 		return nil, badInput(err)
 	}
@@ -124,7 +124,7 @@ again, and ends with the same bytes. Statistics of different texts can be added 
 			if err := checkFileOutput(out, c.Path); err != nil {
 				return err
 			}
-			st, err := a.collect(cmd.Context(), args[0], c, &f, seed, out, force)
+			st, err := a.collect(cmd.Context(), c, &f, seed, out, force)
 			if err != nil {
 				return keptBeside(out, err)
 			}
@@ -178,6 +178,7 @@ func (a *app) calibShow() *cobra.Command {
 				Dead       int     `json:"dead"`
 				RMS        float64 `json:"rms"`               // of the body's activations
 				FirstShare float64 `json:"first_token_share"` // of the trace, uncapped
+				Stream     float64 `json:"stream_energy"`     // mean |r|^2 of the residual stream at the output, over the body
 			}
 			fingerprint, err := st.Fingerprint()
 			if err != nil {
@@ -196,7 +197,7 @@ func (a *app) calibShow() *cobra.Command {
 				if err != nil {
 					return badInput(err)
 				}
-				result.Layers = append(result.Layers, layer{l, s.Width, len(s.Dead()), s.BodyRMS(), s.FirstShare()})
+				result.Layers = append(result.Layers, layer{l, s.Width, len(s.Dead()), s.BodyRMS(), s.FirstShare(), s.Body.Stream.Energy / float64(s.Body.N)})
 			}
 			if a.json {
 				return a.result(result)
@@ -207,9 +208,9 @@ func (a *app) calibShow() *cobra.Command {
 			a.showStats(st)
 			a.printf("statistics %s\n\n", fingerprint)
 			t := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-			fmt.Fprintln(t, "layer\twidth\tdead\trms\tfirst tokens' share\t")
+			fmt.Fprintln(t, "layer\twidth\tdead\trms\tfirst tokens' share\tstream energy\t")
 			for _, l := range result.Layers {
-				fmt.Fprintf(t, "%d\t%d\t%d\t%.4g\t%.1f %%\t\n", l.Layer, l.Width, l.Dead, l.RMS, 100*l.FirstShare)
+				fmt.Fprintf(t, "%d\t%d\t%d\t%.4g\t%.1f %%\t%.4g\t\n", l.Layer, l.Width, l.Dead, l.RMS, 100*l.FirstShare, l.Stream)
 			}
 			return t.Flush()
 		},

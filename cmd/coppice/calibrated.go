@@ -205,7 +205,7 @@ func (a *app) statistics(cmd *cobra.Command, path string, c *checkpoint.Checkpoi
 	} else if err := checkFileOutput(to, c.Path); err != nil {
 		return nil, keep, err
 	}
-	st, err = a.collect(cmd.Context(), path, c, text, s.seed, to, f.stats == "")
+	st, err = a.collect(cmd.Context(), c, text, s.seed, to, f.stats == "")
 	if err != nil {
 		return nil, keep, keptBeside(orDot(out), err)
 	}

@@ -33,8 +33,8 @@ func (p *pass) end() int {
 
 // rotate normalises queries and keys in ws.qkv where the family does, and turns them by
 // their positions.
-func (p *pass) rotate(layer int) {
-	e, t, l := p.e, p.e.model, &p.e.layers[layer]
+func (p *pass) rotate(layer int, l *layer) {
+	e, t := p.e, p.e.model
 	dim, queries, keys := t.HeadDim, t.Heads*t.HeadDim, t.KVHeads*t.HeadDim
 	stride, ropes, rope := queries+2*keys, len(t.Ropes), t.Layers[layer].Rope
 	if rope < 0 && t.QKNorm == arch.NoQKNorm {

@@ -22,6 +22,8 @@
 //
 // Weights are read row by row from the checkpoint and packed for the kernels; the
 // checkpoint's bytes are not kept. A tied embedding is held once, in the packed form.
+// A Layerwise runs the same code with the weights of one layer, which it reads when it
+// is asked for the layer; the embeddings of a batch's tokens are read for the batch.
 package cpu
 
 import (
@@ -82,6 +84,21 @@ const maxHeadDim = 256
 // New reads and packs the weights of model from src. A tensor that is missing or has
 // another shape than the model says is an error that names it.
 func New(ctx context.Context, model *arch.Transformer, src engine.Source, opt Options) (*Engine, error) {
+	e, err := prepare(model, opt)
+	if err != nil {
+		return nil, err
+	}
+	stop := e.pool.start()
+	err = e.load(ctx, src)
+	stop()
+	if err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// prepare makes an engine without weights.
+func prepare(model *arch.Transformer, opt Options) (*Engine, error) {
 	if opt.Threads < 0 || opt.MaxLength < 0 {
 		return nil, fmt.Errorf("%d threads, %d tokens: expected positive numbers, or 0 for the default", opt.Threads, opt.MaxLength)
 	}
@@ -95,14 +112,21 @@ func New(ctx context.Context, model *arch.Transformer, src engine.Source, opt Op
 	if e.maxLength == 0 {
 		e.maxLength = model.MaxPositions
 	}
-	stop := e.pool.start()
-	err := e.load(ctx, src)
-	stop()
-	if err != nil {
-		return nil, err
-	}
 	e.ropes.model = model
 	return e, nil
+}
+
+// accepts is an error unless the engine can run the batch.
+func (e *Engine) accepts(batch engine.Batch) error {
+	if err := batch.Validate(e.model.Vocab); err != nil {
+		return err
+	}
+	for i, n := range batch.Lengths() {
+		if n > e.maxLength {
+			return &engine.LengthError{Node: i, Length: n, Max: e.maxLength}
+		}
+	}
+	return nil
 }
 
 // Model implements engine.Engine.

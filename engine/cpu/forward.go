@@ -50,57 +50,77 @@ type pass struct {
 
 // run computes the residual stream, in e.ws.x.
 func (p *pass) run() error {
-	e, n := p.e, p.layout.n
-	p.n = n
-	t, ws := e.model, &e.ws
-	queries, keys := t.Heads*t.HeadDim, t.KVHeads*t.HeadDim
-	stride := queries + 2*keys
-	ws.x, ws.qkv, ws.out = grow(ws.x, n*t.Hidden), grow(ws.qkv, n*stride), grow(ws.out, n*t.Hidden)
-	e.growRows(&ws.in, n, t.Hidden)
-	e.growRows(&ws.att, n, queries)
-	p.makeTables()
-	e.pool.rows(n, rowTile, func(_, r0, r1 int) {
+	e, t, ws := p.e, p.e.model, &p.e.ws
+	ws.x = grow(ws.x, p.layout.n*t.Hidden)
+	p.begin()
+	e.pool.rows(p.n, rowTile, func(_, r0, r1 int) {
 		for r := r0; r < r1; r++ {
-			x := ws.x[r*t.Hidden : (r+1)*t.Hidden]
 			token := int(p.layout.tokens[r])
-			e.embedding[token/vocabPart].Row(token%vocabPart, x)
-			if t.EmbeddingScale != 1 {
-				kernel.Scale(x, t.EmbeddingScale)
-			}
+			e.embed(ws.x[r*t.Hidden:(r+1)*t.Hidden], e.embedding[token/vocabPart], token%vocabPart)
 		}
 	})
 	if p.probe != nil && p.probe(-1) {
 		return nil
 	}
 	for i := range e.layers {
-		if err := p.ctx.Err(); err != nil {
+		if err := p.layer(i, &e.layers[i]); err != nil {
 			return err
 		}
-		l := &e.layers[i]
-		p.normInto(ws.in, l.attentionIn)
-		e.pool.product(ws.qkv, stride, ws.in, n, l.qkv)
-		p.rotate(i)
-		if p.cached != nil {
-			p.keep(p.cached(i))
-		}
-		if i == len(e.layers)-1 && p.wanted != nil {
-			p.attend(i, p.wanted)
-			p.narrow()
-		} else {
-			p.attend(i, nil)
-		}
-		e.pool.rows(p.n, rowTile, func(_, r0, r1 int) { ws.att.round(r0, r1) })
-		e.pool.product(ws.out, t.Hidden, ws.att, p.n, l.out)
-		p.addResidual(l.attentionOut)
-		p.normInto(ws.in, l.mlpIn)
-		if err := p.mlp(i); err != nil {
-			return err
-		}
-		p.addResidual(l.mlpOut)
 		if p.probe != nil && p.probe(i) {
 			return nil
 		}
 	}
+	return nil
+}
+
+// embed stores the embedding in a row of m in x.
+func (e *Engine) embed(x []float32, m *matrix, row int) {
+	m.Row(row, x)
+	if e.model.EmbeddingScale != 1 {
+		kernel.Scale(x, e.model.EmbeddingScale)
+	}
+}
+
+// begin makes room for all but the residual stream.
+func (p *pass) begin() {
+	e, n := p.e, p.layout.n
+	t, ws := e.model, &e.ws
+	p.n = n
+	queries, keys := t.Heads*t.HeadDim, t.KVHeads*t.HeadDim
+	ws.qkv, ws.out = grow(ws.qkv, n*(queries+2*keys)), grow(ws.out, n*t.Hidden)
+	e.growRows(&ws.in, n, t.Hidden)
+	e.growRows(&ws.att, n, queries)
+	p.makeTables()
+}
+
+// layer replaces the residual stream in e.ws.x, that before layer i, by the one after
+// it; l is the layer's weights.
+func (p *pass) layer(i int, l *layer) error {
+	if err := p.ctx.Err(); err != nil {
+		return err
+	}
+	e, t, ws := p.e, p.e.model, &p.e.ws
+	stride := (t.Heads + 2*t.KVHeads) * t.HeadDim
+	p.normInto(ws.in, l.attentionIn)
+	e.pool.product(ws.qkv, stride, ws.in, p.n, l.qkv)
+	p.rotate(i, l)
+	if p.cached != nil {
+		p.keep(p.cached(i))
+	}
+	if i == len(t.Layers)-1 && p.wanted != nil {
+		p.attend(i, p.wanted)
+		p.narrow()
+	} else {
+		p.attend(i, nil)
+	}
+	e.pool.rows(p.n, rowTile, func(_, r0, r1 int) { ws.att.round(r0, r1) })
+	e.pool.product(ws.out, t.Hidden, ws.att, p.n, l.out)
+	p.addResidual(l.attentionOut)
+	p.normInto(ws.in, l.mlpIn)
+	if err := p.mlp(i, l); err != nil {
+		return err
+	}
+	p.addResidual(l.mlpOut)
 	return nil
 }
 
@@ -153,10 +173,10 @@ func (p *pass) addResidual(weight []float32) {
 }
 
 // mlp computes down(act(gate) * up) of the rows of ws.in into ws.out, some rows at a
-// time.
-func (p *pass) mlp(layer int) error {
-	e, l := p.e, &p.e.layers[layer]
-	ws, h, width := &e.ws, e.model.Hidden, e.model.Layers[layer].Width
+// time. How wide it is, its weights say.
+func (p *pass) mlp(layer int, l *layer) error {
+	e := p.e
+	ws, h, width := &e.ws, e.model.Hidden, l.down.in
 	chunk := max(mlpMinRows, mlpFloats/(2*width))
 	for r0 := 0; r0 < p.n; r0 += chunk {
 		r1 := min(r0+chunk, p.n)
@@ -176,7 +196,7 @@ func (p *pass) mlp(layer int) error {
 		}
 		if err := p.observe(engine.MLP{
 			Layer: layer, Rows: p.layout.rows[r0:r1], Hidden: h, Width: width,
-			Input: in.values, Activations: ws.act.values, Output: out,
+			Input: in.values, Activations: ws.act.values, Output: out, Residual: ws.x[r0*h : r1*h],
 		}); err != nil {
 			return err
 		}

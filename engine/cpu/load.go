@@ -23,23 +23,10 @@ type layer struct {
 
 // load reads and packs all weights.
 func (e *Engine) load(ctx context.Context, src engine.Source) error {
-	l := &loader{
-		ctx: ctx, src: src, precision: e.precision,
-		pool: &e.pool, readers: make([]rowReader, e.pool.threads), memory: &kernel.Memory{},
-	}
-	for i := range l.readers {
-		l.readers[i].src = src
-	}
-	// Once to check that all is there and to learn how much memory it takes.
-	l.measuring = true
-	e.assemble(l)
-	if l.err == nil {
-		l.measuring = false
-		l.memory.Allocate()
-		e.assemble(l)
-	}
+	l := e.loader(ctx, src)
+	err := l.fill(&kernel.Memory{}, e.assemble)
 	e.takesBF16, e.takesBlocks = l.takesBF16, l.takesBlocks
-	return l.err
+	return err
 }
 
 // assemble makes everything that is loaded.
@@ -52,25 +39,31 @@ func (e *Engine) assemble(l *loader) {
 	}
 	e.finalNorm = l.norm(t.FinalNorm, t.Hidden, t.NormPlusOne)
 	e.layers = make([]layer, len(t.Layers))
+	for i := range e.layers {
+		e.layers[i] = e.assembleLayer(l, i)
+	}
+}
+
+// assembleLayer makes one layer.
+func (e *Engine) assembleLayer(l *loader, i int) (to layer) {
+	t, from := e.model, &e.model.Layers[i]
 	queries, keys := t.Heads*t.HeadDim, t.KVHeads*t.HeadDim
 	qNorm, kNorm := t.HeadDim, t.HeadDim
 	if t.QKNorm == arch.QKNormWhole {
 		qNorm, kNorm = queries, keys
 	}
-	for i := range t.Layers {
-		from, to := &t.Layers[i], &e.layers[i]
-		to.attentionIn = l.norm(from.AttentionIn, t.Hidden, t.NormPlusOne)
-		to.attentionOut = l.norm(from.AttentionOut, t.Hidden, t.NormPlusOne)
-		to.mlpIn = l.norm(from.MLPIn, t.Hidden, t.NormPlusOne)
-		to.mlpOut = l.norm(from.MLPOut, t.Hidden, t.NormPlusOne)
-		to.qNorm = l.norm(from.QNorm, qNorm, t.NormPlusOne)
-		to.kNorm = l.norm(from.KNorm, kNorm, t.NormPlusOne)
-		to.qkv = l.matrix(t.Hidden, from.Q, from.K, from.V)
-		to.out = l.matrix(queries, from.Out)
-		to.gate = l.matrix(t.Hidden, from.Gate)
-		to.up = l.matrix(t.Hidden, from.Up)
-		to.down = l.matrix(from.Width, from.Down)
-	}
+	to.attentionIn = l.norm(from.AttentionIn, t.Hidden, t.NormPlusOne)
+	to.attentionOut = l.norm(from.AttentionOut, t.Hidden, t.NormPlusOne)
+	to.mlpIn = l.norm(from.MLPIn, t.Hidden, t.NormPlusOne)
+	to.mlpOut = l.norm(from.MLPOut, t.Hidden, t.NormPlusOne)
+	to.qNorm = l.norm(from.QNorm, qNorm, t.NormPlusOne)
+	to.kNorm = l.norm(from.KNorm, kNorm, t.NormPlusOne)
+	to.qkv = l.matrix(t.Hidden, from.Q, from.K, from.V)
+	to.out = l.matrix(queries, from.Out)
+	to.gate = l.matrix(t.Hidden, from.Gate)
+	to.up = l.matrix(t.Hidden, from.Up)
+	to.down = l.matrix(from.Width, from.Down)
+	return to
 }
 
 // loader packs one tensor after another and keeps the first error.
@@ -84,6 +77,29 @@ type loader struct {
 	measuring              bool // nothing is read
 	takesBF16, takesBlocks bool // as in Engine
 	err                    error
+}
+
+// loader makes a loader for the engine's model.
+func (e *Engine) loader(ctx context.Context, src engine.Source) *loader {
+	l := &loader{ctx: ctx, src: src, precision: e.precision, pool: &e.pool, readers: make([]rowReader, e.pool.threads)}
+	for i := range l.readers {
+		l.readers[i].src = src
+	}
+	return l
+}
+
+// fill calls assemble twice: to check that all is there and to learn how much memory it
+// takes, and to fill that.
+func (l *loader) fill(memory *kernel.Memory, assemble func(*loader)) error {
+	l.memory, l.measuring = memory, true
+	memory.Reset()
+	assemble(l)
+	if l.err == nil {
+		l.measuring = false
+		memory.Allocate()
+		assemble(l)
+	}
+	return l.err
 }
 
 // vocabulary packs a matrix [vocab, in] in parts of vocabPart rows.

@@ -124,3 +124,38 @@ func TestLoadMemory(t *testing.T) {
 		runtime.KeepAlive(e)
 	}
 }
+
+// A Layerwise says at once what is missing, and what cannot be read when it is needed.
+func TestLayerwiseLoadErrors(t *testing.T) {
+	m, err := enginetest.NewModel(enginetest.TinyLlama)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx := context.Background()
+	open := func(f faulty) (*cpu.Layerwise, error) {
+		f.Model = m
+		return cpu.NewLayerwise(ctx, m.Transformer, f, cpu.Options{Threads: 2})
+	}
+	for _, name := range []string{"model.embed_tokens.weight", "lm_head.weight", "model.layers.2.mlp.up_proj.weight"} {
+		if _, err := open(faulty{name: name, missing: true}); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s is missing: error %v", name, err)
+		}
+	}
+	gone := errors.New("the disk is gone")
+	l, err := open(faulty{name: "model.layers.1.mlp.up_proj.weight", err: gone})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for index := range 3 {
+		if _, err := l.Layer(ctx, index); errors.Is(err, gone) != (index == 1) {
+			t.Errorf("layer %d: error %v", index, err)
+		}
+	}
+	if l, err = open(faulty{name: "model.embed_tokens.weight", err: gone}); err != nil {
+		t.Fatal(err)
+	}
+	batch := engine.Batch{Nodes: []engine.Node{{Parent: -1, Tokens: []int32{1}}}}
+	if err := l.Embed(ctx, batch, make([]float32, m.Transformer.Hidden)); !errors.Is(err, gone) {
+		t.Errorf("an embedding that cannot be read: error %v", err)
+	}
+}

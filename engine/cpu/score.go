@@ -18,13 +18,8 @@ const (
 
 // Score implements engine.Engine.
 func (e *Engine) Score(ctx context.Context, batch engine.Batch, observe engine.MLPObserver) ([][]engine.Score, error) {
-	if err := batch.Validate(e.model.Vocab); err != nil {
+	if err := e.accepts(batch); err != nil {
 		return nil, err
-	}
-	for i, n := range batch.Lengths() {
-		if n > e.maxLength {
-			return nil, &engine.LengthError{Node: i, Length: n, Max: e.maxLength}
-		}
 	}
 	p := &pass{e: e, ctx: ctx, layout: lay(batch, e.model.Regime), observe: observe}
 	scores, wanted := wantedOf(batch, &p.layout)

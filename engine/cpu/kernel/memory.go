@@ -8,18 +8,29 @@ import "unsafe"
 //
 // Weights are made in it twice: the first time, before Allocate, only their sizes are
 // added up, and what is made is without data and of no use; the second time, after it,
-// the same weights fill the block. It is not for concurrent use. Where a *Memory is
-// nil, weights are slices of their own.
+// the same weights fill the block. After Reset both begins anew. It is not for
+// concurrent use. Where a *Memory is nil, weights are slices of their own.
 type Memory struct {
-	size int // bytes of all that was made so far
-	free []byte
+	size        int // bytes of all that was made so far
+	block, free []byte
 }
 
 // Allocate makes the block.
 func (m *Memory) Allocate() {
-	m.free = make([]byte, m.size)
-	adviseHuge(m.free)
+	if m.size <= cap(m.block) {
+		m.free = m.block[:m.size]
+		clear(m.free)
+		return
+	}
+	m.block = nil // what it took can be taken again
+	m.block = make([]byte, m.size)
+	adviseHuge(m.block)
+	m.free = m.block
 }
+
+// Reset ends the use of all that was made in the block, which is kept for the next
+// Allocate.
+func (m *Memory) Reset() { m.size, m.free = 0, nil }
 
 // take returns n zeros of a type without pointers, or nil before Allocate.
 func take[E any](m *Memory, n int) []E {

@@ -1,0 +1,51 @@
+package engine
+
+import (
+	"context"
+
+	"github.com/coppice-lm/coppice/arch"
+)
+
+// Layerwise runs a model one layer at a time over the tokens of batches, with the
+// weights of one layer in memory. What goes from layer to layer is the residual stream,
+// which the caller keeps: Embed makes it, and each layer's Run replaces it by the next.
+// Layer after layer, the streams, and what an observer sees, have the bits that they
+// have in Engine.Score. Targets of batches are ignored. Methods, and those of the layers,
+// may be called from several goroutines and take turns.
+type Layerwise interface {
+	// Model is the computation. It must not be changed.
+	Model() *arch.Transformer
+
+	// Embed stores the residual stream before the first layer in stream, [batch.Tokens(),
+	// Hidden], the tokens of one node after those of another. Errors for a batch are those
+	// of Engine.Score.
+	Embed(ctx context.Context, batch Batch, stream []float32) error
+
+	// Layer loads the weights of a layer. Layers that were loaded before must not be used
+	// any more.
+	Layer(ctx context.Context, index int) (Layer, error)
+}
+
+// Layer is one loaded layer of a model.
+type Layer interface {
+	// Run replaces the residual stream before the layer of all tokens of a batch, laid out
+	// as by Embed, by the one after it. observe, if not nil, sees the MLP as it runs. After
+	// an error the stream is of no use. Values that are not finite are no error.
+	Run(ctx context.Context, batch Batch, stream []float32, observe MLPObserver) error
+
+	// WithMLP is the layer with another MLP in its place. It ends the use of the layer that
+	// an earlier call returned; the layer that it is called on can be used beside it.
+	WithMLP(ctx context.Context, mlp MLPWeights) (Layer, error)
+}
+
+// MLPWeights are a gated MLP of any width, down(act(gate x + b) * (up x + b)) + b, row
+// after row. An engine rounds them to its precision.
+type MLPWeights struct {
+	Width    int
+	Gate, Up []float32 // [Width, Hidden]
+	Down     []float32 // [Hidden, Width]
+
+	// Biases, nil where there are none.
+	GateBias, UpBias []float32 // [Width]
+	DownBias         []float32 // [Hidden]
+}
