@@ -76,11 +76,15 @@ func (a *Allocation) check() error {
 	return a.Budget.Check()
 }
 
-// DefaultStep is the step of an allocation unless the user says otherwise, for a rule and
-// a model.
-func DefaultStep(rule Rule, spec *arch.Spec) int {
+// DefaultStep is the step of an allocation unless the user says otherwise: 64 neurons, or
+// an eighth of narrow layers, rounded up to the alignment and to what the form can say.
+func DefaultStep(rule Rule, form Form, spec *arch.Spec) int {
+	multiple := rule.Align
+	if form == DeciLM && arch.DeciMultiple%multiple == 0 {
+		multiple = arch.DeciMultiple
+	}
 	step := max(1, min(64, spec.Intermediate/8))
-	return (step + rule.Align - 1) / rule.Align * rule.Align
+	return (step + multiple - 1) / multiple * multiple
 }
 
 // Allocate shares the neurons that a rule keeps out among the layers that it prunes: the

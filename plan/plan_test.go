@@ -129,7 +129,10 @@ func TestSomeLayersAndPadding(t *testing.T) {
 	if got := p.Widths(); !reflect.DeepEqual(got, []int{4, 2}) || p.Uniform() {
 		t.Errorf("widths %v, uniform %v", got, p.Uniform())
 	}
-	q := p.Padded()
+	q, err := p.InForm(Padded, spec(4, 4, 4))
+	if err != nil {
+		t.Fatal(err)
+	}
 	if got := q.Widths(); !reflect.DeepEqual(got, []int{4, 4}) || len(q.Layers[1].Keep) != 2 || p.Layers[1].Width != 2 {
 		t.Errorf("padded widths %v, kept %v, original %v", got, q.Layers[1].Keep, p.Layers[1])
 	}
@@ -253,7 +256,9 @@ func FuzzDecode(f *testing.F) {
 			return
 		}
 		p.Uniform()
-		p.Padded()
+		for _, form := range Forms {
+			p.InForm(form, &arch.Spec{Family: &arch.Families[0], Hidden: p.Hidden, Layers: len(p.Layers), Widths: p.Widths()})
+		}
 		out, err := p.Encode()
 		if err != nil {
 			t.Fatal(err)

@@ -118,6 +118,7 @@ func (r *Rule) checkShrinks(spec *arch.Spec) error {
 		}
 		shrinks = shrinks || width < d
 		if wanted, asked := r.wanted(l, d, spec.Hidden); nothing == nil && width == d && (wanted < d || r.Ratio != nil) {
+			_, width = r.rounded(wanted)
 			nothing = ruleErrorf("%s with --align %d prunes nothing: %d neurons become %d, and the model has %d; choose a larger ratio or a smaller alignment", asked, r.Align, wanted, width, d)
 		}
 	}
@@ -155,25 +156,29 @@ func (r *Rule) widths(layer, d, hidden int) (keep, width int, err error) {
 	if wanted < 1 || wanted > d {
 		return 0, 0, ruleErrorf("%s means a width of %d; layer %d of the model is %d wide", asked, wanted, layer, d)
 	}
-	a := r.Align
-	keep = wanted
-	switch r.AlignMode {
-	case Nearest:
-		keep = max(a, (keep+a/2)/a*a)
-		width = keep
-	case Down:
-		keep = keep / a * a
-		width = keep
-	case Pad:
-		width = (keep + a - 1) / a * a
-	}
+	keep, width = r.rounded(wanted)
 	if wanted == d || width >= d {
 		return d, d, nil
 	}
 	if keep == 0 {
-		return 0, 0, ruleErrorf("%s rounded down to a multiple of --align %d leaves no neuron of the %d of layer %d", asked, a, d, layer)
+		return 0, 0, ruleErrorf("%s rounded down to a multiple of --align %d leaves no neuron of the %d of layer %d", asked, r.Align, d, layer)
 	}
 	return keep, width, nil
+}
+
+// rounded returns how many neurons stay where so many are wanted, and the width, whatever
+// the layer has.
+func (r *Rule) rounded(wanted int) (keep, width int) {
+	a := r.Align
+	switch r.AlignMode {
+	case Nearest:
+		keep = max(a, (wanted+a/2)/a*a)
+		return keep, keep
+	case Down:
+		return wanted / a * a, wanted / a * a
+	default: // Pad
+		return wanted, (wanted + a - 1) / a * a
+	}
 }
 
 // WidthAt is the width that a ratio gives for d neurons, rounded to the nearest multiple

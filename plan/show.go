@@ -20,6 +20,9 @@ func (p *Plan) Show(w io.Writer) error {
 	fmt.Fprintf(w, "method     %s (seed %d)\nrule       %s\n\n", method, p.Seed, p.Rule.String())
 	p.showCalibration(w)
 	p.showAllocation(w)
+	if p.Form != "" {
+		fmt.Fprintf(w, "form       %s\n\n", p.Form)
+	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	bar := func(l Layer) string {
 		if p.Uniform() {

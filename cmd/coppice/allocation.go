@@ -34,8 +34,8 @@ func (f *allocationFlags) register(cmd *cobra.Command) {
 	completeWords(cmd, "allocation-curve", string(plan.Residual), string(plan.Output))
 }
 
-// check validates the flags.
-func (f *allocationFlags) check(cmd *cobra.Command) error {
+// check validates the flags, and that the form can say what they ask for.
+func (f *allocationFlags) check(cmd *cobra.Command, form plan.Form) error {
 	if f.allocation != uniform && f.allocation != global {
 		return usagef("--allocation %q: expected uniform or global", f.allocation)
 	}
@@ -46,6 +46,9 @@ func (f *allocationFlags) check(cmd *cobra.Command) error {
 		if cmd.Flags().Changed(name) && f.allocation != global {
 			return usagef("--%s needs --allocation global", name)
 		}
+	}
+	if f.allocation == global && form == plan.Llama {
+		return usagef("--allocation global gives each layer a width of its own, which --form llama cannot say; choose --form transformers, decilm or padded")
 	}
 	if cmd.Flags().Changed("allocation-step") && f.step < 1 {
 		return usagef("--allocation-step %d: expected at least 1", f.step)
@@ -58,7 +61,7 @@ func (f *allocationFlags) check(cmd *cobra.Command) error {
 func (f *allocationFlags) build(a *app, r *ruleFlags, s *scoreFlags, sc *score.Scores, spec *arch.Spec, rule plan.Rule) (*plan.Plan, error) {
 	step := f.step
 	if step == 0 {
-		step = plan.DefaultStep(rule, spec)
+		step = plan.DefaultStep(rule, plan.Form(r.form), spec)
 	}
 	if f.allocation == uniform {
 		p, err := r.build(sc, spec, rule)

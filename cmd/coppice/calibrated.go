@@ -138,7 +138,7 @@ func (f *statsFlags) compute(ctx context.Context, a *app, c *checkpoint.Checkpoi
 	if !method.Calibrated() {
 		return a.compute(ctx, c, s)
 	}
-	if err := c.RequireUniform(); err != nil {
+	if err := c.RequireWidths(); err != nil {
 		return nil, badInput(err)
 	}
 	bar := a.layerProgress("scoring", c.Spec.Layers)

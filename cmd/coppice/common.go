@@ -8,6 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -106,7 +109,7 @@ func (f *scoreFlags) check() error {
 
 // compute scores a checkpoint as the flags say.
 func (a *app) compute(ctx context.Context, c *checkpoint.Checkpoint, f *scoreFlags) (*score.Scores, error) {
-	if err := c.RequireUniform(); err != nil {
+	if err := c.RequireWidths(); err != nil {
 		return nil, badInput(err)
 	}
 	p := a.progress("scoring", score.Bytes(c))
@@ -122,7 +125,8 @@ type ruleFlags struct {
 	width, align     int
 	mode             string
 	layers, drop     string
-	pad              bool
+	widths           string
+	form             formFlag
 }
 
 func (f *ruleFlags) register(cmd *cobra.Command) {
@@ -134,7 +138,8 @@ func (f *ruleFlags) register(cmd *cobra.Command) {
 	fl.StringVar(&f.drop, "drop-layers", "", "drop these layers whole")
 	fl.IntVar(&f.align, "align", 1, "round the width to a multiple of this (activation-aware methods: 32, 64 or 256 by the width)")
 	fl.StringVar(&f.mode, "align-mode", string(plan.Nearest), "how to round: nearest, down, or pad (with zero neurons)")
-	fl.BoolVar(&f.pad, "pad", false, "fill narrower layers with zero neurons up to the widest (saves no bytes)")
+	fl.StringVar(&f.widths, "widths", "", "neurons to keep, one number for each layer: a list such as 384,512,512, or a file of numbers")
+	f.form.register(cmd)
 	completeWords(cmd, "align-mode", string(plan.Nearest), string(plan.Down), string(plan.Pad))
 }
 
@@ -151,6 +156,12 @@ func (f *ruleFlags) rule(cmd *cobra.Command) (plan.Rule, error) {
 	if changed("expansion") {
 		r.Expansion = &f.expansion
 	}
+	if changed("widths") {
+		var err error
+		if r.Widths, err = readWidths(f.widths); err != nil {
+			return r, err
+		}
+	}
 	for _, l := range []struct {
 		flag, text string
 		to         *[]int
@@ -163,7 +174,65 @@ func (f *ruleFlags) rule(cmd *cobra.Command) (plan.Rule, error) {
 			return r, &usageError{fmt.Errorf("--%s: %w", l.flag, err)}
 		}
 	}
+	if err := f.form.check(); err != nil {
+		return r, err
+	}
 	return r, r.Check()
+}
+
+// formFlag is the form of a checkpoint that is written.
+type formFlag string
+
+func (f *formFlag) register(cmd *cobra.Command) {
+	cmd.Flags().StringVar((*string)(f), "form", "", "how layers of different widths are written: transformers (with a modelling file; the default for them), decilm (vLLM), padded (plain, with zero neurons, saves nothing on disk), or llama (plain, one width)")
+	var words []string
+	for _, form := range plan.Forms {
+		words = append(words, string(form))
+	}
+	completeWords(cmd, "form", words...)
+}
+
+func (f formFlag) check() error {
+	if f != "" && !slices.Contains(plan.Forms, plan.Form(f)) {
+		return usagef("--form %q: forms are %v", string(f), plan.Forms)
+	}
+	return nil
+}
+
+// readWidths reads the value of --widths: numbers with commas or white space between them,
+// or a file of such numbers, a JSON list too.
+func readWidths(value string) ([]int, error) {
+	text, where := value, "--widths"
+	if _, err := strconv.Atoi(strings.TrimSpace(strings.Split(value, ",")[0])); err != nil {
+		st, err := os.Stat(value)
+		if err == nil && st.Size() > 1<<20 {
+			err = fmt.Errorf("%s: %d bytes, more than a list of widths has", value, st.Size())
+		}
+		var b []byte
+		if err == nil {
+			b, err = os.ReadFile(value)
+		}
+		if err != nil {
+			return nil, usagef("--widths: neither a list such as 384,512,512 nor a file of one: %w", err)
+		}
+		text, where = string(b), value
+	}
+	text = strings.TrimSpace(text)
+	if inner, ok := strings.CutPrefix(text, "["); ok {
+		text = strings.TrimSuffix(inner, "]")
+	}
+	var widths []int
+	for _, word := range strings.FieldsFunc(text, func(r rune) bool { return r == ',' || unicode.IsSpace(r) }) {
+		n, err := strconv.Atoi(word)
+		if err != nil {
+			return nil, usagef("%s: %q is not a whole number; expected one number for each layer", where, word)
+		}
+		widths = append(widths, n)
+	}
+	if len(widths) == 0 {
+		return nil, usagef("%s: no numbers; expected one for each layer", where)
+	}
+	return widths, nil
 }
 
 // build makes the plan.
@@ -172,10 +241,7 @@ func (f *ruleFlags) build(s *score.Scores, spec *arch.Spec, r plan.Rule) (*plan.
 	if err != nil {
 		return nil, badInput(err)
 	}
-	if f.pad {
-		p = p.Padded()
-	}
-	return p, nil
+	return p.InForm(plan.Form(f.form), spec)
 }
 
 // attach gives a program the statistics that it needs. Those it has no use for are

@@ -35,7 +35,7 @@ give the same bytes. ` + "`coppice apply`" + ` carries a plan out.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			rule, err := r.rule(cmd)
 			if err == nil {
-				err = alloc.check(cmd)
+				err = alloc.check(cmd, plan.Form(r.form))
 			}
 			if err == nil {
 				err = sf.check(cmd, &s, alloc.allocation == global)
@@ -65,7 +65,7 @@ give the same bytes. ` + "`coppice apply`" + ` carries a plan out.`,
 				s.method = string(sc.Method)
 			}
 			align(cmd, &rule, &s, &c.Spec)
-			if err := rule.CheckFor(&c.Spec); err != nil {
+			if err := plan.CheckForm(rule, plan.Form(r.form), &c.Spec); err != nil {
 				return err
 			}
 			if err := surgery.CheckRefit(&c.Spec, plan.RefitMethod(sf.refit)); err != nil {
@@ -143,7 +143,7 @@ func (a *app) readScores(path string, c *checkpoint.Checkpoint) (*score.Scores, 
 	if s.Model != fingerprint {
 		return nil, badInput(fmt.Errorf("%s: the scores are of another model (scores: %s, model: %s); make them for this one with `coppice score`", path, s.Model, fingerprint))
 	}
-	return s, badInput(c.RequireUniform())
+	return s, badInput(c.RequireWidths())
 }
 
 func (a *app) planShow() *cobra.Command {
