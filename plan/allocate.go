@@ -13,8 +13,9 @@ import (
 // against.
 type CurveName string
 
-// The curves. Errors are those on held-back text, or those of the fit where no text was
-// held back.
+// The curves. Errors are those after a refit on held-back text, or on the text of the fit
+// where none was held back; of a plan that does not refit down_proj by least squares, those
+// without a refit.
 const (
 	Residual CurveName = "residual" // the energy of the residual stream at the layer's output
 	Output   CurveName = "output"   // the energy of the layer's own output
@@ -90,9 +91,9 @@ func DefaultStep(rule Rule, form Form, spec *arch.Spec) int {
 // Allocate shares the neurons that a rule keeps out among the layers that it prunes: the
 // rule it returns has a list of widths, in steps, whose sum is that of the rule's widths
 // (zero neurons of its alignment included) rounded down to a step, and of all such lists
-// the one with the least sum of curves. A rule that leaves nothing to choose is a
-// *RuleError.
-func Allocate(curves *score.Curves, spec *arch.Spec, rule Rule, name CurveName, step int) (Rule, *Allocation, error) {
+// the one with the least sum of curves. The refit is the one that the plan will have; empty
+// for none. A rule that leaves nothing to choose is a *RuleError.
+func Allocate(curves *score.Curves, spec *arch.Spec, rule Rule, name CurveName, step int, refit RefitMethod) (Rule, *Allocation, error) {
 	if err := rule.CheckFor(spec); err != nil {
 		return rule, nil, err
 	}
@@ -112,7 +113,7 @@ func Allocate(curves *score.Curves, spec *arch.Spec, rule Rule, name CurveName, 
 		if !rule.prunes(l) || slices.Contains(rule.Drop, l) {
 			continue
 		}
-		costs, err := costsOf(&curves.Layers[l], name)
+		costs, err := costsOf(&curves.Layers[l], name, refit)
 		if err != nil {
 			return rule, nil, fmt.Errorf("layer %d: %w", l, err)
 		}
@@ -143,9 +144,12 @@ func Allocate(curves *score.Curves, spec *arch.Spec, rule Rule, name CurveName, 
 }
 
 // costsOf is a curve by the number of neurons that stay.
-func costsOf(c *score.Curve, name CurveName) ([]float64, error) {
-	errors, energy := c.Fit, c.FitStream
-	if len(c.Held) > 0 {
+func costsOf(c *score.Curve, name CurveName, refit RefitMethod) ([]float64, error) {
+	errors, energy := c.Fit, c.BodyStream
+	switch {
+	case refit != LeastSquares:
+		errors = c.Cut
+	case len(c.Held) > 0:
 		errors, energy = c.Held, c.HeldStream
 	}
 	if name == Output {

@@ -21,9 +21,10 @@ type Curve struct {
 	Held []float32 `json:"held,omitempty"`
 	// Cut is the error on the tokens of Fit if nothing is refitted.
 	Cut []float32 `json:"cut"`
-	// FitStream and HeldStream are the energy of the residual stream at the layer's output,
-	// the mean of |r|^2 over the tokens of Fit and Held.
-	FitStream  float64 `json:"fit_stream"`
+	// BodyStream and HeldStream are the energy of the residual stream at the layer's output,
+	// the mean of |r|^2, over the body and over held-back tokens. First tokens have no part in
+	// it: their streams are so large in trained models that no error of others would count.
+	BodyStream float64 `json:"body_stream"`
 	HeldStream float64 `json:"held_stream,omitempty"`
 }
 
@@ -116,7 +117,7 @@ func Order(scores []float32) []int {
 // one factorisation and two triangular solves give what a refit for each k would.
 func curveOf(s *LayerStats, w *linalg.Matrix, order []int, opt CurveOptions) (Curve, error) {
 	d := s.Width
-	c := Curve{FitStream: s.StreamEnergy(Fit, opt.Cap)}
+	c := Curve{BodyStream: s.Body.Stream.Energy / max(1, float64(s.Body.N))}
 	rows := make([]int, w.Rows)
 	for i := range rows {
 		rows[i] = i

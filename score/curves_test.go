@@ -77,8 +77,8 @@ func TestCurvesAgainstRefits(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if math.Abs(c.FitStream-50) > 1e-9 || math.Abs(c.HeldStream-40) > 1e-9 {
-			t.Errorf("energies of %v and %v", c.FitStream, c.HeldStream)
+		if math.Abs(c.BodyStream-50) > 1e-9 || math.Abs(c.HeldStream-40) > 1e-9 {
+			t.Errorf("energies of %v and %v", c.BodyStream, c.HeldStream)
 		}
 		for k := 0; k <= s.d; k += 1 + s.d/9 {
 			change := refitted(H, w, order[:k], l)

@@ -99,8 +99,8 @@ func (c *Curves) check(layers [][]float32) error {
 				return fmt.Errorf("layer %d: an error of %v with %d neurons", l, numbers[i], i)
 			}
 		}
-		if !(curve.FitStream >= 0) || !(curve.HeldStream >= 0) {
-			return fmt.Errorf("layer %d: the residual stream has energies of %v and %v", l, curve.FitStream, curve.HeldStream)
+		if !(curve.BodyStream >= 0) || !(curve.HeldStream >= 0) {
+			return fmt.Errorf("layer %d: the residual stream has energies of %v and %v", l, curve.BodyStream, curve.HeldStream)
 		}
 	}
 	return nil

@@ -58,7 +58,7 @@ func (f *allocationFlags) check(cmd *cobra.Command, form plan.Form) error {
 
 // build makes the plan: with the rule's widths, or with those of an allocation. The scores
 // hold error curves if they are needed.
-func (f *allocationFlags) build(a *app, r *ruleFlags, s *scoreFlags, sc *score.Scores, spec *arch.Spec, rule plan.Rule) (*plan.Plan, error) {
+func (f *allocationFlags) build(a *app, r *ruleFlags, s *scoreFlags, sc *score.Scores, spec *arch.Spec, rule plan.Rule, refit plan.RefitMethod) (*plan.Plan, error) {
 	step := f.step
 	if step == 0 {
 		step = plan.DefaultStep(rule, plan.Form(r.form), spec)
@@ -66,13 +66,13 @@ func (f *allocationFlags) build(a *app, r *ruleFlags, s *scoreFlags, sc *score.S
 	if f.allocation == uniform {
 		p, err := r.build(sc, spec, rule)
 		if err == nil && s.best && sc.Curves != nil {
-			if _, alloc, err := plan.Allocate(sc.Curves, spec, rule, plan.CurveName(f.curve), step); err == nil {
+			if _, alloc, err := plan.Allocate(sc.Curves, spec, rule, plan.CurveName(f.curve), step, refit); err == nil {
 				a.notes([]string{fmt.Sprintf("--allocation global would give each layer a width of its own, as many parameters in all: the layers' errors by curve %s would add up to %.4g, not %.4g (%+.0f %%)", alloc.Curve, alloc.Error, alloc.Uniform, -100*alloc.Gain())})
 			}
 		}
 		return p, err
 	}
-	shared, alloc, err := plan.Allocate(sc.Curves, spec, rule, plan.CurveName(f.curve), step)
+	shared, alloc, err := plan.Allocate(sc.Curves, spec, rule, plan.CurveName(f.curve), step, refit)
 	if err != nil {
 		return nil, badInput(err)
 	}

@@ -104,7 +104,7 @@ the widest.`,
 			if err := sf.addCurves(cmd.Context(), a, c, sc, st); err != nil {
 				return err
 			}
-			p, err := alloc.build(a, &r, &s, sc, &c.Spec, rule)
+			p, err := alloc.build(a, &r, &s, sc, &c.Spec, rule, plan.RefitMethod(sf.refit))
 			if err != nil {
 				return err
 			}
