@@ -19,9 +19,12 @@ type CurveName string
 const (
 	Residual CurveName = "residual" // the energy of the residual stream at the layer's output
 	Output   CurveName = "output"   // the energy of the layer's own output
+	// Measured is against nothing: an error counts as much as it was seen to raise the loss
+	// of the whole model, cut in all layers, on held-back text. Package calib measures it.
+	Measured CurveName = "measured"
 )
 
-// CurveNames lists the curves in the order in which help prints them.
+// CurveNames lists the curves that need no model to run.
 var CurveNames = []CurveName{Residual, Output}
 
 // ParseCurve returns the curve of that name.
@@ -48,6 +51,13 @@ type Allocation struct {
 	// those of Budget.
 	Error   float64 `json:"error"`
 	Uniform float64 `json:"error_uniform"`
+
+	// Of Measured: by how much the loss rises with the error of each layer of the model (nats
+	// a token for a mean of |error|^2), and the loss of the model itself, cut to the widths
+	// chosen and to those of Budget, on the held-back part of the text of the statistics.
+	Slopes      []float64 `json:"slopes,omitempty"`
+	Loss        float64   `json:"loss,omitempty"`
+	LossUniform float64   `json:"loss_uniform,omitempty"`
 }
 
 // Gain is the share of the error that the allocation takes away.
@@ -62,8 +72,11 @@ func (a *Allocation) Gain() float64 {
 const maxStep = 1 << 20
 
 func (a *Allocation) check() error {
-	if _, err := ParseCurve(string(a.Curve)); err != nil {
+	if _, err := ParseCurve(string(a.Curve)); err != nil && a.Curve != Measured {
 		return err
+	}
+	if (a.Curve == Measured) != (len(a.Slopes) > 0) || slices.ContainsFunc(a.Slopes, func(x float64) bool { return !(x >= 0) }) {
+		return fmt.Errorf("slopes %v of curve %q: numbers that are not negative go with curve %q and no other", a.Slopes, a.Curve, Measured)
 	}
 	if a.Step < 1 || a.Step > maxStep || a.Stats == "" {
 		return fmt.Errorf("a step of %d and statistics %q: expected a positive number and a fingerprint", a.Step, a.Stats)
@@ -88,24 +101,38 @@ func DefaultStep(rule Rule, form Form, spec *arch.Spec) int {
 	return (step + multiple - 1) / multiple * multiple
 }
 
+// AllocateOptions are what Allocate can be told.
+type AllocateOptions struct {
+	Curve CurveName
+	Step  int         // widths are multiples of it, or a whole layer
+	Refit RefitMethod // that the plan will have; any other than LeastSquares: none
+	// Slopes, of Measured, say what one unit of each layer's error counts.
+	Slopes []float64
+	// Near, if not nil, are widths, of the same sum, from which no layer's may be further
+	// away than Reach.
+	Near  []int
+	Reach int
+}
+
 // Allocate shares the neurons that a rule keeps out among the layers that it prunes: the
 // rule it returns has a list of widths, in steps, whose sum is that of the rule's widths
 // (zero neurons of its alignment included) rounded down to a step, and of all such lists
-// the one with the least sum of curves. The refit is the one that the plan will have; empty
-// for none. A rule that leaves nothing to choose is a *RuleError.
-func Allocate(curves *score.Curves, spec *arch.Spec, rule Rule, name CurveName, step int, refit RefitMethod) (Rule, *Allocation, error) {
+// the one with the least sum of curves. A rule that leaves nothing to choose is a
+// *RuleError.
+func Allocate(curves *score.Curves, spec *arch.Spec, rule Rule, opt AllocateOptions) (Rule, *Allocation, error) {
 	if err := rule.CheckFor(spec); err != nil {
 		return rule, nil, err
 	}
+	step := opt.Step
 	switch {
 	case len(rule.Widths) > 0 || rule.Ratio == nil && rule.Width == nil && rule.Expansion == nil:
-		return rule, nil, ruleErrorf("--allocation global needs --ratio, --width or --expansion, which say how much stays")
+		return rule, nil, ruleErrorf("an allocation needs --ratio, --width or --expansion, which say how much stays")
 	case step < 1 || step > spec.Intermediate || step%rule.Align != 0:
 		return rule, nil, ruleErrorf("--allocation-step %d: expected a multiple of --align %d, at most the model's width of %d", step, rule.Align, spec.Intermediate)
 	case len(curves.Layers) != spec.Layers:
 		return rule, nil, fmt.Errorf("the error curves are of %d layers, the model has %d", len(curves.Layers), spec.Layers)
 	}
-	a := &Allocation{Curve: name, Step: step, Budget: rule, Stats: curves.Stats}
+	a := &Allocation{Curve: opt.Curve, Step: step, Budget: rule, Stats: curves.Stats, Slopes: opt.Slopes}
 	widths := slices.Clone(spec.Widths)
 	var layers []choice
 	budget := 0
@@ -113,25 +140,20 @@ func Allocate(curves *score.Curves, spec *arch.Spec, rule Rule, name CurveName, 
 		if !rule.prunes(l) || slices.Contains(rule.Drop, l) {
 			continue
 		}
-		costs, err := costsOf(&curves.Layers[l], name, refit)
+		keep, width, err := rule.widths(l, d, spec.Hidden)
+		if err != nil {
+			return rule, nil, err
+		}
+		costs, err := opt.costs(&curves.Layers[l], l)
 		if err != nil {
 			return rule, nil, fmt.Errorf("layer %d: %w", l, err)
 		}
 		if len(costs) != d+1 {
 			return rule, nil, fmt.Errorf("layer %d: the error curve is of %d neurons, the layer has %d", l, len(costs)-1, d)
 		}
-		keep, width, err := rule.widths(l, d, spec.Hidden)
-		if err != nil {
-			return rule, nil, err
-		}
 		budget += width
 		a.Uniform += costs[keep]
-		c := choice{layer: l, costs: costs}
-		for w := step; w < d; w += step {
-			c.widths = append(c.widths, w)
-		}
-		c.widths = append(c.widths, d)
-		layers = append(layers, c)
+		layers = append(layers, choice{layer: l, widths: opt.widths(l, d), costs: costs})
 	}
 	if budget < len(layers)*step {
 		return rule, nil, ruleErrorf("%d neurons in all are too few for %d layers in steps of %d: choose a smaller --allocation-step", budget, len(layers), step)
@@ -143,17 +165,39 @@ func Allocate(curves *score.Curves, spec *arch.Spec, rule Rule, name CurveName, 
 	return Rule{Widths: widths, Drop: rule.Drop, Align: rule.Align, AlignMode: rule.AlignMode}, a, nil
 }
 
-// costsOf is a curve by the number of neurons that stay.
-func costsOf(c *score.Curve, name CurveName, refit RefitMethod) ([]float64, error) {
-	errors, energy := c.Fit, c.BodyStream
-	switch {
-	case refit != LeastSquares:
-		errors = c.Cut
-	case len(c.Held) > 0:
-		errors, energy = c.Held, c.HeldStream
+// widths lists the widths that a layer of d neurons may have, ascending.
+func (o *AllocateOptions) widths(layer, d int) []int {
+	var all []int
+	for w := o.Step; w < d; w += o.Step {
+		all = append(all, w)
 	}
-	if name == Output {
+	all = append(all, d)
+	if o.Near == nil {
+		return all
+	}
+	return slices.DeleteFunc(all, func(w int) bool { return w < o.Near[layer]-o.Reach || w > o.Near[layer]+o.Reach })
+}
+
+// Errors is the error curve of a layer that an allocation for a plan with that refit looks
+// at, by number of neurons, and the energy of the residual stream over the same tokens.
+func (r RefitMethod) Errors(c *score.Curve) (errors []float32, stream float64) {
+	switch {
+	case r != LeastSquares:
+		return c.Cut, c.BodyStream
+	case len(c.Held) > 0:
+		return c.Held, c.HeldStream
+	}
+	return c.Fit, c.BodyStream
+}
+
+// costs is a layer's curve by the number of neurons that stay.
+func (o *AllocateOptions) costs(c *score.Curve, layer int) ([]float64, error) {
+	errors, energy := o.Refit.Errors(c)
+	switch o.Curve {
+	case Output:
 		energy = float64(errors[0])
+	case Measured:
+		energy = 1 / o.Slopes[layer]
 	}
 	costs := make([]float64, len(errors))
 	for k, e := range errors {
@@ -161,7 +205,7 @@ func costsOf(c *score.Curve, name CurveName, refit RefitMethod) ([]float64, erro
 			continue
 		}
 		if energy == 0 {
-			return nil, fmt.Errorf("the statistics have no energy to measure the error against (curve %q)", name)
+			return nil, fmt.Errorf("the statistics have no energy to measure the error against (curve %q)", o.Curve)
 		}
 		costs[k] = float64(e) / energy
 	}
@@ -184,7 +228,7 @@ func share(layers []choice, budget, step int) []int {
 	units := func(w int) int { return (w + step - 1) / step }
 	most := 0
 	for _, c := range layers {
-		most += len(c.widths)
+		most += units(c.widths[len(c.widths)-1])
 	}
 	total := min(budget/step, most)
 	// least[u] is the least cost of the layers so far with u units in all, and taken[i][u]

@@ -88,7 +88,7 @@ func TestAllocateAgainstAllLists(t *testing.T) {
 			return total
 		}
 		for _, width := range []int{3, 5, 7, 11} {
-			rule, a, err := Allocate(curves, spec(d...), Rule{Width: ptr(width), Align: 1, AlignMode: Nearest}, name, 3, refit)
+			rule, a, err := Allocate(curves, spec(d...), Rule{Width: ptr(width), Align: 1, AlignMode: Nearest}, AllocateOptions{Curve: name, Step: 3, Refit: refit})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -133,7 +133,7 @@ func TestAllocateMeetsTheBudget(t *testing.T) {
 			}
 			budget += w
 		}
-		got, _, err := Allocate(curvesFor(seed, d...), spec(d...), rule, Residual, step, LeastSquares)
+		got, _, err := Allocate(curvesFor(seed, d...), spec(d...), rule, AllocateOptions{Curve: Residual, Step: step, Refit: LeastSquares})
 		if budget < step*len(d) {
 			if !errors.As(err, new(*RuleError)) {
 				t.Errorf("seed %d: %v with a budget of %d for %d steps of %d", seed, err, budget, len(d), step)
@@ -166,7 +166,7 @@ func TestAllocateMeetsTheBudget(t *testing.T) {
 func TestAllocateSomeLayers(t *testing.T) {
 	curves := curvesFor(3, 16, 16, 16, 16)
 	rule := Rule{Width: ptr(5), Layers: []int{1, 3}, Align: 4, AlignMode: Pad}
-	got, a, err := Allocate(curves, spec(16, 16, 16, 16), rule, Residual, 4, LeastSquares)
+	got, a, err := Allocate(curves, spec(16, 16, 16, 16), rule, AllocateOptions{Curve: Residual, Step: 4, Refit: LeastSquares})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +177,7 @@ func TestAllocateSomeLayers(t *testing.T) {
 	if want := float64(h[1].Held[5])/h[1].HeldStream + float64(h[3].Held[5])/h[3].HeldStream; math.Abs(a.Uniform-want) > 1e-12 {
 		t.Errorf("one width costs %v, want %v", a.Uniform, want)
 	}
-	got, _, err = Allocate(curves, spec(16, 16, 16, 16), Rule{Ratio: ptr(0.5), Drop: []int{2}, Align: 1, AlignMode: Nearest}, Residual, 2, LeastSquares)
+	got, _, err = Allocate(curves, spec(16, 16, 16, 16), Rule{Ratio: ptr(0.5), Drop: []int{2}, Align: 1, AlignMode: Nearest}, AllocateOptions{Curve: Residual, Step: 2, Refit: LeastSquares})
 	if err != nil || got.Widths[0]+got.Widths[1]+got.Widths[3] != 24 || !slices.Equal(got.Drop, []int{2}) {
 		t.Errorf("%+v, %v", got, err)
 	}
@@ -203,7 +203,7 @@ func TestAllocateRefuses(t *testing.T) {
 		"narrower curves":    {half, curvesFor(1, 16, 12), 2, "layer 1: the error curve is of 12 neurons", false},
 		"no energy":          {half, &score.Curves{Layers: []score.Curve{{Fit: make([]float32, 17)}, {Fit: append([]float32{1}, make([]float32, 16)...)}}}, 2, "layer 1: the statistics have no energy", false},
 	} {
-		_, _, err := Allocate(test.curves, s, test.rule, Residual, test.step, LeastSquares)
+		_, _, err := Allocate(test.curves, s, test.rule, AllocateOptions{Curve: Residual, Step: test.step, Refit: LeastSquares})
 		if err == nil || !strings.Contains(err.Error(), test.want) || errors.As(err, new(*RuleError)) != test.usage {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -212,7 +212,7 @@ func TestAllocateRefuses(t *testing.T) {
 
 func TestAllocationInTheFile(t *testing.T) {
 	sc := &score.Scores{Model: "sha256:m", Method: score.MaxAbs, Layers: [][]float32{make([]float32, 16), make([]float32, 16)}}
-	rule, a, err := Allocate(curvesFor(5, 16, 16), spec(16, 16), Rule{Ratio: ptr(0.5), Align: 1, AlignMode: Nearest}, Residual, 2, LeastSquares)
+	rule, a, err := Allocate(curvesFor(5, 16, 16), spec(16, 16), Rule{Ratio: ptr(0.5), Align: 1, AlignMode: Nearest}, AllocateOptions{Curve: Residual, Step: 2, Refit: LeastSquares})
 	if err != nil {
 		t.Fatal(err)
 	}

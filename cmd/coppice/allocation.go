@@ -63,16 +63,17 @@ func (f *allocationFlags) build(a *app, r *ruleFlags, s *scoreFlags, sc *score.S
 	if step == 0 {
 		step = plan.DefaultStep(rule, plan.Form(r.form), spec)
 	}
+	opt := plan.AllocateOptions{Curve: plan.CurveName(f.curve), Step: step, Refit: refit}
 	if f.allocation == uniform {
 		p, err := r.build(sc, spec, rule)
 		if err == nil && s.best && sc.Curves != nil {
-			if _, alloc, err := plan.Allocate(sc.Curves, spec, rule, plan.CurveName(f.curve), step, refit); err == nil {
+			if _, alloc, err := plan.Allocate(sc.Curves, spec, rule, opt); err == nil {
 				a.notes([]string{fmt.Sprintf("--allocation global would give each layer a width of its own, as many parameters in all: the layers' errors by curve %s would add up to %.4g, not %.4g (%+.0f %%)", alloc.Curve, alloc.Error, alloc.Uniform, -100*alloc.Gain())})
 			}
 		}
 		return p, err
 	}
-	shared, alloc, err := plan.Allocate(sc.Curves, spec, rule, plan.CurveName(f.curve), step, refit)
+	shared, alloc, err := plan.Allocate(sc.Curves, spec, rule, opt)
 	if err != nil {
 		return nil, badInput(err)
 	}
