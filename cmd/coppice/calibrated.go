@@ -117,7 +117,7 @@ func (f *statsFlags) reason(s *scoreFlags) string {
 	case score.Method(s.method).Calibrated():
 		return "--method " + s.method
 	case f.refit == "none":
-		return "--allocation global"
+		return "--allocation global or measured"
 	}
 	return "--refit " + f.refit
 }

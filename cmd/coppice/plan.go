@@ -17,6 +17,7 @@ func (a *app) plan() *cobra.Command {
 	var sf statsFlags
 	var r ruleFlags
 	var alloc allocationFlags
+	var text textFlags
 	var out, scores string
 	var dryRun bool
 	cmd := &cobra.Command{
@@ -38,7 +39,16 @@ give the same bytes. ` + "`coppice apply`" + ` carries a plan out.`,
 				err = alloc.check(cmd, plan.Form(r.form))
 			}
 			if err == nil {
-				err = sf.check(cmd, &s, alloc.allocation == global)
+				err = sf.check(cmd, &s, alloc.shared())
+			}
+			if err == nil {
+				err = text.check()
+			}
+			if err == nil {
+				err = alloc.checkText(&text)
+			}
+			if err == nil && alloc.allocation != measured && len(text.sources) > 0 {
+				err = usagef("--calib: a plan is made from --stats; text is run for --allocation measured alone")
 			}
 			if err == nil && scores != "" && (cmd.Flags().Changed("method") || cmd.Flags().Changed("seed")) {
 				err = usagef("--scores already says the method and the seed")
@@ -72,7 +82,7 @@ give the same bytes. ` + "`coppice apply`" + ` carries a plan out.`,
 				return err
 			}
 			var st *score.Stats
-			if sc == nil || sf.refit != "none" || sf.curves && sc.Curves == nil {
+			if sc == nil || sf.refit != "none" || sf.curves && sc.Curves == nil || alloc.allocation == measured {
 				if st, err = sf.open(&s, c); err != nil {
 					return err
 				}
@@ -88,7 +98,7 @@ give the same bytes. ` + "`coppice apply`" + ` carries a plan out.`,
 			if err := sf.addCurves(cmd.Context(), a, c, sc, st); err != nil {
 				return err
 			}
-			p, err := alloc.build(a, &r, &s, sc, &c.Spec, rule, plan.RefitMethod(sf.refit))
+			p, err := alloc.build(cmd.Context(), a, wish{c, sc, st, rule, &r, &s, &sf, &text})
 			if err != nil {
 				return err
 			}
@@ -123,6 +133,7 @@ give the same bytes. ` + "`coppice apply`" + ` carries a plan out.`,
 	sf.register(cmd, true)
 	r.register(cmd)
 	alloc.register(cmd)
+	text.register(cmd)
 	cmd.Flags().StringVarP(&out, "output", "o", "", "file to write")
 	cmd.Flags().StringVar(&scores, "scores", "", "use the scores of this file instead of computing them")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "show the plan and write nothing")

@@ -58,10 +58,13 @@ the widest.`,
 				err = alloc.check(cmd, plan.Form(r.form))
 			}
 			if err == nil {
-				err = sf.check(cmd, &s, alloc.allocation == global)
+				err = sf.check(cmd, &s, alloc.shared())
 			}
 			if err == nil {
 				err = checkText(cmd, &s, &sf, &text)
+			}
+			if err == nil {
+				err = alloc.checkText(&text)
 			}
 			if err == nil {
 				err = o.check(args[0])
@@ -104,7 +107,7 @@ the widest.`,
 			if err := sf.addCurves(cmd.Context(), a, c, sc, st); err != nil {
 				return err
 			}
-			p, err := alloc.build(a, &r, &s, sc, &c.Spec, rule, plan.RefitMethod(sf.refit))
+			p, err := alloc.build(cmd.Context(), a, wish{c, sc, st, rule, &r, &s, &sf, &text})
 			if err != nil {
 				return err
 			}
