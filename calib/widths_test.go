@@ -258,7 +258,7 @@ func TestShrunk(t *testing.T) {
 				t.Errorf("slope %d is %v", i, got)
 			}
 		}
-		if off = math.Sqrt(off); off > test.most || off > math.Sqrt(raw)*1.05 {
+		if off = math.Sqrt(off); off > test.most {
 			t.Errorf("slopes that differ by %v with noise of %v are off by %.3f (unshrunk %.3f), expected at most %v", test.spread, test.noise, off, math.Sqrt(raw), test.most)
 		}
 	}
