@@ -28,6 +28,10 @@ type Curve struct {
 	HeldStream float64 `json:"held_stream,omitempty"`
 }
 
+// CurveDamping is the damping of the refits of error curves unless the user says otherwise:
+// of held-back errors little depends on it.
+const CurveDamping = 1e-2
+
 // CurveOptions are what AddCurves can be told.
 type CurveOptions struct {
 	Cap      float64 // in [0, 1], most of the trace of H that first tokens have

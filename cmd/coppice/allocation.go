@@ -139,8 +139,12 @@ func (f *statsFlags) addCurves(ctx context.Context, a *app, c *checkpoint.Checkp
 	if !f.curves || sc.Curves != nil {
 		return nil
 	}
+	damping := f.refitDamping
+	if damping == 0 {
+		damping = score.CurveDamping
+	}
 	bar := a.layerProgress("error curves", c.Spec.Layers)
-	err := score.AddCurves(ctx, sc, c, st, score.CurveOptions{Cap: f.cap, Damping: f.damping, Threads: a.threads, Progress: bar.add})
+	err := score.AddCurves(ctx, sc, c, st, score.CurveOptions{Cap: f.cap, Damping: damping, Threads: a.threads, Progress: bar.add})
 	bar.finish()
 	return badInput(err)
 }

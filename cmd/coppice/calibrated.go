@@ -37,11 +37,11 @@ func (f *statsFlags) register(cmd *cobra.Command, refits bool) {
 	fl := cmd.Flags()
 	fl.StringVar(&f.stats, "stats", "", "statistics of the model, made by `coppice calib`")
 	fl.Float64Var(&f.cap, "first-token-cap", score.DefaultCap, "most of the trace of H that first tokens have, between 0 and 1")
-	fl.Float64Var(&f.damping, "damping", score.DefaultDamping, "ridge of leverage, obs and error curves, as a multiple of H's mean diagonal")
+	fl.Float64Var(&f.damping, "damping", score.DefaultDamping, "ridge of leverage and obs, as a multiple of H's mean diagonal")
 	f.refit = "none"
 	if refits {
 		fl.StringVar(&f.refit, "refit", "none", "how down_proj makes up for what goes: none, least-squares or bias")
-		fl.Float64Var(&f.refitDamping, "refit-damping", 0, "ridge of the least-squares refit (default: chosen on held-back text)")
+		fl.Float64Var(&f.refitDamping, "refit-damping", 0, "ridge of the least-squares refit, and of error curves (default: chosen on held-back text; of curves 0.01)")
 		completeWords(cmd, "refit", "none", string(plan.LeastSquares), string(plan.Bias))
 	}
 }
