@@ -118,6 +118,25 @@ func (f Form) key() string { return [...]string{"intermediate_size", perLayerKey
 // WidthsKey is the key of the config that says how wide the layers are.
 func (s *Spec) WidthsKey() string { return s.Form.key() }
 
+// names are the model_type of the Spec's form, and the classes of transformers, or of
+// ModelingFile, that load config and model.
+func (s *Spec) names() (modelType, config, model string) {
+	class := strings.TrimSuffix(s.Family.Architecture, "ForCausalLM")
+	switch s.Form {
+	case PerLayer:
+		return perLayerPrefix + s.Family.ModelType, "Coppice" + class + "Config", "Coppice" + s.Family.Architecture
+	case DeciLM:
+		return deciType, "DeciLMConfig", deciClass
+	}
+	return s.Family.ModelType, class + "Config", s.Family.Architecture
+}
+
+// Architecture is the class that loads the model, as config.json's architectures name it.
+func (s *Spec) Architecture() string {
+	_, _, model := s.names()
+	return model
+}
+
 // SetForm changes a config of the model from into one of the model to, as far as form and
 // widths go; every other key keeps its bytes.
 func SetForm(c *Config, from, to *Spec) error {
@@ -129,22 +148,20 @@ func SetForm(c *Config, from, to *Spec) error {
 			return err
 		}
 	}
-	class := strings.TrimSuffix(to.Family.Architecture, "ForCausalLM")
-	var modelType, config, model string
-	switch to.Form {
-	case PerLayer:
-		modelType, config, model = perLayerPrefix+to.Family.ModelType, "Coppice"+class+"Config", "Coppice"+to.Family.Architecture
-		if err := c.Set(perLayerKey, to.Widths); err != nil {
-			return err
-		}
-	case DeciLM:
-		modelType, config, model = deciType, "DeciLMConfig", deciClass
-		if err := c.Set(blocksKey, to.blocks()); err != nil {
-			return err
-		}
-	default:
-		modelType, model = to.Family.ModelType, to.Family.Architecture
+	now, err := FromConfig(c)
+	said := err == nil && now.Form == to.Form && slices.Equal(now.Widths, to.Widths) // keeps its spelling
+	err = nil
+	switch {
+	case said:
+	case to.Form == PerLayer:
+		err = c.Set(perLayerKey, to.Widths)
+	case to.Form == DeciLM:
+		err = c.Set(blocksKey, to.blocks())
 	}
+	if err != nil {
+		return err
+	}
+	modelType, config, model := to.names()
 	if from.Form != to.Form {
 		if err := c.Set("model_type", modelType); err != nil {
 			return err

@@ -3,12 +3,10 @@ package surgery
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"sync"
-	"sync/atomic"
 
 	"github.com/coppice-lm/coppice/checkpoint"
+	"github.com/coppice-lm/coppice/internal/parallel"
 	"github.com/coppice-lm/coppice/tensor"
 )
 
@@ -124,16 +122,17 @@ func (p *Program) stream(ctx context.Context, c *checkpoint.Checkpoint, opt Opti
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	ready := make(chan made, cap(free))
+	chunks := p.chunks()
 	go func() {
 		defer close(ready)
-		err := p.spread(ctx, opt, func(k chunk) error {
+		err := parallel.Each(ctx, opt.Threads, len(chunks), func(_, i int) error {
 			m := <-free
-			b, err := m.make(k)
+			b, err := m.make(chunks[i])
 			if err != nil {
 				free <- m
 				return err
 			}
-			ready <- made{k, b, m} // never blocks: there is room for every maker
+			ready <- made{chunks[i], b, m} // never blocks: there is room for every maker
 			return nil
 		})
 		if err != nil {
@@ -156,43 +155,19 @@ func (p *Program) stream(ctx context.Context, c *checkpoint.Checkpoint, opt Opti
 // each makes every chunk of the program, in order but many at a time, and hands it to
 // do on the goroutine that made it.
 func (p *Program) each(ctx context.Context, c *checkpoint.Checkpoint, opt Options, do func(chunk, []byte) error) error {
-	makers := sync.Pool{New: func() any { return &maker{from: c, refit: p.refit, allowNonFinite: opt.AllowNonFinite} }}
-	return p.spread(ctx, opt, func(k chunk) error {
-		m := makers.Get().(*maker)
-		defer makers.Put(m)
-		b, err := m.make(k)
+	makers := make([]maker, max(1, opt.Threads))
+	for w := range makers {
+		makers[w] = maker{from: c, refit: p.refit, allowNonFinite: opt.AllowNonFinite}
+	}
+	chunks := p.chunks()
+	return parallel.Each(ctx, opt.Threads, len(chunks), func(w, i int) error {
+		b, err := makers[w].make(chunks[i])
 		if err == nil {
-			err = do(k, b)
+			err = do(chunks[i], b)
 		}
 		if err == nil && opt.Progress != nil {
 			opt.Progress(int64(len(b)))
 		}
 		return err
 	})
-}
-
-// spread calls do for every chunk, in order, on the threads of opt. The first error stops
-// the rest.
-func (p *Program) spread(ctx context.Context, opt Options, do func(chunk) error) error {
-	chunks := p.chunks()
-	var next atomic.Int64
-	errs := make([]error, max(1, opt.Threads))
-	var wg sync.WaitGroup
-	for w := range errs {
-		wg.Go(func() {
-			for ctx.Err() == nil {
-				i := int(next.Add(1)) - 1
-				if i >= len(chunks) {
-					return
-				}
-				if err := do(chunks[i]); err != nil {
-					errs[w] = err
-					next.Store(int64(len(chunks))) // the others stop too
-					return
-				}
-			}
-		})
-	}
-	wg.Wait()
-	return errors.Join(append(errs, ctx.Err())...)
 }

@@ -74,64 +74,38 @@ func (f *allocationFlags) checkText(text *textFlags) error {
 // shared reports whether layers get widths of their own.
 func (f *allocationFlags) shared() bool { return f.allocation != uniform }
 
-// wish is what a plan is made of, as the flags say.
-type wish struct {
-	checkpoint *checkpoint.Checkpoint
-	scores     *score.Scores // with error curves where they are needed
-	stats      *score.Stats  // nil where none are needed
-	rule       plan.Rule
-	r          *ruleFlags
-	s          *scoreFlags
-	sf         *statsFlags
-	text       *textFlags
-}
-
-// build makes the plan: with the rule's widths, or with those of an allocation.
-func (f *allocationFlags) build(ctx context.Context, a *app, w wish) (*plan.Plan, error) {
-	spec := &w.checkpoint.Spec
-	opt := plan.AllocateOptions{Curve: plan.CurveName(f.curve), Step: f.step, Refit: plan.RefitMethod(w.sf.refit)}
+// share returns the rule that the plan is built by: that of the flags, or one whose widths
+// are shared out by the error curves of the scores.
+func (f *planFlags) share(ctx context.Context, a *app, c *checkpoint.Checkpoint, sc *score.Scores, st *score.Stats) (plan.Rule, *plan.Allocation, error) {
+	opt := plan.AllocateOptions{Curve: plan.CurveName(f.allocation.curve), Step: f.allocation.step, Refit: plan.RefitMethod(f.refit)}
 	if opt.Step == 0 {
-		opt.Step = plan.DefaultStep(w.rule, plan.Form(w.r.form), spec)
+		opt.Step = plan.DefaultStep(f.rule, plan.Form(f.form), &c.Spec)
 	}
-	var rule plan.Rule
-	var alloc *plan.Allocation
-	var err error
-	switch f.allocation {
-	case uniform:
-		if w.s.best && w.scores.Curves != nil {
-			if _, alloc, err := plan.Allocate(w.scores.Curves, spec, w.rule, opt); err == nil {
-				a.notes([]string{fmt.Sprintf("--allocation global would give each layer a width of its own, as many parameters in all: the layers' errors by curve %s would add up to %.4g, not %.4g (%+.0f %%)", alloc.Curve, alloc.Error, alloc.Uniform, -100*alloc.Gain())})
-			}
+	switch {
+	case f.allocation.allocation == measured:
+		return f.measure(ctx, a, c, sc, st, opt.Step)
+	case f.allocation.shared():
+		return plan.Allocate(sc.Curves, &c.Spec, f.rule, opt)
+	case f.best && sc.Curves != nil:
+		if _, g, err := plan.Allocate(sc.Curves, &c.Spec, f.rule, opt); err == nil {
+			a.note(fmt.Sprintf("--allocation global would give each layer a width of its own, as many parameters in all: the layers' errors by curve %s would add up to %.4g, not %.4g (%+.0f %%)", g.Curve, g.Error, g.Uniform, -100*g.Gain()))
 		}
-		return w.r.build(w.scores, spec, w.rule)
-	case global:
-		rule, alloc, err = plan.Allocate(w.scores.Curves, spec, w.rule, opt)
-	case measured:
-		rule, alloc, err = f.measure(ctx, a, w, opt.Step)
 	}
-	if err != nil {
-		return nil, badInput(err)
-	}
-	p, err := w.r.build(w.scores, spec, rule)
-	if err != nil {
-		return nil, err
-	}
-	p.Allocation = alloc
-	return p, nil
+	return f.rule, nil, nil
 }
 
 // measure shares widths out by the loss of the pruned model.
-func (f *allocationFlags) measure(ctx context.Context, a *app, w wish, step int) (plan.Rule, *plan.Allocation, error) {
-	m, err := lm.NewLayerwise(ctx, w.checkpoint, lm.Options{Precision: w.text.precision, Threads: a.threads})
+func (f *planFlags) measure(ctx context.Context, a *app, c *checkpoint.Checkpoint, sc *score.Scores, st *score.Stats, step int) (plan.Rule, *plan.Allocation, error) {
+	m, err := lm.NewLayerwise(ctx, c, lm.Options{Precision: f.text.precision, Threads: a.threads})
 	if err != nil {
-		return w.rule, nil, err
+		return f.rule, nil, err
 	}
-	bar := a.layerProgress("measuring", 0)
+	bar := a.layerProgress("measuring", 1)
 	defer bar.finish()
-	return calib.ShareWidths(ctx, m, w.checkpoint, w.stats, w.scores, w.text.sources,
-		calib.Options{Tokens: w.text.tokens, Context: w.text.ctx, Seed: w.s.seed, Rows: calib.RowMode(w.text.rows), Threads: a.threads},
-		calib.WidthOptions{Rule: w.rule, Step: step, Refit: plan.RefitMethod(w.sf.refit), Cap: w.sf.cap, Rounds: f.rounds,
-			Progress: bar.show, Note: func(n string) { a.notes([]string{n}) }})
+	return calib.ShareWidths(ctx, m, c, st, sc, f.text.sources,
+		calib.Options{Tokens: f.text.tokens, Context: f.text.ctx, Seed: f.seed, Rows: calib.RowMode(f.text.rows), Threads: a.threads},
+		calib.WidthOptions{Rule: f.rule, Step: step, Refit: plan.RefitMethod(f.refit), Cap: f.cap, Rounds: f.allocation.rounds,
+			Progress: bar.show, Note: a.note})
 }
 
 // addCurves adds the error curves that the flags need and the scores do not have yet.

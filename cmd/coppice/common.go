@@ -8,13 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
-	"unicode"
 
 	"github.com/spf13/cobra"
 
-	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/checkpoint"
 	"github.com/coppice-lm/coppice/plan"
 	"github.com/coppice-lm/coppice/score"
@@ -107,18 +103,6 @@ func (f *scoreFlags) check() error {
 	return nil
 }
 
-// compute scores a checkpoint as the flags say.
-func (a *app) compute(ctx context.Context, c *checkpoint.Checkpoint, f *scoreFlags) (*score.Scores, error) {
-	if err := c.RequireWidths(); err != nil {
-		return nil, badInput(err)
-	}
-	p := a.progress("scoring", score.Bytes(c))
-	s, err := score.Compute(ctx, c, score.Method(f.method), score.Options{
-		Seed: f.seed, Threads: a.threads, AllowNonFinite: f.allowNonFinite, Progress: p.callback()})
-	p.finish()
-	return s, badInput(err)
-}
-
 // ruleFlags are the flags that say how much goes.
 type ruleFlags struct {
 	ratio, expansion float64
@@ -143,8 +127,8 @@ func (f *ruleFlags) register(cmd *cobra.Command) {
 	completeWords(cmd, "align-mode", string(plan.Nearest), string(plan.Down), string(plan.Pad))
 }
 
-// rule reads the flags.
-func (f *ruleFlags) rule(cmd *cobra.Command) (plan.Rule, error) {
+// parse reads the flags.
+func (f *ruleFlags) parse(cmd *cobra.Command) (plan.Rule, error) {
 	r := plan.Rule{Align: f.align, AlignMode: plan.AlignMode(f.mode)}
 	changed := cmd.Flags().Changed
 	if changed("ratio") {
@@ -178,70 +162,6 @@ func (f *ruleFlags) rule(cmd *cobra.Command) (plan.Rule, error) {
 		return r, err
 	}
 	return r, r.Check()
-}
-
-// formFlag is the form of a checkpoint that is written.
-type formFlag string
-
-func (f *formFlag) register(cmd *cobra.Command) {
-	cmd.Flags().StringVar((*string)(f), "form", "", "how layers of different widths are written: transformers (with a modelling file; the default for them), decilm (vLLM), padded (plain, with zero neurons, saves nothing on disk), or llama (plain, one width)")
-	var words []string
-	for _, form := range plan.Forms {
-		words = append(words, string(form))
-	}
-	completeWords(cmd, "form", words...)
-}
-
-func (f formFlag) check() error {
-	if f != "" && !slices.Contains(plan.Forms, plan.Form(f)) {
-		return usagef("--form %q: forms are %v", string(f), plan.Forms)
-	}
-	return nil
-}
-
-// readWidths reads the value of --widths: numbers with commas or white space between them,
-// or a file of such numbers, a JSON list too.
-func readWidths(value string) ([]int, error) {
-	text, where := value, "--widths"
-	if _, err := strconv.Atoi(strings.TrimSpace(strings.Split(value, ",")[0])); err != nil {
-		st, err := os.Stat(value)
-		if err == nil && st.Size() > 1<<20 {
-			err = fmt.Errorf("%s: %d bytes, more than a list of widths has", value, st.Size())
-		}
-		var b []byte
-		if err == nil {
-			b, err = os.ReadFile(value)
-		}
-		if err != nil {
-			return nil, usagef("--widths: neither a list such as 384,512,512 nor a file of one: %w", err)
-		}
-		text, where = string(b), value
-	}
-	text = strings.TrimSpace(text)
-	if inner, ok := strings.CutPrefix(text, "["); ok {
-		text = strings.TrimSuffix(inner, "]")
-	}
-	var widths []int
-	for _, word := range strings.FieldsFunc(text, func(r rune) bool { return r == ',' || unicode.IsSpace(r) }) {
-		n, err := strconv.Atoi(word)
-		if err != nil {
-			return nil, usagef("%s: %q is not a whole number; expected one number for each layer", where, word)
-		}
-		widths = append(widths, n)
-	}
-	if len(widths) == 0 {
-		return nil, usagef("%s: no numbers; expected one for each layer", where)
-	}
-	return widths, nil
-}
-
-// build makes the plan.
-func (f *ruleFlags) build(s *score.Scores, spec *arch.Spec, r plan.Rule) (*plan.Plan, error) {
-	p, err := plan.Build(s, spec, r)
-	if err != nil {
-		return nil, badInput(err)
-	}
-	return p.InForm(plan.Form(f.form), spec)
 }
 
 // attach gives a program the statistics that it needs. Those it has no use for are
@@ -320,8 +240,8 @@ func (a *app) write(ctx context.Context, c *checkpoint.Checkpoint, p *plan.Plan,
 		return nil, err
 	}
 	defer sink.Abort()
-	bar := a.progress("writing", prog.Bytes())
-	err = prog.Run(ctx, c, sink, files, surgery.Options{Threads: a.threads, ShardBytes: shard, AllowNonFinite: allowNonFinite, Progress: bar.callback()})
+	bar := a.byteProgress("writing", prog.Bytes())
+	err = prog.Run(ctx, c, sink, files, surgery.Options{Threads: a.threads, ShardBytes: shard, AllowNonFinite: allowNonFinite, Progress: bar.add})
 	bar.finish()
 	return prog, badInput(err)
 }

@@ -32,12 +32,10 @@ enough for all but the bytes.`,
 			if err != nil {
 				return err
 			}
-			if a.json {
+			if a.json || a.quiet {
 				return a.result(r)
 			}
-			if !a.quiet {
-				r.print(a)
-			}
+			r.print(a)
 			return nil
 		},
 	}
@@ -119,7 +117,7 @@ func alignment(width int) int {
 func inspect(model string, s *arch.Spec, infos []tensor.Info) *inspection {
 	byRole, total := s.Parameters()
 	r := &inspection{
-		Model: model, Family: s.Family.ModelType, Architecture: s.Family.Architecture,
+		Model: model, Family: s.Family.ModelType, Architecture: s.Architecture(),
 		Form: s.Form.String(), AsConfigured: true, Hidden: s.Hidden, Intermediate: s.Intermediate, Widths: s.Widths, Layers: s.Layers,
 		Heads: s.Heads, KVHeads: s.KVHeads, HeadDim: s.HeadDim, Vocab: s.Vocab, MaxPositions: s.MaxPositions, Tied: s.Tied,
 		Expansion: meanWidth(s) / float64(s.Hidden), Total: total,

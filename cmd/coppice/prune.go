@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,11 +20,7 @@ import (
 )
 
 func (a *app) prune() *cobra.Command {
-	var s scoreFlags
-	var sf statsFlags
-	var text textFlags
-	var r ruleFlags
-	var alloc allocationFlags
+	var f planFlags
 	var o outFlags
 	cmd := &cobra.Command{
 		Use:   "prune MODEL -o DIR (--ratio R | --width N | --expansion X)",
@@ -38,7 +35,9 @@ a text, and what stays can be refitted to make up for what goes. The output has 
 size and is far better. --method best is the best recipe known: ` + string(bestMethod) + ` with a ` + string(bestRefit) + `
 refit. --calib with --stats FILE keeps the statistics there, which verify needs.
 
-Layers of different widths (--widths, --layers) are written in a form that can say them:
+--allocation global gives each layer a width of its own, as many parameters in all: wide
+where an error would be large beside the residual stream. Layers of different widths
+(--allocation, --widths, --layers) are written in a form that can say them:
 --form transformers, with a small modelling file that transformers loads with
 trust_remote_code=True; --form decilm for vLLM, widths rounded up to multiples of 256 by
 zero neurons; --form padded, a plain checkpoint as large as if all layers were as wide as
@@ -53,23 +52,7 @@ the widest.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			start := time.Now()
-			rule, err := r.rule(cmd)
-			if err == nil {
-				err = alloc.check(cmd, plan.Form(r.form))
-			}
-			if err == nil {
-				err = sf.check(cmd, &s, alloc.shared())
-			}
-			if err == nil {
-				err = checkText(cmd, &s, &sf, &text)
-			}
-			if err == nil {
-				err = alloc.checkText(&text)
-			}
-			if err == nil {
-				err = o.check(args[0])
-			}
-			if err != nil {
+			if err := cmp.Or(f.check(cmd), checkText(cmd, &f), o.check(args[0])); err != nil {
 				return err
 			}
 			c, err := a.openModel(args[0])
@@ -77,51 +60,30 @@ the widest.`,
 				return err
 			}
 			defer c.Close()
-			// What the rule makes of this model is refused before its weights are read.
-			align(cmd, &rule, &s, &c.Spec)
-			if err := plan.CheckForm(rule, plan.Form(r.form), &c.Spec); err != nil {
+			if err := f.fit(cmd, &c.Spec); err != nil {
 				return err
 			}
 			if err := checkpoint.CheckOutput(orDot(o.out), c.Path, o.force); o.out != "" && err != nil {
 				return err
 			}
-			if err := surgery.CheckRefit(&c.Spec, plan.RefitMethod(sf.refit)); err != nil {
-				return err
-			}
-			st, discard, err := a.statistics(cmd, args[0], c, &s, &sf, &text, o.out)
+			st, discard, err := a.statistics(cmd.Context(), c, &f, o.out)
 			if err != nil {
 				return err
 			}
-			if st != nil {
-				defer st.Close()
-			}
+			defer st.Close()
 			defer func() {
 				if !errors.Is(err, context.Canceled) {
 					discard()
 				}
 			}()
-			sc, err := sf.compute(cmd.Context(), a, c, &s, st)
+			p, err := f.decide(cmd.Context(), a, c, nil, st)
 			if err != nil {
 				return err
 			}
-			if err := sf.addCurves(cmd.Context(), a, c, sc, st); err != nil {
-				return err
-			}
-			p, err := alloc.build(cmd.Context(), a, wish{c, sc, st, rule, &r, &s, &sf, &text})
-			if err != nil {
-				return err
-			}
-			if err := sf.planRefit(cmd.Context(), a, c, p, st); err != nil {
-				return err
-			}
-			return a.carryOut(cmd, args[0], c, p, st, &o, s.allowNonFinite, start)
+			return a.carryOut(cmd, args[0], c, p, st, &o, f.allowNonFinite, start)
 		},
 	}
-	s.register(cmd)
-	sf.register(cmd, true)
-	text.register(cmd)
-	r.register(cmd)
-	alloc.register(cmd)
+	f.register(cmd)
 	o.register(cmd, "same", "same, f16, bf16 or f32 (same is f16 for a quantised GGUF)")
 	return cmd
 }
@@ -184,9 +146,7 @@ statistics give the same bytes.`,
 			if err != nil {
 				return err
 			}
-			if st != nil {
-				defer st.Close()
-			}
+			defer st.Close()
 			return a.carryOut(cmd, args[0], c, p, st, &o, allowNonFinite, start)
 		},
 	}
@@ -213,11 +173,8 @@ func (a *app) carryOut(cmd *cobra.Command, model string, c *checkpoint.Checkpoin
 	}
 	sum := summarise(c, prog)
 	sum.Output, sum.DryRun, sum.Seconds = o.out, o.dryRun, time.Since(start).Seconds()
-	if a.json {
+	if a.json || a.quiet {
 		return a.result(sum)
-	}
-	if a.quiet {
-		return nil
 	}
 	sum.table(a)
 	if o.dryRun {
@@ -229,6 +186,9 @@ func (a *app) carryOut(cmd *cobra.Command, model string, c *checkpoint.Checkpoin
 		stats = " --stats " + st.Path()
 	}
 	a.printf("\nwritten to %s in %.1f s; next:\n  coppice verify %s --against %s%s\n  coppice inspect %s\n", o.out, sum.Seconds, o.out, model, stats, o.out)
+	if prog.Spec.Form != arch.Plain {
+		a.printf("in Python: AutoModelForCausalLM.from_pretrained(%q, trust_remote_code=True)\n", o.out)
+	}
 	return nil
 }
 

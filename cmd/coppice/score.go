@@ -11,8 +11,7 @@ import (
 )
 
 func (a *app) score() *cobra.Command {
-	var f scoreFlags
-	var sf statsFlags
+	var f statsFlags
 	var out string
 	var dryRun bool
 	cmd := &cobra.Command{
@@ -30,7 +29,7 @@ stay, best first, with down_proj refitted and without: error curves, by which
   coppice score compare scores.json obs.json`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := sf.check(cmd, &f, false); err != nil {
+			if err := f.check(cmd, false); err != nil {
 				return err
 			}
 			if out == "" && !dryRun {
@@ -44,18 +43,16 @@ stay, best first, with down_proj refitted and without: error curves, by which
 			if err := checkFileOutput(out, c.Path); err != nil {
 				return err
 			}
-			st, err := sf.open(&f, c)
+			st, err := f.open(c)
 			if err != nil {
 				return err
 			}
-			if st != nil {
-				defer st.Close()
-			}
-			s, err := sf.compute(cmd.Context(), a, c, &f, st)
+			defer st.Close()
+			s, err := f.compute(cmd.Context(), a, c, st)
 			if err != nil {
 				return err
 			}
-			if err := sf.addCurves(cmd.Context(), a, c, s, st); err != nil {
+			if err := f.addCurves(cmd.Context(), a, c, s, st); err != nil {
 				return err
 			}
 			b, err := s.Encode()
@@ -79,8 +76,7 @@ stay, best first, with down_proj refitted and without: error curves, by which
 			return a.result(map[string]any{"method": s.Method, "seed": s.Seed, "model": s.Model, "layers": len(s.Layers), "neurons": neurons, "output": out})
 		},
 	}
-	f.register(cmd)
-	sf.register(cmd, false)
+	f.register(cmd, false)
 	cmd.Flags().StringVarP(&out, "output", "o", "", "file to write")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "compute the scores and write nothing")
 	cmd.AddCommand(a.scoreCompare())
@@ -110,11 +106,8 @@ func (a *app) scoreCompare() *cobra.Command {
 			if err != nil {
 				return badInput(err)
 			}
-			if a.json {
+			if a.json || a.quiet {
 				return a.result(map[string]any{"methods": []score.Method{s[0].Method, s[1].Method}, "ratios": comparedRatios, "overlap": overlap})
-			}
-			if a.quiet {
-				return nil
 			}
 			if s[0].Model != s[1].Model {
 				fmt.Fprintf(a.stdout, "the scores are of different models\n")
