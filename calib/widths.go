@@ -12,8 +12,12 @@ import (
 	"github.com/coppice-lm/coppice/surgery"
 )
 
-// DefaultRounds is how often ShareWidths proposes widths unless it is told otherwise.
-const DefaultRounds = 4
+// DefaultRounds is how often ShareWidths measures slopes unless it is told otherwise.
+const DefaultRounds = 3
+
+// reaches are how many steps the widths that are proposed may be away from those at which
+// the slopes were measured. Trying one costs a thirtieth of what the slopes cost.
+var reaches = []int{1, 2, 4, 8}
 
 // measuringDamping is the damping of refits while widths are measured; that of the plan is
 // chosen when the widths are.
@@ -25,7 +29,7 @@ type WidthOptions struct {
 	Step   int       // widths are multiples of it
 	Refit  plan.RefitMethod
 	Cap    float64 // in [0, 1], most of the trace of H that first tokens have
-	Rounds int     // how many widths are proposed, at least 1
+	Rounds int     // how often slopes are measured, at least 1
 
 	Progress func(done, total int64) // called with layers run over the text; may be nil
 	Note     func(message string)    // may be nil
@@ -39,11 +43,11 @@ type WidthOptions struct {
 // makes up for another), so slopes are measured where they are used: all layers are cut,
 // to the widths that the residual curve gives, and one after another a quarter of a
 // layer's neurons goes besides. What the loss rises by, over what the layer's error rises
-// by, is its slope, and the widths with the least sum of slope times error, not too far
-// from those measured, are the next. They are kept if the model so cut loses less; if not,
-// the next are nearer. The best that was measured is the result.
+// by, is its slope. The widths with the least sum of slope times error that are not too far
+// from those measured are tried, for several distances, and the best of them, if it loses
+// less, is where the next round measures.
 //
-// The text is run L/2 + 1 times for each of the rounds, and once for each proposal.
+// The text is run L/2 + 5 times for each round.
 func ShareWidths(ctx context.Context, m *lm.Layerwise, c *checkpoint.Checkpoint, st *score.Stats, sc *score.Scores, sources []string, text Options, opt WidthOptions) (plan.Rule, *plan.Allocation, error) {
 	fail := func(err error) (plan.Rule, *plan.Allocation, error) { return opt.Rule, nil, err }
 	if sc.Curves == nil {
@@ -106,44 +110,61 @@ func (s *sharer) share() (plan.Rule, *plan.Allocation, error) {
 	if err != nil {
 		return fail(err)
 	}
-	loss, rises, err := s.loss(best, s.changes(best.Widths))
-	if err != nil {
-		return fail(err)
-	}
-	s.note("loss on held-back text: %.4f at one width, %.4f by the residual curve", uniform.mean(), loss.mean())
-	choose.Curve = plan.Measured
-	choose.Slopes = s.slopes(best.Widths, rises)
-	choose.Reach = slices.Max(spec.Widths) / 4 / s.opt.Step * s.opt.Step
-	for range s.opt.Rounds {
-		choose.Near = best.Widths
-		choose.Reach = max(choose.Reach, s.opt.Step)
-		proposed, a, err := plan.Allocate(s.scores.Curves, spec, s.opt.Rule, choose)
+	var loss perToken
+	for round := range s.opt.Rounds {
+		base, rises, err := s.loss(best, s.changes(best.Widths))
 		if err != nil {
 			return fail(err)
 		}
-		if slices.Equal(proposed.Widths, best.Widths) {
-			if allocation.Slopes == nil {
-				allocation = a
+		if round == 0 {
+			loss = base
+			s.note("loss on held-back text: %.4f at one width, %.4f by the residual curve", uniform.mean(), loss.mean())
+		}
+		choose.Curve, choose.Slopes, choose.Near = plan.Measured, s.slopes(best.Widths, rises), best.Widths
+		if round == 0 { // what is said of the first widths, should no others be better
+			choose.Reach = 0
+			if _, allocation, err = plan.Allocate(s.scores.Curves, spec, s.opt.Rule, choose); err != nil {
+				return fail(err)
 			}
+		}
+		next, a, lost, err := s.propose(choose, loss)
+		if err != nil {
+			return fail(err)
+		}
+		if a == nil {
 			break
 		}
-		next, rises, err := s.loss(proposed, s.changes(proposed.Widths))
-		if err != nil {
-			return fail(err)
-		}
-		s.note("loss %.4f: %v", next.mean(), proposed.Widths)
-		if next.mean() >= loss.mean() {
-			choose.Reach /= 2
-			continue
-		}
-		best, allocation, loss = proposed, a, next
-		choose.Slopes = s.slopes(best.Widths, rises)
-	}
-	if allocation.Slopes == nil { // nothing better than the first widths was found
-		allocation.Curve, allocation.Slopes = plan.Measured, choose.Slopes
+		best, allocation, loss = next, a, lost
+		s.note("loss on held-back text: %.4f after round %d", loss.mean(), round+1)
 	}
 	allocation.Loss, allocation.LossUniform = loss.mean(), uniform.mean()
 	return best, allocation, nil
+}
+
+// propose tries the widths that slopes lead to, within each of the reaches, and returns the
+// best of those that lose less than the widths that they start from; a nil allocation if
+// there are none.
+func (s *sharer) propose(choose plan.AllocateOptions, loss perToken) (best plan.Rule, allocation *plan.Allocation, lost perToken, err error) {
+	var tried [][]int
+	for _, reach := range reaches {
+		choose.Reach = reach * s.opt.Step
+		rule, a, err := plan.Allocate(s.scores.Curves, &s.checkpoint.Spec, s.opt.Rule, choose)
+		if err != nil {
+			return rule, nil, nil, err
+		}
+		if slices.Equal(rule.Widths, choose.Near) || slices.ContainsFunc(tried, func(w []int) bool { return slices.Equal(w, rule.Widths) }) {
+			continue
+		}
+		tried = append(tried, rule.Widths)
+		l, _, err := s.loss(rule, nil)
+		if err != nil {
+			return rule, nil, nil, err
+		}
+		if l.mean() < loss.mean() {
+			best, allocation, lost, loss = rule, a, l, l
+		}
+	}
+	return best, allocation, lost, nil
 }
 
 func (s *sharer) note(format string, args ...any) {
@@ -156,7 +177,7 @@ func (s *sharer) progress(layers int) {
 	s.done += int64(layers)
 	if s.opt.Progress != nil {
 		l := int64(len(s.stats.Widths))
-		s.opt.Progress(s.done, int64(s.opt.Rounds+1)*l*(l+3)/2+l)
+		s.opt.Progress(s.done, int64(s.opt.Rounds)*(l*(l+3)/2+int64(len(reaches))*l)+l)
 	}
 }
 
