@@ -46,11 +46,16 @@ func (p *Plan) Show(w io.Writer) error {
 
 // showAllocation writes how the widths were shared out, if they were.
 func (p *Plan) showAllocation(w io.Writer) {
-	if a := p.Allocation; a != nil {
-		fmt.Fprintf(w, "widths     as many parameters as %s, in steps of %d\n", a.Budget.String(), a.Step)
-		fmt.Fprintf(w, "           least error by curve %s: %.4g in all layers together, %.4g at one width (%+.1f %%)\n           from the statistics %s\n\n",
-			a.Curve, a.Error, a.Uniform, -100*a.Gain(), a.Stats)
+	a := p.Allocation
+	if a == nil {
+		return
 	}
+	fmt.Fprintf(w, "widths     as many parameters as %s, in steps of %d\n", a.Budget.String(), a.Step)
+	fmt.Fprintf(w, "           least error by curve %s: %.4g in all layers together, %.4g at one width (%+.1f %%)\n", a.Curve, a.Error, a.Uniform, -100*a.Gain())
+	if a.Curve == Measured {
+		fmt.Fprintf(w, "           loss on held-back text: %.4f nats a token, %.4f at one width\n", a.Loss, a.LossUniform)
+	}
+	fmt.Fprintf(w, "           from the statistics %s\n\n", a.Stats)
 }
 
 // showCalibration writes what statistics had a part in, if they had one.
