@@ -65,6 +65,7 @@ func (m *losses) pruned(ctx context.Context, p *plan.Plan) (*pruned, error) {
 		if err := program.Attach(m.stats, m.threads); err != nil {
 			return nil, err
 		}
+		program.HoldBack() // the text that losses are measured on
 	}
 	weights, err := program.Weights(m.checkpoint)
 	if err != nil {

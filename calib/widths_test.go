@@ -70,6 +70,7 @@ func (f *fixture) lossOf(t *testing.T, p *plan.Plan, rows []row) perToken {
 	program, err := surgery.Compile(p, f.checkpoint, tensor.F32)
 	if err == nil && program.NeedsStats() {
 		err = program.Attach(f.stats, 1)
+		program.HoldBack()
 	}
 	if err != nil {
 		t.Fatal(err)

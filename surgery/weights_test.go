@@ -65,3 +65,37 @@ func TestWeights(t *testing.T) {
 		}
 	}
 }
+
+// Held-back text has no part in refits that are to be judged on it.
+func TestHoldBack(t *testing.T) {
+	c := model(t, tensor.F32, nil)
+	make := func(seed uint64, hold bool) []byte {
+		st := statsOf(t, c, 5, func(l int, x [][]float64) {
+			for i, v := range vectors(seed+uint64(l), 50, len(x[0])) {
+				copy(x[202+i], v) // the held-back part
+			}
+		})
+		p := half(t, c)
+		if err := PlanRefit(context.Background(), p, c, st, RefitOptions{Method: plan.LeastSquares, Cap: 1, Damping: 0.01, Threads: 1}); err != nil {
+			t.Fatal(err)
+		}
+		prog, err := Compile(p, c, tensor.F32)
+		if err == nil {
+			err = prog.Attach(st, 1)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if hold {
+			prog.HoldBack()
+		}
+		b, _ := values(t, written(t, c, prog), "model.layers.1.mlp.down_proj.weight")
+		return b
+	}
+	if !bytes.Equal(make(90, true), make(91, true)) {
+		t.Error("held-back text changes a refit that must not see it")
+	}
+	if bytes.Equal(make(90, false), make(91, false)) {
+		t.Error("held-back text does not count in the refits of the plan")
+	}
+}
