@@ -67,7 +67,7 @@ func (m *losses) pruned(ctx context.Context, p *plan.Plan) (*pruned, error) {
 		}
 		program.HoldBack() // the text that losses are measured on
 	}
-	weights, err := program.Weights(m.checkpoint)
+	weights, err := program.Source(m.checkpoint)
 	if err != nil {
 		return nil, err
 	}

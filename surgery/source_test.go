@@ -9,8 +9,8 @@ import (
 	"github.com/coppice-lm/coppice/tensor"
 )
 
-// Weights that are read from the program are those that it writes, rows in any stretches.
-func TestWeights(t *testing.T) {
+// Tensors that are read from the program are those that it writes, rows in any stretches.
+func TestSource(t *testing.T) {
 	for _, refit := range []plan.RefitMethod{"", plan.LeastSquares, plan.Bias} {
 		c := model(t, tensor.BF16, nil)
 		st := statsOf(t, c, 5, nil)
@@ -23,7 +23,7 @@ func TestWeights(t *testing.T) {
 				t.Fatal(err)
 			}
 			if prog, err = Compile(p, c, tensor.F32); err == nil {
-				if _, err := prog.Weights(c); err == nil {
+				if _, err := prog.Source(c); err == nil {
 					t.Errorf("%s: weights without statistics", refit)
 				}
 				err = prog.Attach(st, 2)
@@ -32,7 +32,7 @@ func TestWeights(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w, err := prog.Weights(c)
+		w, err := prog.Source(c)
 		if err != nil {
 			t.Fatal(err)
 		}
