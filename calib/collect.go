@@ -7,10 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"reflect"
-	"slices"
 	"time"
 
-	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/checkpoint"
 	"github.com/coppice-lm/coppice/engine"
 	"github.com/coppice-lm/coppice/lm"
@@ -59,118 +57,35 @@ func (o *Options) check(longest int) error {
 // what would be written, nothing is run; any other file is refused, but with Replace. Errors name the
 // source, document, layer or option. A *checkpoint.WriteError is a failure to write.
 func Collect(ctx context.Context, m *lm.Layerwise, sources []string, out string, opt Options) (*score.Stats, error) {
-	if err := opt.check(m.Info().MaxLength); err != nil {
-		return nil, err
-	}
-	documents, err := readSources(sources)
+	r, err := begin(ctx, m, sources, out, opt, layerBytes(m.Engine().Model()), 1, 0)
 	if err != nil {
 		return nil, err
 	}
-	text, err := layRows(m, documents, &opt)
-	if err != nil {
-		return nil, err
-	}
-	c := &collector{ctx: ctx, model: m, text: text, opt: opt, files: filesFor(out), adder: &adder{threads: opt.Threads}}
+	c := &collector{run: r}
 	c.describe()
-	if err := c.judge(); err != nil {
-		return nil, err
-	}
 	if done, err := c.finished(); done != nil || err != nil {
 		return done, err
 	}
-	if err := c.run(); err != nil {
-		if ctx.Err() == nil && !errors.As(err, new(*checkpoint.WriteError)) {
-			c.files.remove() // the same call would fail again
-		}
+	if err := c.end(c.all()); err != nil {
 		return nil, err
 	}
-	if err := os.Rename(c.files.part, out); err != nil {
-		return nil, &checkpoint.WriteError{Err: err}
-	}
-	c.files.remove()
 	return score.OpenStats(out)
 }
 
 // collector is one call of Collect.
 type collector struct {
-	ctx   context.Context
-	model *lm.Layerwise
-	text  *layout
-	opt   Options
-	head  score.StatsHead
-	files files
-	adder *adder
-
-	batches []batch
+	*run
+	head    score.StatsHead
 	streams *streams
 	stats   *score.LayerStats // of the layer that is being run
-	dirty   bool              // whether something was computed since the last save
-	saved   time.Time
-	saving  time.Duration // that the last save took
 }
 
-// describe fills in what the statistics are of and how the work is cut.
+// describe fills in what the statistics are of.
 func (c *collector) describe() {
 	info := c.model.Info()
 	c.head = score.StatsHead{Version: score.StatsVersion, Model: c.opt.Model, Tokenizer: info.Tokenizer, Text: c.text.fingerprint(),
 		Documents: c.text.documents, Context: c.opt.Context, Rows: string(c.opt.Rows), Seed: c.opt.Seed, DType: info.DType,
-		Body: c.text.body, First: c.text.first, Held: c.text.held}
-	for _, l := range c.model.Engine().Model().Layers {
-		c.head.Widths = append(c.head.Widths, l.Width)
-	}
-	c.batches = c.text.batches()
-	memory := c.opt.Memory
-	if memory == 0 {
-		memory = DefaultMemory
-	}
-	if m := c.model.Engine().Model(); layerBytes(m)+streamBytes(m, c.text.tokens()) > memory {
-		c.files.spill()
-	}
-}
-
-// streamBytes is the size of the residual streams of so many tokens.
-func streamBytes(m *arch.Transformer, tokens int64) int64 { return 4 * int64(m.Hidden) * tokens }
-
-// layerBytes is about the most memory that a layer takes: its weights in float32, its
-// sums, and what is computed of a batch.
-func layerBytes(m *arch.Transformer) int64 {
-	h, d := int64(m.Hidden), int64(0)
-	for _, l := range m.Layers {
-		d = max(d, int64(l.Width))
-	}
-	queries, keys := int64(m.Heads*m.HeadDim), int64(m.KVHeads*m.HeadDim)
-	weights := h*(2*queries+2*keys) + 3*h*d
-	work := batchTokens*(6*h+2*queries+2*keys) + 3*chunkRows*d
-	return 4*(weights+work) + 12*d*(d+3)
-}
-
-// judge says whether there is enough text.
-func (c *collector) judge() error {
-	width, tokens := int64(slices.Max(c.head.Widths)), c.text.tokens()
-	switch {
-	case tokens < width || c.head.Body == 0:
-		return fmt.Errorf("the calibration text has %d tokens (%d asked for); the model's MLPs are %d wide, and fewer tokens than that say too little: give more text or ask for more, best %d or more", tokens, c.opt.Tokens, width, 4*width)
-	case tokens < 4*width:
-		c.warn("%d calibration tokens are fewer than 4 x the width of the MLPs, %d: scores and refits will be poor; give more text or ask for more tokens", tokens, 4*width)
-	}
-	if tokens < int64(c.opt.Tokens) {
-		c.warn("the text gives %d tokens, fewer than the %d asked for; it is used once", tokens, c.opt.Tokens)
-	}
-	if c.head.Held == 0 {
-		c.warn("the text has fewer than %d documents, so none is held back to choose a damping by", heldBack)
-	}
-	// English has about 4.5 bytes a token, and most languages that a tokenizer was made for
-	// above 2; a vocabulary of bytes is not meant.
-	if c.model.Tokenizer().VocabSize() > 1000 && c.text.bytes > 0 && float64(c.text.bytes)/float64(tokens) < 1.5 {
-		c.warn("the text has %.1f bytes a token: it may be in a language, or not text at all, that the model was not trained on", float64(c.text.bytes)/float64(tokens))
-	}
-	return nil
-}
-
-func (c *collector) warn(format string, args ...any) {
-	if c.opt.Warn != nil {
-		c.opt.Warn(fmt.Sprintf(format, args...))
-	}
+		Body: c.text.body, First: c.text.first, Held: c.text.held, Widths: widths(c.model)}
 }
 
 // finished returns what is already there.
@@ -196,18 +111,14 @@ func (c *collector) finished() (*score.Stats, error) {
 	return st, nil
 }
 
-// run makes the partial output, from where an earlier run was.
-func (c *collector) run() error {
-	job, err := c.job()
+// all makes the partial output, from where an earlier run was.
+func (c *collector) all() error {
+	at, err := c.resume(&c.head)
 	if err != nil {
 		return err
 	}
-	hidden := c.model.Engine().Model().Hidden
-	at, err := c.load(job, hidden)
-	if err != nil {
-		return err
-	}
-	defer c.streams.close()
+	defer at.close()
+	c.streams, c.stats = at.streams[0], at.stats
 	begin := score.CreateStats
 	if at.Layer > 0 {
 		begin = score.ContinueStats
@@ -216,9 +127,8 @@ func (c *collector) run() error {
 	if err != nil {
 		return &checkpoint.WriteError{Err: err}
 	}
-	c.saved = time.Now()
 	for at.Layer < len(c.head.Widths) && err == nil {
-		err = c.layer(w, &at)
+		err = c.layer(w, &at.place)
 	}
 	if e := w.Close(); err == nil && e != nil {
 		err = &checkpoint.WriteError{Err: e}
@@ -245,19 +155,13 @@ func (c *collector) layer(w *score.StatsWriter, at *place) error {
 		}
 		at.Batch++
 		c.dirty = true
-		if c.opt.Progress != nil {
-			done := c.text.tokens()
-			if at.Batch < len(c.batches) {
-				done = c.batches[at.Batch].first
-			}
-			c.opt.Progress(int64(at.Layer)*c.text.tokens()+done, int64(len(c.head.Widths))*c.text.tokens())
-		}
+		c.progress(at)
 	}
 	if err := w.WriteLayer(at.Layer, c.stats); err != nil {
 		return &checkpoint.WriteError{Err: err}
 	}
 	at.Layer, at.Batch = at.Layer+1, 0
-	if c.files.spills() {
+	if c.files.spill {
 		// The next layer overwrites the streams that the last state goes on from.
 		return c.save(w, *at)
 	}
@@ -284,48 +188,21 @@ func ready(s *score.LayerStats, width int, keep bool) *score.LayerStats {
 // pause saves what there is where it is time to, and returns an error where it is time to
 // stop.
 func (c *collector) pause(w *score.StatsWriter, at place) error {
-	stopped := c.ctx.Err()
-	if c.dirty && (stopped != nil || time.Since(c.saved) >= c.saveEvery()) {
+	if c.due() {
 		if err := c.save(w, at); err != nil {
 			return err
 		}
 	}
-	return stopped
+	return c.ctx.Err()
 }
 
 // save makes all that was computed durable.
 func (c *collector) save(w *score.StatsWriter, at place) error {
-	begin := time.Now()
-	if err := w.Sync(); err != nil {
-		return &checkpoint.WriteError{Err: err}
-	}
-	made := at.Layer
+	made, stats := at.Layer, c.stats
 	if at.Batch == 0 {
-		made--
+		made, stats = made-1, nil
 	}
-	if err := c.streams.sync(made); err != nil {
-		return err
-	}
-	stats := c.stats
-	if at.Batch == 0 {
-		stats = nil
-	}
-	if err := c.files.save(at, stats, c.streams.memory); err != nil {
-		return err
-	}
-	c.saved, c.dirty = time.Now(), false
-	c.saving = c.saved.Sub(begin)
-	return nil
-}
-
-// saveEvery is how long sums go unsaved: a second at least, a minute at most, and in
-// between so long that saving takes a fiftieth of the time. It decides nothing about the
-// result.
-func (c *collector) saveEvery() time.Duration {
-	if c.opt.Save > 0 {
-		return c.opt.Save
-	}
-	return min(max(50*c.saving, time.Second), time.Minute)
+	return c.keep(at, made, w.Sync, stats, c.streams)
 }
 
 // batch runs a layer over one batch and adds up what its MLP does. It is not interrupted,
@@ -355,7 +232,7 @@ func (c *collector) batch(layer engine.Layer, index int, b *batch) error {
 	if err := c.addStream(index, stream, b.rows); err != nil {
 		return err
 	}
-	return c.streams.put(index, b.first)
+	return c.streams.put(index, b.first, stream)
 }
 
 // addStream adds the energies of the residual stream after a layer.
@@ -389,14 +266,7 @@ func (c *collector) addStream(index int, stream []float32, rows []row) error {
 
 // observe adds the rows of one call, class by class.
 func (c *collector) observe(mlp engine.MLP, rows []row, s *score.LayerStats) error {
-	var first, others []int
-	for i, r := range mlp.Rows {
-		if rows[r.Node].first[r.Index] {
-			first = append(first, i)
-		} else {
-			others = append(others, i)
-		}
-	}
+	first, others := byClass(mlp.Rows, rows)
 	to := &s.Body
 	if rows[0].held {
 		to = &s.Held
@@ -405,9 +275,25 @@ func (c *collector) observe(mlp engine.MLP, rows []row, s *score.LayerStats) err
 	if finite = c.adder.add(to, mlp.Activations, others) && finite; finite {
 		return nil
 	}
-	bad := worstRow(mlp)
-	r := mlp.Rows[bad]
-	return fmt.Errorf("layer %d: activations are not finite, or too large to be squared, at token %d of a row of %s; the model is damaged, or its weights overflow on this text", mlp.Layer, r.Index, c.text.document(&rows[r.Node], r.Index))
+	return c.notFinite(mlp, rows)
+}
+
+// byClass tells first tokens from others; both are numbers of rows.
+func byClass(seen []engine.Row, rows []row) (first, others []int) {
+	for i, r := range seen {
+		if rows[r.Node].first[r.Index] {
+			first = append(first, i)
+		} else {
+			others = append(others, i)
+		}
+	}
+	return first, others
+}
+
+// notFinite says where activations are not.
+func (r *run) notFinite(mlp engine.MLP, rows []row) error {
+	at := mlp.Rows[worstRow(mlp)]
+	return fmt.Errorf("layer %d: activations are not finite, or too large to be squared, at token %d of a row of %s; the model is damaged, or its weights overflow on this text", mlp.Layer, at.Index, r.text.document(&rows[at.Node], at.Index))
 }
 
 // worstRow is the first row that holds a value that is not finite; where there is none,

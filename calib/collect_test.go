@@ -246,7 +246,7 @@ func TestSameBytes(t *testing.T) {
 		if !bytes.Equal(read(t, out), want) {
 			t.Errorf("memory %d: other bytes", memory)
 		}
-		if spilled := names[hiddenName(out)+"streams-0"] && names[hiddenName(out)+"streams-1"]; spilled != (memory == 1) {
+		if spilled := names[out[:len(out)-5]+".stats.coppice-streams-0"] && names[out[:len(out)-5]+".stats.coppice-streams-1"]; spilled != (memory == 1) {
 			t.Errorf("memory %d: the files were %v", memory, names)
 		}
 	}

@@ -1,5 +1,6 @@
 // Package calib runs a model over text and adds up what its MLPs do there: the
-// statistics (score.Stats) from which activation-aware scores and refits are made.
+// statistics (score.Stats) from which activation-aware scores and refits are made. It also
+// refits a pruned model layer after layer on what reaches each layer in it (Refit).
 //
 // # From text to rows
 //
@@ -35,10 +36,23 @@
 // statistics takes L(12 d(d+3) + 48) bytes. Time is that of one forward pass without the
 // head, and d^2 multiply-adds a token and layer.
 //
+// # Refits
+//
+// Refit runs the dense model and the one that a plan makes of it side by side. In each
+// layer that is pruned it takes the dense stream over the layer, runs the dense MLP and the
+// neurons that stay on the pruned stream, adds up products of activations with one another
+// and with the two parts of their target (the dense MLP's output; the difference of the
+// streams), solves down_proj, and takes the pruned stream over the refitted layer: five
+// runs of a layer's attention and MLP a token, where Collect has one. Each round on gate
+// and up adds about 21 multiply-adds for each of the h k weights and token. For k neurons
+// that stay, the sums take 12 k(k+3) + 48 hk bytes, and rounds 16 k(2k+1) more; the streams
+// of two models and, with rounds, three vectors more a token are kept, in memory or in
+// files as above.
+//
 // # Interruption
 //
 // Between batches of rows, each minute or more often, and when its context ends, Collect
 // saves in hidden files beside its output the sums of the layer that is being run, and the
 // residual streams. The same call goes on from there, after a kill too, and ends with the
-// same bits.
+// same bits. Refit does so between layers.
 package calib

@@ -1,6 +1,7 @@
 package calib
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/coppice-lm/coppice/engine/cpu/kernel"
@@ -19,8 +20,8 @@ const (
 // adder adds activations to sums. It keeps the buffers.
 type adder struct {
 	threads int
-	xt      []float32     // the activations of a chunk, neuron by neuron
-	memory  kernel.Memory // of them packed
+	xt, tt  []float32     // the activations of a chunk, neuron by neuron, and targets
+	memory  kernel.Memory // of activations packed
 	scratch sync.Pool     // of *[]float32, unitRows rows of products
 }
 
@@ -28,49 +29,65 @@ type adder struct {
 // products are finite.
 func (a *adder) add(m *score.Moments, x []float32, rows []int) (finite bool) {
 	finite = true
-	for len(rows) > 0 {
-		n := min(len(rows), chunkRows)
-		finite = a.chunk(m, x, rows[:n]) && finite
-		rows = rows[n:]
+	for part := range slices.Chunk(rows, chunkRows) {
+		finite = a.gram(m, a.load(x, len(m.Sum), part)) && finite
 	}
 	return finite
 }
 
-// chunk adds up to chunkRows rows.
-func (a *adder) chunk(m *score.Moments, x []float32, rows []int) bool {
-	d, n := len(m.Sum), len(rows)
-	if cap(a.xt) < d*n {
-		a.xt = make([]float32, d*n)
+// chunk is n rows of d values, turned round, and packed so that they can be multiplied.
+type chunk struct {
+	n, d   int
+	xt     []float32 // [d, n]
+	packed *kernel.F32
+}
+
+// load makes a chunk of the given rows of x, valid until the next.
+func (a *adder) load(x []float32, d int, rows []int) chunk {
+	c := chunk{n: len(rows), d: d}
+	a.xt = a.turn(a.xt, x, d, rows)
+	c.xt = a.xt
+	a.memory.Reset()
+	a.packed(d, c.n) // for its size
+	a.memory.Allocate()
+	c.packed = a.packed(d, c.n)
+	linalg.Parallel(a.threads, c.packed.Panels(), func(p int) {
+		// The rows are in memory: nothing can fail.
+		_ = c.packed.Pack(p, p+1, func(o int, dst []float32) error { copy(dst, c.xt[o*c.n:][:c.n]); return nil })
+	})
+	return c
+}
+
+// turn stores the given rows of x, of d values, in the columns of [d, len(rows)]. It uses
+// the memory of buf if that is enough.
+func (a *adder) turn(buf, x []float32, d int, rows []int) []float32 {
+	n := len(rows)
+	if cap(buf) < d*n {
+		buf = make([]float32, d*n)
 	}
-	xt := a.xt[:d*n]
-	units := (d + unitRows - 1) / unitRows
-	linalg.Parallel(a.threads, units, func(u int) {
+	buf = buf[:d*n]
+	linalg.Parallel(a.threads, units(d), func(u int) {
 		for i, r := range rows {
 			for j, v := range x[r*d:][u*unitRows : min((u+1)*unitRows, d)] {
-				xt[(u*unitRows+j)*n+i] = v
+				buf[(u*unitRows+j)*n+i] = v
 			}
 		}
 	})
-	a.memory.Reset()
-	a.packed(d, n) // for its size
-	a.memory.Allocate()
-	packed := a.packed(d, n)
-	linalg.Parallel(a.threads, packed.Panels(), func(p int) {
-		// The rows are in memory: nothing can fail.
-		_ = packed.Pack(p, p+1, func(o int, dst []float32) error { copy(dst, xt[o*n:][:n]); return nil })
+	return buf
+}
+
+func units(d int) int { return (d + unitRows - 1) / unitRows }
+
+// gram adds the products of a chunk's neurons with one another.
+func (a *adder) gram(m *score.Moments, c chunk) (finite bool) {
+	n := units(c.d)
+	bad := make([]bool, n)
+	linalg.Parallel(a.threads, n, func(unit int) {
+		u := n - 1 - unit // the longest first
+		bad[u] = !a.unit(m, c, u*unitRows, min((u+1)*unitRows, c.d))
 	})
-	bad := make([]bool, units)
-	linalg.Parallel(a.threads, units, func(unit int) {
-		u := units - 1 - unit // the longest first
-		bad[u] = !a.unit(m, packed, xt, u*unitRows, min((u+1)*unitRows, d), n)
-	})
-	m.N += int64(n)
-	for _, b := range bad {
-		if b {
-			return false
-		}
-	}
-	return true
+	m.N += int64(c.n)
+	return !slices.Contains(bad, true)
 }
 
 // packed makes room for a chunk.
@@ -82,19 +99,24 @@ func (a *adder) packed(d, n int) *kernel.F32 {
 	return w
 }
 
-// unit adds rows r0 to r1 of the triangle, and their sums.
-func (a *adder) unit(m *score.Moments, packed *kernel.F32, xt []float32, r0, r1, n int) (finite bool) {
-	d := len(m.Sum)
+// buffer returns room for unitRows rows of d products; what it returned is given back.
+func (a *adder) buffer(d int) *[]float32 {
 	buf, _ := a.scratch.Get().(*[]float32)
 	if buf == nil || len(*buf) < unitRows*d {
 		b := make([]float32, unitRows*d)
 		buf = &b
 	}
+	return buf
+}
+
+// unit adds rows r0 to r1 of the triangle, and their sums.
+func (a *adder) unit(m *score.Moments, c chunk, r0, r1 int) (finite bool) {
+	buf := a.buffer(c.d)
 	defer a.scratch.Put(buf)
-	packed.Mul(*buf, d, xt[r0*n:], n, r1-r0, 0, (r1+kernel.PanelCols-1)/kernel.PanelCols)
+	c.packed.Mul(*buf, c.d, c.xt[r0*c.n:], c.n, r1-r0, 0, (r1+kernel.PanelCols-1)/kernel.PanelCols)
 	finite = true
 	for i := r0; i < r1; i++ {
-		products := (*buf)[(i-r0)*d:][:i+1]
+		products := (*buf)[(i-r0)*c.d:][:i+1]
 		to := m.Gram[i*(i+1)/2:][:i+1]
 		for j, v := range products {
 			to[j] += float64(v)
@@ -103,7 +125,7 @@ func (a *adder) unit(m *score.Moments, packed *kernel.F32, xt []float32, r0, r1,
 		// number makes its own square none.
 		finite = finite && products[i]-products[i] == 0
 		sum := 0.0
-		for _, v := range xt[i*n:][:n] {
+		for _, v := range c.xt[i*c.n:][:c.n] {
 			sum += float64(v)
 		}
 		m.Sum[i] += sum
@@ -114,15 +136,15 @@ func (a *adder) unit(m *score.Moments, packed *kernel.F32, xt []float32, r0, r1,
 // addExact adds rows of x in float64: what few rows need.
 func (a *adder) addExact(m *score.Moments, x []float32, rows []int) (finite bool) {
 	d := len(m.Sum)
-	units := (d + unitRows - 1) / unitRows
+	n := units(d)
 	wide := make([]float64, d)
-	bad := make([]bool, units)
+	bad := make([]bool, n)
 	for _, r := range rows {
 		for j, v := range x[r*d:][:d] {
 			wide[j] = float64(v)
 		}
-		linalg.Parallel(a.threads, units, func(unit int) {
-			u := units - 1 - unit
+		linalg.Parallel(a.threads, n, func(unit int) {
+			u := n - 1 - unit
 			for i := u * unitRows; i < min((u+1)*unitRows, d); i++ {
 				v := wide[i]
 				bad[u] = bad[u] || v-v != 0
@@ -135,10 +157,5 @@ func (a *adder) addExact(m *score.Moments, x []float32, rows []int) (finite bool
 		})
 		m.N++
 	}
-	for _, b := range bad {
-		if b {
-			return false
-		}
-	}
-	return true
+	return !slices.Contains(bad, true)
 }

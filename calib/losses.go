@@ -15,9 +15,9 @@ import (
 	"github.com/coppice-lm/coppice/tensor"
 )
 
-// losses measures what pruned models lose on text. The models run layer by layer and are
+// lossMeter measures what pruned models lose on text. The models run layer by layer and are
 // made as they run; nothing is written.
-type losses struct {
+type lossMeter struct {
 	model      *lm.Layerwise
 	checkpoint *checkpoint.Checkpoint
 	stats      *score.Stats
@@ -56,7 +56,7 @@ type pruned struct {
 	layers []int // of the model, by layer of the plan; -1 where it is dropped
 }
 
-func (m *losses) pruned(ctx context.Context, p *plan.Plan) (*pruned, error) {
+func (m *lossMeter) pruned(ctx context.Context, p *plan.Plan) (*pruned, error) {
 	program, err := surgery.Compile(p, m.checkpoint, tensor.F32)
 	if err != nil {
 		return nil, err
@@ -95,7 +95,7 @@ func (m *losses) pruned(ctx context.Context, p *plan.Plan) (*pruned, error) {
 // of measures a plan's loss, and those of the plan with one layer as in changed, for each
 // of the layers listed, ascending. What layers before the changed one compute is shared,
 // so a list of all L layers costs L/2 runs of the model and streams of L+1 texts.
-func (m *losses) of(ctx context.Context, p, changed *plan.Plan, layers []int) (base perToken, others []perToken, err error) {
+func (m *lossMeter) of(ctx context.Context, p, changed *plan.Plan, layers []int) (base perToken, others []perToken, err error) {
 	model, err := m.pruned(ctx, p)
 	if err != nil {
 		return nil, nil, err
@@ -155,7 +155,7 @@ func (m *losses) of(ctx context.Context, p, changed *plan.Plan, layers []int) (b
 }
 
 // run runs a layer over the text.
-func (m *losses) run(ctx context.Context, layer engine.Layer, streams [][]float32) error {
+func (m *lossMeter) run(ctx context.Context, layer engine.Layer, streams [][]float32) error {
 	for i, b := range m.batches {
 		if err := layer.Run(ctx, batchOf(b.rows), streams[i], nil); err != nil {
 			return err
@@ -168,7 +168,7 @@ func (m *losses) run(ctx context.Context, layer engine.Layer, streams [][]float3
 }
 
 // score is the loss of each token that is no first token.
-func (m *losses) score(ctx context.Context, model *pruned, streams [][]float32) (perToken, error) {
+func (m *lossMeter) score(ctx context.Context, model *pruned, streams [][]float32) (perToken, error) {
 	var all perToken
 	for i, b := range m.batches {
 		forest := batchOf(b.rows)

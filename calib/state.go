@@ -26,51 +26,30 @@ type place struct {
 }
 
 // files are the names of a run's files: the output, the output while it is being made,
-// the sums so far, those while they are being written, and the residual streams before
-// and after a layer, empty where these are in memory.
+// the sums so far, those while they are being written, and two for the residual streams
+// of each model, which are used where spill is set.
 type files struct {
 	out, part, state, next string
-	streams                [2]string
+	streams                [][2]string
+	pairs                  [3]string // of a layer's inputs and the two parts of its targets while it is fitted
+	spill                  bool
 }
 
-func filesFor(out string) files {
-	hidden := hiddenName(out)
-	return files{out: out, part: hidden + "part", state: hidden + "state", next: hidden + "state-next"}
-}
-
-func hiddenName(out string) string {
+func filesFor(out string, models int) files {
 	dir, base := filepath.Split(out)
-	return dir + "." + base + ".coppice-"
-}
-
-// spill gives the residual streams files.
-func (f *files) spill() {
-	for i := range f.streams {
-		f.streams[i] = fmt.Sprintf("%sstreams-%d", hiddenName(f.out), i)
+	hidden := dir + "." + base + ".coppice-"
+	f := files{out: out, part: hidden + "part", state: hidden + "state", next: hidden + "state-next",
+		pairs: [3]string{hidden + "inputs", hidden + "targets", hidden + "repairs"}}
+	for i := range models {
+		f.streams = append(f.streams, [2]string{fmt.Sprintf("%sstreams-%d", hidden, 2*i), fmt.Sprintf("%sstreams-%d", hidden, 2*i+1)})
 	}
-}
-
-func (f *files) spills() bool { return f.streams[0] != "" }
-
-// job identifies the computation: two runs with the same have the same state at the same
-// place.
-func (c *collector) job() (string, error) {
-	b, err := json.Marshal(struct {
-		Head   *score.StatsHead
-		Spills bool
-		Law    []int
-	}{&c.head, c.files.spills(), []int{batchTokens, chunkRows}})
-	if err != nil {
-		return "", err
-	}
-	sum := sha256.Sum256(b)
-	return hex.EncodeToString(sum[:]), nil
+	return f
 }
 
 // save replaces the state file, at once or not at all: a line that says what follows, the
 // sums of the layer that is being run (stats, nil where there are none), and the residual
-// streams where they are in memory.
-func (f files) save(p place, stats *score.LayerStats, memory []float32) error {
+// streams that are in memory.
+func (f files) save(p place, stats *score.LayerStats, streams []*streams) error {
 	p.Width, p.Count = 0, nil
 	if stats != nil {
 		p.Width, p.Count = stats.Width, []int64{stats.Body.N, stats.First.N, stats.Held.N}
@@ -88,8 +67,10 @@ func (f files) save(p place, stats *score.LayerStats, memory []float32) error {
 	if err == nil {
 		err = eachSum(stats, func(v []float64) error { return score.WriteFloats(w, v) })
 	}
-	if err == nil {
-		err = writeValues(w, memory)
+	for _, s := range streams {
+		if err == nil {
+			err = writeValues(w, s.memory())
+		}
 	}
 	if err == nil {
 		err = w.Flush()
@@ -105,32 +86,76 @@ func (f files) save(p place, stats *score.LayerStats, memory []float32) error {
 	return nil
 }
 
-// load opens the streams and reads the state of a job. Where there is none, or it is of
-// another job, the place is the beginning.
-func (c *collector) load(job string, hidden int) (place, error) {
-	p, r, err := c.files.readPlace(job)
+// resumed is where a run goes on, and what it had there.
+type resumed struct {
+	place
+	stats   *score.LayerStats // nil where no sums belong to the place
+	streams []*streams
+}
+
+func (at *resumed) close() {
+	for _, s := range at.streams {
+		s.close()
+	}
+}
+
+// resume opens the streams and reads the state of the computation of head: two runs with
+// the same have the same state at the same place. Where there is none, or it is of
+// another computation, the place is the beginning.
+func (r *run) resume(head any) (*resumed, error) {
+	b, err := json.Marshal(struct {
+		Head   any
+		Spills bool
+		Law    []int
+	}{head, r.files.spill, []int{batchTokens, chunkRows}})
 	if err != nil {
-		return p, err
+		return nil, err
 	}
-	if r != nil {
-		defer r.Close()
+	sum := sha256.Sum256(b)
+	at := &resumed{}
+	var state *stateReader
+	if at.place, state, err = r.files.readPlace(hex.EncodeToString(sum[:])); err != nil {
+		return nil, err
 	}
-	if c.streams, err = openStreams(c.files.streams, c.text.tokens(), hidden, r != nil); err != nil || r == nil {
-		return p, err
+	if state != nil {
+		defer state.Close()
 	}
-	if p.Width > 0 {
-		c.stats = score.NewLayerStats(p.Width)
-		c.stats.Body.N, c.stats.First.N, c.stats.Held.N = p.Count[0], p.Count[1], p.Count[2]
+	if err := r.read(at, state); err != nil {
+		at.close()
+		return nil, err
 	}
-	err = eachSum(c.stats, func(v []float64) error { return score.ReadFloats(r, v) })
-	if err == nil {
-		err = readValues(r, c.streams.memory)
+	return at, nil
+}
+
+// read opens the streams and reads what state, nil at the beginning, holds.
+func (r *run) read(at *resumed, state *stateReader) error {
+	for _, names := range r.files.streams {
+		if !r.files.spill {
+			names = [2]string{}
+		}
+		s, err := openStreams(names, r.text.tokens(), r.model.Engine().Model().Hidden, state != nil)
+		if err != nil {
+			return err
+		}
+		at.streams = append(at.streams, s)
+	}
+	if state == nil {
+		return nil
+	}
+	if at.Width > 0 {
+		at.stats = score.NewLayerStats(at.Width)
+		at.stats.Body.N, at.stats.First.N, at.stats.Held.N = at.Count[0], at.Count[1], at.Count[2]
+	}
+	err := eachSum(at.stats, func(v []float64) error { return score.ReadFloats(state, v) })
+	for _, s := range at.streams {
+		if err == nil {
+			err = readValues(state, s.memory())
+		}
 	}
 	if err != nil {
-		c.streams.close()
-		return p, fmt.Errorf("%s: %w; remove it to begin anew", c.files.state, err)
+		return fmt.Errorf("%s: %w; remove it to begin anew", r.files.state, err)
 	}
-	return p, nil
+	return nil
 }
 
 // stateReader is a state file after its first line.
@@ -168,12 +193,11 @@ func (f files) whole(p *place) bool {
 	if p.Layer < 0 || p.Batch < 0 || p.Width < 0 || p.Width > 0 && len(p.Count) != 3 {
 		return false
 	}
-	for _, name := range f.streams {
-		if name == "" {
-			continue
-		}
-		if _, err := os.Stat(name); err != nil {
-			return false
+	for _, names := range f.streams {
+		for _, name := range names {
+			if _, err := os.Stat(name); err != nil && f.spill {
+				return false
+			}
 		}
 	}
 	return true
@@ -198,9 +222,11 @@ func eachSum(s *score.LayerStats, do func([]float64) error) error {
 
 // remove removes what an unfinished run leaves.
 func (f files) remove() {
-	g := f
-	g.spill() // a run with less memory may have been there before
-	for _, name := range []string{f.part, f.state, f.next, g.streams[0], g.streams[1]} {
+	names := []string{f.part, f.state, f.next, f.pairs[0], f.pairs[1], f.pairs[2]}
+	for _, pair := range f.streams { // a run with less memory may have been there before
+		names = append(names, pair[:]...)
+	}
+	for _, name := range names {
 		os.Remove(name)
 	}
 }

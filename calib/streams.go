@@ -10,80 +10,47 @@ import (
 	"github.com/coppice-lm/coppice/tensor"
 )
 
-// streams are the residual streams of all tokens between two layers, in memory, where a
-// layer's replace those before it, or in two files, which take turns: what a layer reads
-// stays whole until the layer is done.
-type streams struct {
-	hidden int
-	tokens int64
+// store is rows of float32 values, one a token, in memory or in a file.
+type store struct {
+	width  int
 	memory []float32
-	files  [2]*os.File
+	file   *os.File // nil for memory
 
 	values []float32 // of a batch on its way
 	bytes  []byte
 }
 
-// openStreams makes room for the streams of that many tokens. names are the files to keep
-// them in, empty for memory; those of an unfinished run are continued where resume is set.
-func openStreams(names [2]string, tokens int64, hidden int, resume bool) (*streams, error) {
-	s := &streams{hidden: hidden, tokens: tokens}
-	if names[0] == "" {
-		s.memory = make([]float32, tokens*int64(hidden))
+// openStore makes room for the rows of that many tokens: in the file of that name, which is
+// emptied unless keep is set, or in memory where the name is empty.
+func openStore(name string, tokens int64, width int, keep bool) (*store, error) {
+	s := &store{width: width}
+	if name == "" {
+		s.memory = make([]float32, tokens*int64(width))
 		return s, nil
 	}
 	flag := os.O_RDWR | os.O_CREATE
-	if !resume {
+	if !keep {
 		flag |= os.O_TRUNC
 	}
-	for i, name := range names {
-		f, err := os.OpenFile(name, flag, 0o666)
-		if err == nil {
-			s.files[i] = f
-			err = f.Truncate(4 * tokens * int64(hidden))
-		}
-		if err != nil {
-			s.close()
-			return nil, &checkpoint.WriteError{Err: err}
-		}
+	f, err := os.OpenFile(name, flag, 0o666)
+	if err == nil {
+		s.file = f
+		err = f.Truncate(4 * tokens * int64(width))
+	}
+	if err != nil {
+		s.close()
+		return nil, &checkpoint.WriteError{Err: err}
 	}
 	return s, nil
 }
 
-// get returns the stream before a layer of n tokens from token first on. It may be
-// changed, and is valid until the next call.
-func (s *streams) get(layer int, first int64, n int) ([]float32, error) {
-	if s.memory != nil {
-		return s.memory[first*int64(s.hidden):][:n*s.hidden], nil
+// room returns where rows of n tokens from token first on can be put, holding whatever. It
+// is valid until the next call of room or get.
+func (s *store) room(first int64, n int) []float32 {
+	if s.file == nil {
+		return s.memory[first*int64(s.width):][:n*s.width]
 	}
-	x := s.room(n)
-	if layer == 0 {
-		return x, nil // the embedding comes from the model
-	}
-	f := s.files[layer%2]
-	if _, err := f.ReadAt(s.bytes, 4*first*int64(s.hidden)); err != nil {
-		return nil, fmt.Errorf("%s: %w; remove it to begin anew", f.Name(), err)
-	}
-	return x, tensor.Decode(x, s.bytes, tensor.F32)
-}
-
-// put keeps what the layer made of the stream that get returned last.
-func (s *streams) put(layer int, first int64) error {
-	if s.memory != nil {
-		return nil
-	}
-	err := tensor.Encode(s.bytes, s.values, tensor.F32)
-	if err == nil {
-		_, err = s.files[(layer+1)%2].WriteAt(s.bytes, 4*first*int64(s.hidden))
-	}
-	if err != nil {
-		return &checkpoint.WriteError{Err: err}
-	}
-	return nil
-}
-
-// room makes the buffers those of n tokens.
-func (s *streams) room(n int) []float32 {
-	n *= s.hidden
+	n *= s.width
 	if cap(s.values) < n {
 		s.values, s.bytes = make([]float32, n), make([]byte, 4*n)
 	}
@@ -91,24 +58,102 @@ func (s *streams) room(n int) []float32 {
 	return s.values
 }
 
-// sync makes what a layer has made durable.
-func (s *streams) sync(layer int) error {
-	if s.memory != nil {
+// get returns the rows of n tokens from token first on, valid as those of room. They may be
+// changed, which in memory changes the store.
+func (s *store) get(first int64, n int) ([]float32, error) {
+	x := s.room(first, n)
+	if s.file == nil {
+		return x, nil
+	}
+	if _, err := s.file.ReadAt(s.bytes, 4*first*int64(s.width)); err != nil {
+		return nil, fmt.Errorf("%s: %w; remove it to begin anew", s.file.Name(), err)
+	}
+	return x, tensor.Decode(x, s.bytes, tensor.F32)
+}
+
+// put keeps rows from token first on; x may be what room or get returned.
+func (s *store) put(first int64, x []float32) error {
+	if s.file == nil {
+		copy(s.memory[first*int64(s.width):], x)
 		return nil
 	}
-	if err := s.files[(layer+1)%2].Sync(); err != nil {
+	if cap(s.bytes) < 4*len(x) {
+		s.bytes = make([]byte, 4*len(x))
+	}
+	s.bytes = s.bytes[:4*len(x)]
+	err := tensor.Encode(s.bytes, x, tensor.F32)
+	if err == nil {
+		_, err = s.file.WriteAt(s.bytes, 4*first*int64(s.width))
+	}
+	if err != nil {
 		return &checkpoint.WriteError{Err: err}
 	}
 	return nil
 }
 
-// close closes the files, whose content then no longer matters or is durable.
-func (s *streams) close() {
-	for _, f := range s.files {
-		if f != nil {
-			f.Close()
+func (s *store) sync() error {
+	if s.file == nil {
+		return nil
+	}
+	if err := s.file.Sync(); err != nil {
+		return &checkpoint.WriteError{Err: err}
+	}
+	return nil
+}
+
+// close closes the file, whose content then no longer matters or is durable.
+func (s *store) close() {
+	if s.file != nil {
+		s.file.Close()
+	}
+}
+
+// streams are the residual streams of all tokens between two layers: in memory, where a
+// layer's replace those before it, or in two files, which take turns: what a layer reads
+// stays whole until the layer is done.
+type streams [2]*store
+
+// openStreams makes room for the streams of that many tokens, in memory where the names
+// are empty. Those of an unfinished run are continued where resume is set.
+func openStreams(names [2]string, tokens int64, hidden int, resume bool) (*streams, error) {
+	even, err := openStore(names[0], tokens, hidden, resume)
+	if err != nil {
+		return nil, err
+	}
+	odd := even
+	if names[1] != "" {
+		if odd, err = openStore(names[1], tokens, hidden, resume); err != nil {
+			even.close()
+			return nil, err
 		}
 	}
+	return &streams{even, odd}, nil
+}
+
+// memory is the streams where they are in memory, else nil.
+func (s *streams) memory() []float32 { return s[0].memory }
+
+// get returns the stream before a layer of n tokens from token first on: room for it
+// before the first layer, where the embedding goes. It may be changed, and is valid until
+// the next call.
+func (s *streams) get(layer int, first int64, n int) ([]float32, error) {
+	if layer == 0 {
+		return s[0].room(first, n), nil
+	}
+	return s[layer%2].get(first, n)
+}
+
+// put keeps what the layer made of the stream.
+func (s *streams) put(layer int, first int64, x []float32) error {
+	return s[(layer+1)%2].put(first, x)
+}
+
+// sync makes what a layer has made durable.
+func (s *streams) sync(layer int) error { return s[(layer+1)%2].sync() }
+
+func (s *streams) close() {
+	s[0].close()
+	s[1].close()
 }
 
 // copyValues is how many values are converted at a time.

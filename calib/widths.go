@@ -58,7 +58,7 @@ func ShareWidths(ctx context.Context, m *lm.Layerwise, c *checkpoint.Checkpoint,
 		return fail(err)
 	}
 	s := &sharer{ctx: ctx, checkpoint: c, stats: st, scores: sc, opt: opt, threads: text.Threads,
-		losses: losses{model: m, checkpoint: c, stats: st, batches: batches, threads: text.Threads}}
+		losses: lossMeter{model: m, checkpoint: c, stats: st, batches: batches, threads: text.Threads}}
 	s.losses.progress = s.progress
 	return s.share()
 }
@@ -94,7 +94,7 @@ type sharer struct {
 	scores     *score.Scores
 	opt        WidthOptions
 	threads    int
-	losses     losses
+	losses     lossMeter
 	done       int64
 }
 

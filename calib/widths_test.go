@@ -124,7 +124,7 @@ func TestLossesAgainstWrittenModels(t *testing.T) {
 			opt := f.widths()
 			opt.Refit, opt.Rule.Drop = refit, drop
 			s := &sharer{ctx: context.Background(), checkpoint: f.checkpoint, stats: f.stats, scores: f.scores, opt: opt, threads: 2,
-				losses: losses{model: f.model, checkpoint: f.checkpoint, stats: f.stats, batches: batches, threads: 2}}
+				losses: lossMeter{model: f.model, checkpoint: f.checkpoint, stats: f.stats, batches: batches, threads: 2}}
 			rule := plan.Rule{Widths: []int{24, 12, 8}, Drop: drop, Align: 1, AlignMode: plan.Nearest}
 			base, rises, err := s.loss(rule, s.changes(rule.Widths))
 			if err != nil {
@@ -184,7 +184,7 @@ func TestShareWidths(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := &sharer{ctx: context.Background(), checkpoint: f.checkpoint, stats: f.stats, scores: f.scores, opt: opt, threads: 2,
-		losses: losses{model: f.model, checkpoint: f.checkpoint, stats: f.stats, batches: batches, threads: 2}}
+		losses: lossMeter{model: f.model, checkpoint: f.checkpoint, stats: f.stats, batches: batches, threads: 2}}
 	residual, _, err := plan.Allocate(f.scores.Curves, &f.checkpoint.Spec, opt.Rule, plan.AllocateOptions{Curve: plan.Residual, Step: 4, Refit: plan.LeastSquares})
 	if err != nil {
 		t.Fatal(err)

@@ -89,6 +89,7 @@ type MLP struct {
 	Activations   []float32 // [len(Rows), Width], act(gate) * up, as down receives it
 	Output        []float32 // [len(Rows), Hidden], of down, before any norm or scale
 	Residual      []float32 // [len(Rows), Hidden], the residual stream that the output is added to
+	Heads         []float32 // [len(Rows), Heads*HeadDim], of the layer's attention, as its output projection received them
 }
 
 // Row says which token of a batch a row of values belongs to.

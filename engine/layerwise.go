@@ -42,6 +42,11 @@ type Layer interface {
 	// WithMLP is the layer with another MLP in its place. It ends the use of the layer that
 	// an earlier call returned; the layer that it is called on can be used beside it.
 	WithMLP(ctx context.Context, mlp MLPWeights) (Layer, error)
+
+	// WithAttentionOut is the layer with another output projection of its attention, [Hidden,
+	// Heads*HeadDim], whose bias stays as it is; otherwise as WithMLP, of which it is
+	// independent.
+	WithAttentionOut(ctx context.Context, weights []float32) (Layer, error)
 }
 
 // MLPWeights are a gated MLP of any width, down(act(gate x + b) * (up x + b)) + b, row

@@ -1,6 +1,9 @@
 package plan
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -14,17 +17,34 @@ type RefitMethod string
 const (
 	LeastSquares RefitMethod = "least-squares" // W_K += W_P H_PK (H_KK + lI)^-1
 	Bias         RefitMethod = "bias"          // b += W_P mu_P; needs mlp_bias (FLAP, arXiv 2312.11983)
+	// Propagated refits layer after layer on what reaches a layer in the model that is
+	// already pruned, X: W_K += (T'X_K - W_K X_K'X_K)/N (X_K'X_K/N + lI)^-1 for the target T.
+	Propagated RefitMethod = "propagated"
 )
 
+// Target is what a propagated refit makes an MLP's output match, token by token.
+type Target string
+
+// The targets.
+const (
+	MLPTarget    Target = "mlp"    // the output of the dense model's MLP
+	StreamTarget Target = "stream" // the dense model's residual stream after the layer, less the pruned one's before its MLP
+)
+
+// Targets lists the targets.
+var Targets = []Target{MLPTarget, StreamTarget}
+
 // Refits lists the refits in the order in which help prints them.
-var Refits = []RefitMethod{LeastSquares, Bias}
+var Refits = []RefitMethod{LeastSquares, Bias, Propagated}
 
 // Refit says that down_proj is refitted, and from which statistics. The weights
-// themselves are not in the plan: they follow from it, the model and the statistics.
+// themselves are not in the plan: they follow from it, the model and the statistics. Those
+// of a propagated refit, which depend on all layers before, are in the statistics.
 type Refit struct {
 	Method RefitMethod `json:"method"`
-	Stats  string      `json:"stats"`           // fingerprint of the statistics
-	Cap    float64     `json:"first_token_cap"` // most of the trace of H that first tokens have
+	Stats  string      `json:"stats"`            // fingerprint of the statistics
+	Cap    float64     `json:"first_token_cap"`  // most of the trace of H that first tokens have
+	Target Target      `json:"target,omitempty"` // of a propagated refit
 }
 
 // ParseRefit returns the refit of that name.
@@ -46,7 +66,28 @@ func (r *Refit) check() error {
 	if r.Stats == "" || !(r.Cap >= 0 && r.Cap <= 1) {
 		return fmt.Errorf("statistics %q with a cap of %v: expected a fingerprint and a share between 0 and 1", r.Stats, r.Cap)
 	}
+	if r.Method == Propagated != slices.Contains(Targets, r.Target) {
+		return fmt.Errorf("a target %q with method %q: expected one of %v with %s, and none otherwise", r.Target, r.Method, Targets, Propagated)
+	}
 	return nil
+}
+
+// Selection identifies what the plan keeps of which model, whatever is refitted: SHA-256
+// over the model's fingerprint and the neurons of each layer.
+func (p *Plan) Selection() (string, error) {
+	layers := make([]Layer, len(p.Layers))
+	for i, l := range p.Layers {
+		layers[i] = Layer{Layer: l.Layer, Drop: l.Drop, Width: l.Width, Keep: l.Keep}
+	}
+	b, err := json.Marshal(struct {
+		Model  string
+		Layers []Layer
+	}{p.Model, layers})
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(append([]byte("coppice selection 1\n"), b...))
+	return "sha256:" + hex.EncodeToString(sum[:]), nil
 }
 
 // Refits reports whether a layer's down_proj is refitted: only where neurons go.

@@ -138,7 +138,7 @@ const (
 // All tokens have weight 1 but first tokens, whose weight is such that their share of the
 // trace of H is at most limit, in [0, 1].
 func (s *LayerStats) Second(part Part, limit float64, threads int) (h *linalg.Matrix, mu []float64) {
-	weight, scale := s.weights(part, limit)
+	weight, scale := s.Weights(part, limit)
 	h, mu = linalg.New(s.Width, s.Width), make([]float64, s.Width)
 	combined := func(body, first, held float64) float64 {
 		x := body
@@ -160,9 +160,9 @@ func (s *LayerStats) Second(part Part, limit float64, threads int) (h *linalg.Ma
 	return h, mu
 }
 
-// weights returns the weight of first tokens, where others have 1, and the inverse of the
-// sum of all weights.
-func (s *LayerStats) weights(part Part, limit float64) (first, scale float64) {
+// Weights returns the weight that Second gives first tokens, where others have 1, and the
+// inverse of the sum of all weights.
+func (s *LayerStats) Weights(part Part, limit float64) (first, scale float64) {
 	total, trace := float64(s.Body.N), s.Body.Trace()
 	if part == AllTokens {
 		total += float64(s.Held.N)
@@ -180,7 +180,7 @@ func (s *LayerStats) weights(part Part, limit float64) (first, scale float64) {
 // error tr(D H D') of a layer, over this, says how much of what the layer hands on is
 // wrong.
 func (s *LayerStats) StreamEnergy(part Part, limit float64) float64 {
-	weight, scale := s.weights(part, limit)
+	weight, scale := s.Weights(part, limit)
 	e := s.Body.Stream.Energy + weight*s.First.Stream.Energy
 	if part == AllTokens {
 		e += s.Held.Stream.Energy

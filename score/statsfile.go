@@ -1,12 +1,10 @@
 package score
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -63,22 +61,21 @@ func (h *StatsHead) infos() []tensor.Info {
 
 // StatsWriter writes a file of statistics, layer by layer.
 type StatsWriter struct {
-	head    StatsHead
-	file    *os.File
-	entries map[string]safetensors.Entry
+	head StatsHead
+	file *safetensors.Writer
 }
 
 // CreateStats begins a file of statistics at path, which is made or emptied.
 func CreateStats(path string, head StatsHead) (*StatsWriter, error) {
-	return openWriter(path, head, os.O_CREATE|os.O_TRUNC)
+	return openWriter(path, head, safetensors.Create)
 }
 
 // ContinueStats opens a file that CreateStats began, so that more layers can be written.
 func ContinueStats(path string, head StatsHead) (*StatsWriter, error) {
-	return openWriter(path, head, 0)
+	return openWriter(path, head, safetensors.Continue)
 }
 
-func openWriter(path string, head StatsHead, flag int) (*StatsWriter, error) {
+func openWriter(path string, head StatsHead, open func(string, map[string]string, []tensor.Info) (*safetensors.Writer, error)) (*StatsWriter, error) {
 	if err := head.check(); err != nil {
 		return nil, err
 	}
@@ -86,34 +83,11 @@ func openWriter(path string, head StatsHead, flag int) (*StatsWriter, error) {
 	if err != nil {
 		return nil, err
 	}
-	prefix, entries, err := safetensors.EncodeHeader(map[string]string{statsKey: string(meta)}, head.infos())
+	f, err := open(path, map[string]string{statsKey: string(meta)}, head.infos())
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(path, os.O_RDWR|flag, 0o666)
-	if err != nil {
-		return nil, err
-	}
-	w := &StatsWriter{head, f, map[string]safetensors.Entry{}}
-	for _, e := range entries {
-		w.entries[e.Name] = e
-	}
-	if flag != 0 {
-		_, err = f.WriteAt(prefix, 0)
-		if err == nil {
-			err = f.Truncate(entries[len(entries)-1].End)
-		}
-	} else {
-		have := make([]byte, len(prefix))
-		if _, err = f.ReadAt(have, 0); err == nil && !bytes.Equal(have, prefix) {
-			err = fmt.Errorf("%s: was begun for other statistics", path)
-		}
-	}
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	return w, nil
+	return &StatsWriter{head, f}, nil
 }
 
 // WriteLayer writes the sums of a layer.
@@ -123,8 +97,11 @@ func (w *StatsWriter) WriteLayer(layer int, s *LayerStats) error {
 			return fmt.Errorf("layer %d: %d neurons and %d %s tokens, expected %d and %d", layer, s.Width, m.N, classes[i], w.head.Widths[layer], w.head.counts()[i])
 		}
 		for what, v := range map[string][]float64{"gram": m.Gram, "sum": m.Sum, "stream": {m.Stream.Energy, m.Stream.Weights}} {
-			at := io.NewOffsetWriter(w.file, w.entries[statsTensor(layer, classes[i], what)].Begin)
-			if err := WriteFloats(at, v); err != nil {
+			to, err := w.file.Tensor(statsTensor(layer, classes[i], what))
+			if err == nil {
+				err = WriteFloats(to, v)
+			}
+			if err != nil {
 				return err
 			}
 		}
@@ -136,7 +113,7 @@ func (w *StatsWriter) WriteLayer(layer int, s *LayerStats) error {
 func (w *StatsWriter) Sync() error { return w.file.Sync() }
 
 // Close makes what was written durable and closes the file.
-func (w *StatsWriter) Close() error { return errors.Join(w.file.Sync(), w.file.Close()) }
+func (w *StatsWriter) Close() error { return w.file.Close() }
 
 // OpenStats opens a file of statistics and checks its header.
 func OpenStats(path string) (*Stats, error) {

@@ -20,11 +20,12 @@ const (
 	copied   computation = iota
 	refitted             // down_proj of a layer, refitted by least squares
 	shifted              // down_proj's bias, with what the lost neurons add on average
+	replayed             // a matrix out of a file of refitted weights
 	zeros                // a bias that the model did not have
 )
 
-// fromStats reports whether the computation needs statistics.
-func (c computation) fromStats() bool { return c == refitted || c == shifted }
+// fromStats reports whether the computation needs statistics, or refitted weights.
+func (c computation) fromStats() bool { return c == refitted || c == shifted || c == replayed }
 
 // refitter computes the values of refitted tensors. It keeps those of the last layers
 // that were asked for, which the chunks of one tensor share.
@@ -33,24 +34,30 @@ type refitter struct {
 	from    *checkpoint.Checkpoint
 	stats   *score.Stats
 	part    score.Part // of the tokens, that refits are made from
+	weights *Weights
 	threads int
 
 	mu    sync.Mutex
-	cache []layerValues // latest last
+	cache []stepValues  // latest last
+	layer int           // of read
+	read  *LayerWeights // the refitted weights that were read last
 }
 
-type layerValues struct {
-	layer  int
+type stepValues struct {
+	step   *Step
 	values []float32 // of the output tensor, row after row
 }
 
-// cachedLayers is how many layers' values are kept: goroutines at a border need two.
-const cachedLayers = 2
+// cachedSteps is how many steps' values are kept: goroutines at a border need two.
+const cachedSteps = 2
 
 // Attach gives the program the statistics that its plan refits from.
 func (p *Program) Attach(st *score.Stats, threads int) error {
 	if p.refit == nil {
 		return fmt.Errorf("%s: the plan refits nothing; leave --stats out", st.Path())
+	}
+	if m := p.refit.plan.Refit.Method; m == plan.Propagated {
+		return fmt.Errorf("%s: these are statistics of the dense model; a %s refit needs the weights that it made", st.Path(), m)
 	}
 	fingerprint, err := st.Fingerprint()
 	if err != nil {
@@ -77,7 +84,7 @@ func (p *Program) HoldBack() {
 
 // NeedsStats reports whether the program cannot run before Attach.
 func (p *Program) NeedsStats() bool {
-	return p.refit != nil && p.refit.stats == nil && slices.ContainsFunc(p.Steps, func(s Step) bool { return s.compute.fromStats() })
+	return p.refit != nil && p.refit.stats == nil && p.refit.weights == nil && slices.ContainsFunc(p.Steps, func(s Step) bool { return s.compute.fromStats() })
 }
 
 // values returns all values of a computed step.
@@ -89,16 +96,20 @@ func (r *refitter) values(s *Step) ([]float32, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, c := range r.cache {
-		if c.layer == s.layer {
+		if c.step == s {
 			return c.values, nil
 		}
 	}
-	v, err := r.solve(s)
+	solve := r.solve
+	if s.compute == replayed {
+		solve = r.replay
+	}
+	v, err := solve(s)
 	if err != nil {
 		return nil, err
 	}
-	r.cache = append(r.cache, layerValues{s.layer, v})
-	if len(r.cache) > cachedLayers {
+	r.cache = append(r.cache, stepValues{s, v})
+	if len(r.cache) > cachedSteps {
 		r.cache = slices.Delete(r.cache, 0, 1)
 	}
 	return v, nil
@@ -168,11 +179,15 @@ func (prog *Program) addRefit(p *plan.Plan, c *checkpoint.Checkpoint) error {
 		return nil
 	}
 	prog.refit = &refitter{plan: p, from: c}
-	if p.Refit.Method == plan.LeastSquares {
+	if p.Refit.Method != plan.Bias {
+		how := refitted
+		if p.Refit.Method == plan.Propagated {
+			how = replayed
+		}
 		for i := range prog.Steps {
 			s := &prog.Steps[i]
 			if layer, _ := arch.LayerOf(s.In.Name); s.unit == arch.Cols && layer >= 0 && p.Refits(p.Layers[layer]) {
-				s.compute, s.layer = refitted, layer
+				s.compute, s.layer = how, layer
 			}
 		}
 		return nil
@@ -231,7 +246,7 @@ func (prog *Program) lookup(name string) (tensor.Info, bool) {
 
 // computed returns the chunk of a computed step as float32.
 func (m *maker) computed(k chunk) ([]byte, error) {
-	if k.step.compute.fromStats() && m.refit.stats == nil {
+	if k.step.compute.fromStats() && m.refit.stats == nil && m.refit.weights == nil {
 		return nil, fmt.Errorf("the plan refits down_proj: the statistics that it was made with are needed (--stats FILE)")
 	}
 	values, err := m.refit.values(k.step)

@@ -13,7 +13,7 @@ import (
 )
 
 // Dampings are what a least-squares refit chooses from, by the error on held-back text.
-var Dampings = []float64{1e-4, 1e-3, 1e-2, 1e-1}
+var Dampings = []float64{1e-4, 1e-3, 1e-2, 1e-1, 0.3, 1, 3}
 
 // defaultDamping is taken where no text is held back.
 const defaultDamping = 1e-2
@@ -35,6 +35,9 @@ func (e *RefitError) Error() string { return e.Reason }
 
 // CheckRefit is a *RefitError if a model of the family cannot be refitted so.
 func CheckRefit(spec *arch.Spec, method plan.RefitMethod) error {
+	if method == plan.Propagated {
+		return &RefitError{fmt.Sprintf("--refit %s: it needs a plan and the text itself; make the plan first, then `coppice refit`", method)}
+	}
 	if method != plan.Bias || spec.MLPBias {
 		return nil
 	}
@@ -150,20 +153,24 @@ func leastSquares(w, h *linalg.Matrix, keep []int, damping float64, threads int)
 	}
 	change := linalg.New(w.Rows, len(keep))
 	linalg.AddMulT(change, 1, w.Select(rows, gone), h.Select(keep, gone), threads) // W_P H_PK, and H is symmetric
-	a := h.Select(keep, keep)
+	return kept, ridge(kept, change, h.Select(keep, keep), l, threads)
+}
+
+// ridge adds C (A + lI)^-1 to w, and overwrites both.
+func ridge(w, c, a *linalg.Matrix, l float64, threads int) error {
 	a.AddDiagonal(l)
 	f, err := linalg.Factor(a, threads)
 	if err != nil {
-		return nil, fmt.Errorf("the refit cannot be solved: %w; more calibration text or a larger --refit-damping helps", err)
+		return fmt.Errorf("the refit cannot be solved: %w; more calibration text or a larger --refit-damping helps", err)
 	}
-	f.SolveRight(change)
-	for i := range kept.Rows {
-		to := kept.Row(i)
-		for j, x := range change.Row(i) {
+	f.SolveRight(c)
+	for i := range w.Rows {
+		to := w.Row(i)
+		for j, x := range c.Row(i) {
 			to[j] += x
 		}
 	}
-	return kept, nil
+	return nil
 }
 
 // outputError is the mean of |D a|^2 over the tokens that H is the second moment of,

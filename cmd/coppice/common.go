@@ -164,18 +164,6 @@ func (f *ruleFlags) parse(cmd *cobra.Command) (plan.Rule, error) {
 	return r, r.Check()
 }
 
-// attach gives a program the statistics that it needs. Those it has no use for are
-// refused.
-func attach(prog *surgery.Program, st *score.Stats, threads int) error {
-	switch {
-	case st != nil:
-		return badInput(prog.Attach(st, threads))
-	case prog.NeedsStats():
-		return usagef("the plan refits down_proj; name the statistics that it was made with: --stats FILE")
-	}
-	return nil
-}
-
 // outFlags are the flags of verbs that write a checkpoint.
 type outFlags struct {
 	out, dtype, shard string
@@ -214,8 +202,8 @@ func (f *outFlags) check(input string) error {
 }
 
 // write compiles a plan and, unless this is a dry run, writes the checkpoint.
-// Statistics are given where the plan refits, and else nil.
-func (a *app) write(ctx context.Context, c *checkpoint.Checkpoint, p *plan.Plan, st *score.Stats, f *outFlags, files map[string][]byte, allowNonFinite bool) (*surgery.Program, error) {
+// from is what the plan refits from.
+func (a *app) write(ctx context.Context, c *checkpoint.Checkpoint, p *plan.Plan, from refitSource, f *outFlags, files map[string][]byte, allowNonFinite bool) (*surgery.Program, error) {
 	to, err := surgery.DType(f.dtype)
 	if err != nil {
 		return nil, &usageError{err}
@@ -225,7 +213,7 @@ func (a *app) write(ctx context.Context, c *checkpoint.Checkpoint, p *plan.Plan,
 		return nil, badInput(err)
 	}
 	a.notes(prog.Notes[len(c.Notes):])
-	if err := attach(prog, st, a.threads); err != nil {
+	if err := from.attach(prog, a.threads); err != nil {
 		return nil, err
 	}
 	if f.dryRun {

@@ -40,7 +40,7 @@ weights dequantised, tokenizer, chat template, config. Name the first part of a 
 			if err != nil {
 				return badInput(err)
 			}
-			prog, err := a.write(cmd.Context(), c, plan.KeepAll(fingerprint, &c.Spec), nil, &o, nil, allowNonFinite)
+			prog, err := a.write(cmd.Context(), c, plan.KeepAll(fingerprint, &c.Spec), refitSource{}, &o, nil, allowNonFinite)
 			if err != nil {
 				return err
 			}

@@ -15,7 +15,6 @@ import (
 	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/checkpoint"
 	"github.com/coppice-lm/coppice/plan"
-	"github.com/coppice-lm/coppice/score"
 	"github.com/coppice-lm/coppice/surgery"
 )
 
@@ -80,7 +79,7 @@ the widest.`,
 			if err != nil {
 				return err
 			}
-			return a.carryOut(cmd, args[0], c, p, st, &o, f.allowNonFinite, start)
+			return a.carryOut(cmd, args[0], c, p, refitSource{stats: st}, &o, f.allowNonFinite, start)
 		},
 	}
 	f.register(cmd)
@@ -142,12 +141,12 @@ statistics give the same bytes.`,
 					return err
 				}
 			}
-			st, err := optionalStats(stats)
+			from, err := openRefitSource(stats, p)
 			if err != nil {
 				return err
 			}
-			defer st.Close()
-			return a.carryOut(cmd, args[0], c, p, st, &o, allowNonFinite, start)
+			defer from.close()
+			return a.carryOut(cmd, args[0], c, p, from, &o, allowNonFinite, start)
 		},
 	}
 	o.register(cmd, "same", "same, f16, bf16 or f32 (same is f16 for a quantised GGUF)")
@@ -159,15 +158,15 @@ statistics give the same bytes.`,
 }
 
 // carryOut writes a planned checkpoint with its plan beside it, and says what changed.
-func (a *app) carryOut(cmd *cobra.Command, model string, c *checkpoint.Checkpoint, p *plan.Plan, st *score.Stats, o *outFlags, allowNonFinite bool, start time.Time) error {
+func (a *app) carryOut(cmd *cobra.Command, model string, c *checkpoint.Checkpoint, p *plan.Plan, from refitSource, o *outFlags, allowNonFinite bool, start time.Time) error {
 	if p.Refit == nil {
-		st = nil // it had a part in the scores alone
+		from = refitSource{} // it had a part in the scores alone
 	}
 	b, err := p.Encode()
 	if err != nil {
 		return err
 	}
-	prog, err := a.write(cmd.Context(), c, p, st, o, map[string][]byte{checkpoint.PlanName: b}, allowNonFinite)
+	prog, err := a.write(cmd.Context(), c, p, from, o, map[string][]byte{checkpoint.PlanName: b}, allowNonFinite)
 	if err != nil {
 		return err
 	}
@@ -182,22 +181,14 @@ func (a *app) carryOut(cmd *cobra.Command, model string, c *checkpoint.Checkpoin
 		return nil
 	}
 	stats := ""
-	if st != nil {
-		stats = " --stats " + st.Path()
+	if path := from.path(); path != "" {
+		stats = " --stats " + path
 	}
 	a.printf("\nwritten to %s in %.1f s; next:\n  coppice verify %s --against %s%s\n  coppice inspect %s\n", o.out, sum.Seconds, o.out, model, stats, o.out)
 	if prog.Spec.Form != arch.Plain {
 		a.printf("in Python: AutoModelForCausalLM.from_pretrained(%q, trust_remote_code=True)\n", o.out)
 	}
 	return nil
-}
-
-// optionalStats opens statistics where a path is given.
-func optionalStats(path string) (*score.Stats, error) {
-	if path == "" {
-		return nil, nil
-	}
-	return openStats(path)
 }
 
 // side is one side of a comparison.

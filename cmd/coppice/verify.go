@@ -113,12 +113,12 @@ func (a *app) verifyAgainst(ctx context.Context, c *checkpoint.Checkpoint, again
 	if err != nil {
 		return err
 	}
-	st, err := optionalStats(stats)
+	from, err := openRefitSource(stats, p)
 	if err != nil {
 		return err
 	}
-	defer st.Close()
-	if err := attach(prog, st, a.threads); err != nil {
+	defer from.close()
+	if err := from.attach(prog, a.threads); err != nil {
 		return err
 	}
 	bar := a.byteProgress("comparing", prog.Bytes())

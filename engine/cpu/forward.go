@@ -197,6 +197,7 @@ func (p *pass) mlp(layer int, l *layer) error {
 		if err := p.observe(engine.MLP{
 			Layer: layer, Rows: p.layout.rows[r0:r1], Hidden: h, Width: width,
 			Input: in.values, Activations: ws.act.values, Output: out, Residual: ws.x[r0*h : r1*h],
+			Heads: ws.att.values[r0*ws.att.width : r1*ws.att.width],
 		}); err != nil {
 			return err
 		}

@@ -17,9 +17,10 @@ type Layerwise struct {
 	e   *Engine // without embedding, head and layers
 	src engine.Source
 
-	// The memory of a layer, of one with another MLP, and of the embeddings of a batch:
-	// kept, so that no layer's weights wait for the garbage collector beside the next one's.
-	layerMemory, mlpMemory, embeddingMemory, headMemory kernel.Memory
+	// The memory of a layer, of one with another MLP or output projection, and of the
+	// embeddings of a batch: kept, so that no layer's weights wait for the garbage collector
+	// beside the next one's.
+	layerMemory, mlpMemory, outMemory, embeddingMemory, headMemory kernel.Memory
 }
 
 var _ engine.Layerwise = (*Layerwise)(nil)
@@ -173,7 +174,7 @@ func (o *oneLayer) Run(ctx context.Context, batch engine.Batch, stream []float32
 
 // WithMLP implements engine.Layer.
 func (o *oneLayer) WithMLP(ctx context.Context, mlp engine.MLPWeights) (engine.Layer, error) {
-	src, err := newMLPSource(mlp, o.w.e.model.Hidden)
+	src, err := mlpGiven(mlp, o.w.e.model.Hidden)
 	if err != nil {
 		return nil, fmt.Errorf("layer %d: %w", o.index, err)
 	}
@@ -192,17 +193,34 @@ func (o *oneLayer) WithMLP(ctx context.Context, mlp engine.MLPWeights) (engine.L
 	return other, nil
 }
 
-// mlpSource is the weights of an MLP as tensors named gate, up and down, and their
-// biases as gate.bias and so on.
-type mlpSource map[string]mlpTensor
+// WithAttentionOut implements engine.Layer.
+func (o *oneLayer) WithAttentionOut(ctx context.Context, weights []float32) (engine.Layer, error) {
+	e, from := o.w.e, o.weights.out
+	if len(weights) != from.out*from.in {
+		return nil, fmt.Errorf("layer %d: an output projection of %d values: expected %d x %d", o.index, len(weights), from.out, from.in)
+	}
+	src := givenWeights{"out": {tensor.Shape{from.out, from.in}, weights}}
+	defer e.begin()()
+	other := &oneLayer{w: o.w, index: o.index, weights: o.weights}
+	err := e.loader(ctx, src).fill(&o.w.outMemory, func(l *loader) { other.weights.out = l.matrix(from.in, src.projection("out")) })
+	if err != nil {
+		return nil, fmt.Errorf("layer %d: %w", o.index, err)
+	}
+	other.weights.out.bias = from.bias
+	return other, nil
+}
 
-type mlpTensor struct {
+// givenWeights are weights that a caller gives: matrices by name, and their biases as
+// name.bias.
+type givenWeights map[string]givenTensor
+
+type givenTensor struct {
 	shape  tensor.Shape
 	values []float32
 }
 
-func newMLPSource(m engine.MLPWeights, hidden int) (mlpSource, error) {
-	s := mlpSource{
+func mlpGiven(m engine.MLPWeights, hidden int) (givenWeights, error) {
+	s := givenWeights{
 		"gate": {tensor.Shape{m.Width, hidden}, m.Gate}, "gate.bias": {tensor.Shape{m.Width}, m.GateBias},
 		"up": {tensor.Shape{m.Width, hidden}, m.Up}, "up.bias": {tensor.Shape{m.Width}, m.UpBias},
 		"down": {tensor.Shape{hidden, m.Width}, m.Down}, "down.bias": {tensor.Shape{hidden}, m.DownBias},
@@ -224,7 +242,7 @@ func newMLPSource(m engine.MLPWeights, hidden int) (mlpSource, error) {
 }
 
 // projection is where a matrix of the MLP is.
-func (s mlpSource) projection(name string) arch.Projection {
+func (s givenWeights) projection(name string) arch.Projection {
 	n := s[name].shape[0]
 	p := arch.Projection{Weight: name, Rows: n, OfRows: n}
 	if _, biased := s[name+".bias"]; biased {
@@ -234,13 +252,13 @@ func (s mlpSource) projection(name string) arch.Projection {
 }
 
 // Lookup implements engine.Source.
-func (s mlpSource) Lookup(name string) (tensor.Info, bool) {
+func (s givenWeights) Lookup(name string) (tensor.Info, bool) {
 	t, ok := s[name]
 	return tensor.Info{Name: name, DType: tensor.F32, Shape: t.shape}, ok
 }
 
 // ReadRows implements engine.Source.
-func (s mlpSource) ReadRows(name string, dst []byte, first, n int) error {
+func (s givenWeights) ReadRows(name string, dst []byte, first, n int) error {
 	size := len(s[name].values) / s[name].shape[0]
 	return tensor.Encode(dst, s[name].values[first*size:(first+n)*size], tensor.F32)
 }

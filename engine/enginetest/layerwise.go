@@ -24,6 +24,7 @@ func RunLayerwise(t *testing.T, open Opener, layerwise LayerwiseOpener) {
 		{"families", testLayerwiseFamilies},
 		{"precisions", testLayerwisePrecisions},
 		{"another MLP", testWithMLP},
+		{"another output projection", testWithAttentionOut},
 		{"refusals", testLayerwiseRefusals},
 		{"cancelled", testLayerwiseCancelled},
 	} {
@@ -37,8 +38,8 @@ type seenRow struct {
 	engine.Row
 }
 
-// seen are copies of what an observer was shown of each row: input, activations, output
-// and residual, one after another.
+// seen are copies of what an observer was shown of each row: heads, input, activations,
+// output and residual, one after another.
 type seen map[seenRow][]float32
 
 // take is an observer. Nodes are counted from first, for parts of a batch.
@@ -51,7 +52,8 @@ func (s seen) take(first int) engine.MLPObserver {
 				return fmt.Errorf("%v was seen twice", at)
 			}
 			h, w := m.Hidden, m.Width
-			s[at] = slices.Concat(m.Input[i*h:][:h], m.Activations[i*w:][:w], m.Output[i*h:][:h], m.Residual[i*h:][:h])
+			s[at] = slices.Concat(m.Heads[i*len(m.Heads)/len(m.Rows):][:len(m.Heads)/len(m.Rows)],
+				m.Input[i*h:][:h], m.Activations[i*w:][:w], m.Output[i*h:][:h], m.Residual[i*h:][:h])
 		}
 		return nil
 	}
@@ -238,6 +240,39 @@ func testWithMLP(t *testing.T, open Opener, layerwise LayerwiseOpener) {
 	}
 }
 
+// testWithAttentionOut: a layer with another output projection gives the bits of a model
+// that has it, its bias kept, also together with another MLP.
+func testWithAttentionOut(t *testing.T, open Opener, layerwise LayerwiseOpener) {
+	for _, precision := range precisions {
+		config := With(TinyLlama, map[string]any{"attention_bias": true})
+		m, other := model(t, config), model(t, config, 48, 17, 48)
+		const name = "model.layers.1.self_attn.o_proj.weight"
+		w := other.Weights[name]
+		for i := range w {
+			w[i] = -w[len(w)-1-i] * 0.5
+		}
+		batch, parts := forest(60)
+		opt := Options{Precision: precision, Threads: 2}
+		want := whole(t, open(t, other, opt), batch)
+		got, _ := layered(t, layerwise(t, m, opt), func(index int, l engine.Layer) engine.Layer {
+			if index != 1 {
+				return l
+			}
+			l, err := l.WithAttentionOut(context.Background(), w)
+			if err != nil {
+				t.Fatal(err)
+			}
+			weight := func(name string) []float32 { return other.Weights[mlpName(index, name+"_proj.weight")] }
+			l, err = l.WithMLP(context.Background(), engine.MLPWeights{Width: 17, Gate: weight("gate"), Up: weight("up"), Down: weight("down")})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return l
+		}, parts...)
+		got.same(t, precision.String(), want)
+	}
+}
+
 // of is what was seen of one layer.
 func (s seen) of(layer int) seen {
 	part := seen{}
@@ -312,6 +347,9 @@ func testLayerwiseRefusals(t *testing.T, _ Opener, layerwise LayerwiseOpener) {
 		if _, err := layer.WithMLP(context.Background(), mlp); err == nil {
 			t.Errorf("%s: no error", name)
 		}
+	}
+	if _, err := layer.WithAttentionOut(context.Background(), w(5)); err == nil {
+		t.Error("an output projection of 5 values: no error")
 	}
 	stream := make([]float32, 2*h)
 	stream[0] = float32(math.NaN())

@@ -1,0 +1,220 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/coppice-lm/coppice/calib"
+	"github.com/coppice-lm/coppice/lm"
+	"github.com/coppice-lm/coppice/plan"
+	"github.com/coppice-lm/coppice/score"
+	"github.com/coppice-lm/coppice/surgery"
+)
+
+// refitFlags say how a plan's layers are refitted one after another.
+type refitFlags struct {
+	planFile, out, weights string
+	target                 string
+	rounds                 int
+	weigh, attention       bool
+	cap, damping           float64
+	seed                   uint64
+	force                  bool
+}
+
+func (f *refitFlags) register(cmd *cobra.Command) {
+	fl := cmd.Flags()
+	fl.StringVar(&f.planFile, "plan", "", "the plan to refit")
+	fl.StringVarP(&f.out, "output", "o", "", "file to write: the plan with its refit")
+	fl.StringVar(&f.weights, "stats", "", "file to write: the refitted weights, which apply and verify need")
+	fl.StringVar(&f.target, "target", string(plan.StreamTarget), "what the outputs of MLPs are to match: stream (the dense model's residual stream) or mlp (the outputs of its MLPs)")
+	fl.IntVar(&f.rounds, "rounds", 0, "Gauss-Newton steps on gate and up in each layer")
+	fl.BoolVar(&f.attention, "attention", false, "refit the output projections of attention too, to repair the layers before")
+	fl.BoolVar(&f.weigh, "weigh", true, "weigh tokens so that all residual streams count alike; if false, first tokens are capped")
+	fl.Float64Var(&f.cap, "first-token-cap", score.DefaultCap, "most of the trace of H that first tokens have, with --weigh=false")
+	fl.Float64Var(&f.damping, "refit-damping", 0, "ridge of the refit (default: chosen on held-back text)")
+	fl.Uint64Var(&f.seed, "seed", 0, "seed of the order of the documents")
+	fl.BoolVar(&f.force, "force", false, "replace other weights in the place of --stats")
+	completeWords(cmd, "target", string(plan.StreamTarget), string(plan.MLPTarget))
+}
+
+func (f *refitFlags) check(cmd *cobra.Command) error {
+	changed := cmd.Flags().Changed
+	switch {
+	case f.planFile == "":
+		return usagef("--plan FILE is needed: a plan made by `coppice plan`")
+	case f.out == "":
+		return usagef("-o FILE is needed: where the plan with its refit goes")
+	case f.weights == "":
+		return usagef("--stats FILE is needed: where the refitted weights go")
+	case f.target != string(plan.StreamTarget) && f.target != string(plan.MLPTarget):
+		return usagef("--target %s: expected stream or mlp", f.target)
+	case f.rounds < 0:
+		return usagef("--rounds %d: expected 0 or more", f.rounds)
+	case f.weigh && changed("first-token-cap"):
+		return usagef("--first-token-cap: tokens are weighed by their streams; add --weigh=false")
+	case !(f.cap >= 0 && f.cap <= 1):
+		return usagef("--first-token-cap %v: expected a share between 0 and 1", f.cap)
+	case changed("refit-damping") && !(f.damping > 0 && f.damping < 1e6):
+		return usagef("--refit-damping %v: expected a number above 0", f.damping)
+	}
+	return nil
+}
+
+// refitRow is a layer's fit in the output.
+type refitRow struct {
+	Layer   int     `json:"layer"`
+	Heads   float64 `json:"attention_damping"` // 0: the attention repairs nothing
+	Damping float64 `json:"damping"`
+	Repair  float64 `json:"repair_damping"` // 0: nothing is repaired
+	Rounds  int     `json:"rounds"`
+	Before  float64 `json:"held_error_before"`
+	After   float64 `json:"held_error_after"`
+}
+
+func (a *app) refit() *cobra.Command {
+	var f refitFlags
+	var text textFlags
+	cmd := &cobra.Command{
+		Use:   "refit MODEL --plan FILE --calib PATH... -o FILE --stats FILE",
+		Short: "Refit what a plan keeps, layer after layer, on a text",
+		Long: `Run the model and its pruned twin over calibration text side by side, layer after layer.
+In each layer that the plan prunes, down_proj is fitted on what reaches it in the pruned
+model: to what the dense MLP would put out for it, and, with a ridge of its own, to repair
+what the layers before lost. With --rounds, gate_proj and up_proj are fitted too, with
+--attention o_proj. The columns of the output are the ridges chosen (0: no repair). The
+sizes do not change. The weights go to the file of --stats, and the plan with the
+fingerprint of that file to -o.
+
+A run that was interrupted or killed goes on after the last layer that it saved when the
+same command is given again, and ends with the same bytes.`,
+		Example: `  coppice refit ./Llama-3.2-3B --plan plan.json --calib wiki.txt -o refitted.json --stats weights.safetensors
+  coppice apply ./Llama-3.2-3B --plan refitted.json --stats weights.safetensors -o pruned60`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := cmp.Or(f.check(cmd), text.check()); err != nil {
+				return err
+			}
+			if len(text.sources) == 0 {
+				return usagef("--calib PATH is needed: a file or a directory of text")
+			}
+			p, err := readFile(f.planFile, plan.Decode)
+			if err != nil {
+				return err
+			}
+			p.Refit = nil
+			c, err := a.openModel(args[0])
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			for _, out := range []string{f.out, f.weights} {
+				if err := checkFileOutput(out, c.Path); err != nil {
+					return err
+				}
+			}
+			m, err := lm.NewLayerwise(cmd.Context(), c, lm.Options{Precision: text.precision, Threads: a.threads})
+			if err != nil {
+				return badInput(err)
+			}
+			if f.weigh {
+				f.cap = 1
+			}
+			rows := []refitRow{}
+			bar := a.tokenProgress("refitting")
+			w, err := calib.Refit(cmd.Context(), m, c, p, text.sources, f.weights, calib.RefitOptions{
+				Options: calib.Options{Tokens: text.tokens, Context: text.ctx, Seed: f.seed, Rows: calib.RowMode(text.rows), Memory: text.bytes,
+					Threads: a.threads, Replace: f.force, Progress: bar.show, Warn: func(message string) { a.notes([]string{message}) }},
+				Target: plan.Target(f.target), Weigh: f.weigh, Cap: f.cap, Rounds: f.rounds, Attention: f.attention, Damping: f.damping,
+				Report: func(l calib.LayerFit) {
+					rows = append(rows, refitRow{l.Layer, l.Heads, l.Damping, l.Repair, l.Rounds, l.Before, l.After})
+				},
+			})
+			bar.finish()
+			if err != nil {
+				return keptBeside(f.weights, badInput(err))
+			}
+			defer w.Close()
+			b, err := p.Encode()
+			if err != nil {
+				return err
+			}
+			if err := writeFile(f.out, b); err != nil {
+				return err
+			}
+			if a.json || a.quiet {
+				return a.result(struct {
+					surgery.WeightsHead
+					Fingerprint string     `json:"fingerprint"`
+					Layers      []refitRow `json:"layers"` // those that this run fitted
+				}{w.WeightsHead, p.Refit.Stats, rows})
+			}
+			t := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
+			fmt.Fprintln(t, "layer\tattention\tdamping\trepair\trounds\theld-back error before\tafter\t")
+			for _, r := range rows {
+				fmt.Fprintf(t, "%d\t%g\t%g\t%g\t%d\t%.4f\t%.4f\t\n", r.Layer, r.Heads, r.Damping, r.Repair, r.Rounds, r.Before, r.After)
+			}
+			if err := t.Flush(); err != nil {
+				return err
+			}
+			a.printf("\nnext: coppice apply %s --plan %s --stats %s -o DIR\n", args[0], f.out, f.weights)
+			return nil
+		},
+	}
+	f.register(cmd)
+	text.register(cmd)
+	return cmd
+}
+
+// refitSource is what a program refits from: statistics, or weights that were refitted
+// before. It holds nothing where a plan refits nothing.
+type refitSource struct {
+	stats   *score.Stats
+	weights *surgery.Weights
+}
+
+// openRefitSource opens what the plan's refit takes, where a path is given.
+func openRefitSource(path string, p *plan.Plan) (r refitSource, err error) {
+	switch {
+	case path == "":
+	case p.Refit != nil && p.Refit.Method == plan.Propagated:
+		r.weights, err = surgery.OpenWeights(path)
+	default:
+		r.stats, err = score.OpenStats(path)
+	}
+	return r, badInput(err)
+}
+
+// path is empty where there is nothing.
+func (r refitSource) path() string {
+	switch {
+	case r.weights != nil:
+		return r.weights.Path()
+	case r.stats != nil:
+		return r.stats.Path()
+	}
+	return ""
+}
+
+func (r refitSource) close() {
+	if r.weights != nil {
+		r.weights.Close()
+	}
+	r.stats.Close()
+}
+
+// attach gives a program what it needs. What it has no use for is refused.
+func (r refitSource) attach(prog *surgery.Program, threads int) error {
+	switch {
+	case r.weights != nil:
+		return badInput(prog.AttachWeights(r.weights))
+	case r.stats != nil:
+		return badInput(prog.Attach(r.stats, threads))
+	case prog.NeedsStats():
+		return usagef("the plan refits down_proj; name the statistics that it was made with: --stats FILE")
+	}
+	return nil
+}
