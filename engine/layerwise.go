@@ -10,7 +10,7 @@ import (
 // weights of one layer in memory. What goes from layer to layer is the residual stream,
 // which the caller keeps: Embed makes it, and each layer's Run replaces it by the next.
 // Layer after layer, the streams, and what an observer sees, have the bits that they
-// have in Engine.Score. Targets of batches are ignored. Methods, and those of the layers,
+// have in Engine.Score. All but Score ignore the targets of batches. Methods, and those of the layers,
 // may be called from several goroutines and take turns.
 type Layerwise interface {
 	// Model is the computation. It must not be changed.
@@ -24,6 +24,12 @@ type Layerwise interface {
 	// Layer loads the weights of a layer. Layers that were loaded before must not be used
 	// any more.
 	Layer(ctx context.Context, index int) (Layer, error)
+
+	// Score answers the targets of a batch from the residual stream after the last layer,
+	// laid out as by Embed, with the bits and errors of Engine.Score, but that where a
+	// logit is not a number the error names the head. The first call loads the head, which
+	// stays in memory.
+	Score(ctx context.Context, batch Batch, stream []float32) ([][]Score, error)
 }
 
 // Layer is one loaded layer of a model.

@@ -116,29 +116,43 @@ func (c *Cholesky) transposed() *Matrix {
 
 // SolveRight replaces B (rows x n) by B A^-1.
 func (c *Cholesky) SolveRight(b *Matrix) {
-	if b.Cols != c.l.Rows {
-		panic(fmt.Sprintf("linalg: %d columns against a factor of %d", b.Cols, c.l.Rows))
-	}
+	c.SolveFactor(b)
 	n, lt := c.l.Rows, c.transposed()
-	rows := func(f func(r int)) {
-		Parallel(c.threads, (b.Rows+15)/16, func(unit int) {
-			for r := unit * 16; r < min(unit*16+16, b.Rows); r++ {
-				f(r)
-			}
-		})
-	}
-	for j := 0; j < n; j += choleskyBlock { // Y L' = B
-		e := min(j+choleskyBlock, n)
-		AddMulT(b.View(0, b.Rows, j, e), -1, b.View(0, b.Rows, 0, j), c.l.View(j, e, 0, j), c.threads)
-		part, l := b.View(0, b.Rows, j, e), c.l.View(j, e, j, e)
-		rows(func(r int) { solveRow(part.Row(r), l) })
-	}
 	for j := (n - 1) / choleskyBlock * choleskyBlock; j >= 0; j -= choleskyBlock { // X L = Y
 		e := min(j+choleskyBlock, n)
 		AddMulT(b.View(0, b.Rows, j, e), -1, b.View(0, b.Rows, e, n), lt.View(j, e, e, n), c.threads)
 		part, l := b.View(0, b.Rows, j, e), lt.View(j, e, j, e)
-		rows(func(r int) { solveRowBack(part.Row(r), l) })
+		c.eachRow(b.Rows, func(r int) { solveRowBack(part.Row(r), l) })
 	}
+}
+
+// SolveFactor replaces B (rows x n) by B L'^-1: half of SolveRight.
+func (c *Cholesky) SolveFactor(b *Matrix) {
+	if b.Cols != c.l.Rows {
+		panic(fmt.Sprintf("linalg: %d columns against a factor of %d", b.Cols, c.l.Rows))
+	}
+	n := c.l.Rows
+	for j := 0; j < n; j += choleskyBlock { // Y L' = B
+		e := min(j+choleskyBlock, n)
+		AddMulT(b.View(0, b.Rows, j, e), -1, b.View(0, b.Rows, 0, j), c.l.View(j, e, 0, j), c.threads)
+		part, l := b.View(0, b.Rows, j, e), c.l.View(j, e, j, e)
+		c.eachRow(b.Rows, func(r int) { solveRow(part.Row(r), l) })
+	}
+}
+
+// MulFactor returns B L (rows x n).
+func (c *Cholesky) MulFactor(b *Matrix) *Matrix {
+	product := New(b.Rows, c.l.Rows)
+	AddMulT(product, 1, b, c.transposed(), c.threads)
+	return product
+}
+
+func (c *Cholesky) eachRow(rows int, f func(r int)) {
+	Parallel(c.threads, (rows+15)/16, func(unit int) {
+		for r := unit * 16; r < min(unit*16+16, rows); r++ {
+			f(r)
+		}
+	})
 }
 
 // Inverse returns A^-1, both triangles. It costs about twice the factorisation.

@@ -117,6 +117,21 @@ func TestLowerTriangle(t *testing.T) {
 	}
 }
 
+func TestTranspose(t *testing.T) {
+	for _, n := range []int{1, 31, 70} {
+		a := random(3, n, n+2).View(0, n, 1, n+1)
+		b := a.Clone()
+		b.Transpose()
+		for i := range n {
+			for j := range n {
+				if b.At(i, j) != a.At(j, i) {
+					t.Fatalf("n %d: element %d, %d is wrong", n, i, j)
+				}
+			}
+		}
+	}
+}
+
 func TestCholesky(t *testing.T) {
 	for _, n := range []int{1, 2, 63, 64, 65, 200} {
 		a := definite(uint64(n), n, 2*n, 0.01)
@@ -142,6 +157,30 @@ func TestCholesky(t *testing.T) {
 		AddMulT(back, 1, x, a, 1) // a is symmetric
 		if d := maxDiff(back, b); d > 1e-9 {
 			t.Errorf("n %d: (B A^-1) A is off by %g", n, d)
+		}
+		product = New(11, n) // B = (B L'^-1) L'
+		half := b.Clone()
+		f.SolveFactor(half)
+		for i := range 11 {
+			for j := range n {
+				for k := 0; k <= j; k++ {
+					product.Data[i*n+j] += half.At(i, k) * f.l.At(j, k)
+				}
+			}
+		}
+		if d := maxDiff(product, b); d > 1e-9 {
+			t.Errorf("n %d: (B L'^-1) L' is off by %g", n, d)
+		}
+		want := New(11, n) // B L
+		for i := range 11 {
+			for j := range n {
+				for k := j; k < n; k++ {
+					want.Data[i*n+j] += b.At(i, k) * f.l.At(k, j)
+				}
+			}
+		}
+		if d := maxDiff(f.MulFactor(b), want); d > 1e-9 {
+			t.Errorf("n %d: B L is off by %g", n, d)
 		}
 		identity := New(n, n)
 		AddMulT(identity, 1, f.Inverse(), a, 1)

@@ -83,6 +83,22 @@ func (m *Matrix) MirrorLower() {
 	}
 }
 
+// Transpose turns a square matrix into its transpose.
+func (m *Matrix) Transpose() {
+	m.mustBeSquare()
+	const block = 32 // a block and its mirror stay in the cache
+	for i0 := 0; i0 < m.Rows; i0 += block {
+		for j0 := 0; j0 <= i0; j0 += block {
+			for i := i0; i < min(i0+block, m.Rows); i++ {
+				for j := j0; j < min(j0+block, i); j++ {
+					x, y := &m.Data[i*m.Stride+j], &m.Data[j*m.Stride+i]
+					*x, *y = *y, *x
+				}
+			}
+		}
+	}
+}
+
 // AddDiagonal adds x to each element of the diagonal of a square matrix.
 func (m *Matrix) AddDiagonal(x float64) {
 	m.mustBeSquare()

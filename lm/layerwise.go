@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/checkpoint"
 	"github.com/coppice-lm/coppice/engine"
 	"github.com/coppice-lm/coppice/engine/cpu"
@@ -15,6 +16,7 @@ import (
 // no logits: only one layer's weights are in memory.
 type Layerwise struct {
 	engine    engine.Layerwise
+	options   cpu.Options
 	tokenizer *tokenizer.Tokenizer
 	info      eval.ModelInfo
 }
@@ -26,7 +28,8 @@ func NewLayerwise(ctx context.Context, c *checkpoint.Checkpoint, opt Options) (*
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", c.Path, err)
 	}
-	e, err := cpu.NewLayerwise(ctx, p.model, c, cpu.Options{Precision: opt.Precision, Threads: opt.Threads, MaxLength: opt.MaxLength})
+	options := cpu.Options{Precision: opt.Precision, Threads: opt.Threads, MaxLength: opt.MaxLength}
+	e, err := cpu.NewLayerwise(ctx, p.model, c, options)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", c.Path, err)
 	}
@@ -38,7 +41,7 @@ func NewLayerwise(ctx context.Context, c *checkpoint.Checkpoint, opt Options) (*
 	if info.MaxLength == 0 {
 		info.MaxLength = p.model.MaxPositions
 	}
-	return &Layerwise{engine: e, tokenizer: p.tokenizer, info: info}, nil
+	return &Layerwise{engine: e, options: options, tokenizer: p.tokenizer, info: info}, nil
 }
 
 // Info describes the model, but for its special tokens.
@@ -49,3 +52,9 @@ func (m *Layerwise) Tokenizer() *tokenizer.Tokenizer { return m.tokenizer }
 
 // Engine is what runs the model.
 func (m *Layerwise) Engine() engine.Layerwise { return m.engine }
+
+// Other is another model that runs as this one does, such as this one pruned. src must
+// stay open while it is used.
+func (m *Layerwise) Other(ctx context.Context, model *arch.Transformer, src engine.Source) (engine.Layerwise, error) {
+	return cpu.NewLayerwise(ctx, model, src, m.options)
+}

@@ -28,6 +28,8 @@ type Plan struct {
 	Method       score.Method `json:"method,omitempty"`  // of the scores; empty if nothing was scored
 	Seed         uint64       `json:"seed,omitempty"`
 	Rule         Rule         `json:"rule"`
+	// Allocation says where the widths of Rule come from, if they were shared out.
+	Allocation *Allocation `json:"allocation,omitempty"`
 	// Calibration is what the scores were made from, where activations take part in them.
 	Calibration *score.Calibration `json:"calibration,omitempty"`
 	Refit       *Refit             `json:"refit,omitempty"` // nil: weights stay as they are
@@ -108,17 +110,7 @@ func outline(spec *arch.Spec, rule Rule) (*Plan, error) {
 
 // best returns the indices of the k highest scores, ascending.
 func best(scores []float32, k int) []int {
-	order := upTo(len(scores))
-	slices.SortStableFunc(order, func(a, b int) int {
-		switch {
-		case scores[a] > scores[b]:
-			return -1
-		case scores[a] < scores[b]:
-			return 1
-		}
-		return 0
-	})
-	order = order[:k]
+	order := score.Order(scores)[:k]
 	slices.Sort(order)
 	return order
 }
@@ -217,6 +209,11 @@ func Decode(b []byte) (*Plan, error) {
 	if p.Refit != nil {
 		if err := p.Refit.check(); err != nil {
 			return nil, fmt.Errorf("key \"refit\": %w", err)
+		}
+	}
+	if p.Allocation != nil {
+		if err := p.Allocation.check(); err != nil {
+			return nil, fmt.Errorf("key \"allocation\": %w", err)
 		}
 	}
 	kept := 0

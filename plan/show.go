@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/coppice-lm/coppice/score"
@@ -18,20 +19,43 @@ func (p *Plan) Show(w io.Writer) error {
 	fmt.Fprintf(w, "model      %s, %d layers, hidden size %d, width %d\n           %s\n", p.Family, len(p.Layers), p.Hidden, p.Intermediate, p.Model)
 	fmt.Fprintf(w, "method     %s (seed %d)\nrule       %s\n\n", method, p.Seed, p.Rule.String())
 	p.showCalibration(w)
+	p.showAllocation(w)
 	if p.Form != "" {
 		fmt.Fprintf(w, "form       %s\n\n", p.Form)
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	bar := func(l Layer) string {
+		if p.Uniform() {
+			return ""
+		}
+		const full = 24
+		n := (full*l.Width + p.Intermediate/2) / p.Intermediate
+		return strings.Repeat("#", n) + strings.Repeat(".", full-n) + "\t"
+	}
 	fmt.Fprintln(t, "layer\twidth\tkept\tzero\tkept %\texpansion\t")
 	for _, l := range p.Layers {
 		if l.Drop {
-			fmt.Fprintf(t, "%d\tdropped\t\t\t\t\t\n", l.Layer)
+			fmt.Fprintf(t, "%d\tdropped\t\t\t\t\t%s\n", l.Layer, bar(l))
 			continue
 		}
-		fmt.Fprintf(t, "%d\t%d\t%d\t%d\t%.1f\t%.3f\t\n", l.Layer, l.Width, len(l.Keep), l.Width-len(l.Keep),
-			100*float64(len(l.Keep))/float64(p.Intermediate), float64(l.Width)/float64(p.Hidden))
+		fmt.Fprintf(t, "%d\t%d\t%d\t%d\t%.1f\t%.3f\t%s\n", l.Layer, l.Width, len(l.Keep), l.Width-len(l.Keep),
+			100*float64(len(l.Keep))/float64(p.Intermediate), float64(l.Width)/float64(p.Hidden), bar(l))
 	}
 	return t.Flush()
+}
+
+// showAllocation writes how the widths were shared out, if they were.
+func (p *Plan) showAllocation(w io.Writer) {
+	a := p.Allocation
+	if a == nil {
+		return
+	}
+	fmt.Fprintf(w, "widths     as many parameters as %s, in steps of %d\n", a.Budget.String(), a.Step)
+	fmt.Fprintf(w, "           least error by curve %s: %.4g in all layers together, %.4g at one width (%+.1f %%)\n", a.Curve, a.Error, a.Uniform, -100*a.Gain())
+	if a.Curve == Measured {
+		fmt.Fprintf(w, "           loss on held-back text: %.4f nats a token, %.4f at one width\n", a.Loss, a.LossUniform)
+	}
+	fmt.Fprintf(w, "           from the statistics %s\n\n", a.Stats)
 }
 
 // showCalibration writes what statistics had a part in, if they had one.

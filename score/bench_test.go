@@ -25,7 +25,7 @@ func BenchmarkOBS(b *testing.B) {
 					b.Fatal(err)
 				}
 				factor += time.Since(start)
-				if _, _, err := obs(h.Clone(), w, 1e-3, 2); err != nil {
+				if _, err := obs(h.Clone(), w, 1e-3, 2); err != nil {
 					b.Fatal(err)
 				}
 			}

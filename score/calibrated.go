@@ -104,14 +104,11 @@ func ComputeCalibrated(ctx context.Context, c *checkpoint.Checkpoint, st *Stats,
 			opt.Note(fmt.Sprintf("layer %d: no neuron fires on this text; all score alike, and the first ones stay", l))
 		}
 		dead += n
-		scores, curve, err := scoreLayer(method, layer, w, opt)
+		scores, err := scoreLayer(method, layer, w, opt)
 		if err != nil {
 			return nil, fmt.Errorf("layer %d: %w; more calibration text or a larger damping helps", l, err)
 		}
 		s.Layers = append(s.Layers, scores)
-		if curve != nil {
-			s.Curves = append(s.Curves, curve)
-		}
 		if opt.Progress != nil {
 			opt.Progress(1)
 		}
@@ -122,8 +119,8 @@ func ComputeCalibrated(ctx context.Context, c *checkpoint.Checkpoint, st *Stats,
 	return s, nil
 }
 
-// scoreLayer scores one layer; w is down_proj (h x d). The curve is that of obs.
-func scoreLayer(method Method, s *LayerStats, w *linalg.Matrix, opt CalibratedOptions) ([]float32, []float64, error) {
+// scoreLayer scores one layer; w is down_proj (h x d).
+func scoreLayer(method Method, s *LayerStats, w *linalg.Matrix, opt CalibratedOptions) ([]float32, error) {
 	h, mu := s.Second(AllTokens, opt.Cap, opt.Threads)
 	norms := columnSquares(w)
 	scores := make([]float32, s.Width)
@@ -139,7 +136,7 @@ func scoreLayer(method Method, s *LayerStats, w *linalg.Matrix, opt CalibratedOp
 	case Leverage:
 		l := damp(h, opt.Damping)
 		if l == 0 {
-			return scores, nil, nil // nothing fires
+			return scores, nil // nothing fires
 		}
 		alive := make([]bool, s.Width)
 		for j := range alive {
@@ -148,7 +145,7 @@ func scoreLayer(method Method, s *LayerStats, w *linalg.Matrix, opt CalibratedOp
 		h.AddDiagonal(l)
 		f, err := linalg.Factor(h, opt.Threads)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		inverse := f.Inverse()
 		for j := range scores {
@@ -159,7 +156,7 @@ func scoreLayer(method Method, s *LayerStats, w *linalg.Matrix, opt CalibratedOp
 	default:
 		return obs(h, w, damp(h, opt.Damping), opt.Threads)
 	}
-	return scores, nil, nil
+	return scores, nil
 }
 
 // columnSquares is the sum of squares of each column.

@@ -1,7 +1,6 @@
 package score
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -142,7 +141,7 @@ func TestSimpleScoresAgainstDefinition(t *testing.T) {
 	inv := H.add(l).inverse()
 	opt := CalibratedOptions{Cap: 1, Damping: 0.01, Threads: 2}
 	for _, m := range []Method{Activation, Fluctuation, Leverage} {
-		got, _, err := scoreLayer(m, s, w, opt)
+		got, err := scoreLayer(m, s, w, opt)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -178,151 +177,6 @@ func TestSimpleScoresAgainstDefinition(t *testing.T) {
 	}
 }
 
-// slowOBS inverts H over the neurons that are left anew for every removal and refits W by
-// solving, instead of updating either.
-func slowOBS(H dense, w *linalg.Matrix, l float64) (order []int, costs []float64) {
-	d := len(H)
-	var live []int
-	for j := d - 1; j >= 0; j-- {
-		if H[j][j] == 0 {
-			order, costs = append(order, j), append(costs, 0)
-		}
-	}
-	for j := range d {
-		if H[j][j] != 0 {
-			live = append(live, j)
-		}
-	}
-	all := slices.Clone(live)
-	for len(live) > 0 {
-		// The refitted weights of the live neurons: W_K + W_P H_PK (H_KK + lI)^-1.
-		sub := make(dense, len(live))
-		for i, a := range live {
-			for _, b := range live {
-				sub[i] = append(sub[i], H[a][b])
-			}
-		}
-		inv := sub.add(l).inverse()
-		best, least := -1, math.Inf(1)
-		for i, p := range live {
-			norm := 0.0
-			for r := range w.Rows {
-				x := w.At(r, p)
-				for _, q := range all {
-					if slices.Contains(live, q) {
-						continue
-					}
-					for k, b := range live {
-						x += w.At(r, q) * H[q][b] * inv[k][i]
-					}
-				}
-				norm += x * x
-			}
-			if cost := norm / inv[i][i]; cost <= least {
-				best, least = i, cost
-			}
-		}
-		order, costs = append(order, live[best]), append(costs, least)
-		live = slices.Delete(live, best, best+1)
-	}
-	return order, costs
-}
-
-func TestOBS(t *testing.T) {
-	for _, s := range []struct{ d, h, n int }{{9, 4, 40}, {30, 12, 100}, {70, 20, 60}} {
-		x := activations(uint64(s.d), s.n, s.d, 3, 5)
-		w := randomMatrix(uint64(s.d), s.h, s.d)
-		H := denseH(x, s.d)
-		l := 0.01 * H.trace() / float64(s.d)
-		order, costs := slowOBS(H, w, l)
-		layer := layerOf(x, nil, nil, s.d)
-		scores, curve, err := scoreLayer(OBS, layer, w, CalibratedOptions{Cap: 1, Damping: 0.01, Threads: 2})
-		if err != nil {
-			t.Fatal(err)
-		}
-		sum := 0.0
-		for place, j := range order {
-			if scores[j] != float32(place) {
-				t.Fatalf("d %d: neuron %d has place %v, want %d", s.d, j, scores[j], place)
-			}
-			sum += costs[place]
-			if got := curve[s.d-place-1]; math.Abs(got-sum) > 1e-8*sum {
-				t.Errorf("d %d: the error with %d neurons is %v, want %v", s.d, s.d-place-1, got, sum)
-			}
-		}
-		if curve[s.d] != 0 {
-			t.Errorf("d %d: with all neurons the error is %v", s.d, curve[s.d])
-		}
-	}
-}
-
-// More than one block of removals, against itself with another block size, and the same
-// bits at any number of threads.
-func TestOBSBlocks(t *testing.T) {
-	const d = 3*obsBlock + 5
-	x := activations(8, 2*d, d)
-	w := randomMatrix(8, 30, d)
-	layer := layerOf(x, nil, nil, d)
-	var want []float32
-	for _, threads := range []int{1, 3} {
-		scores, curve, err := scoreLayer(OBS, layer, w, CalibratedOptions{Cap: 1, Damping: 1e-3, Threads: threads})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if want == nil {
-			want = scores
-		}
-		if !slices.Equal(scores, want) {
-			t.Errorf("%d threads: another order", threads)
-		}
-		if !slices.IsSortedFunc(curve, func(a, b float64) int { return cmp.Compare(b, a) }) {
-			t.Error("the error grows with the neurons that stay")
-		}
-	}
-	// The last block's choices rest on matrices that were updated three times: the error
-	// when ten stay is the error of refitting those ten at once.
-	_, curve, _ := scoreLayer(OBS, layer, w, CalibratedOptions{Cap: 1, Damping: 1e-3, Threads: 2})
-	h, _ := layer.Second(AllTokens, 1, 1)
-	var keep, gone []int
-	for j, s := range want {
-		if int(s) >= d-10 {
-			keep = append(keep, j)
-		} else {
-			gone = append(gone, j)
-		}
-	}
-	if got := refitError(t, h, w, keep, gone, 1e-3*h.Trace()/d); math.Abs(got-curve[10]) > 1e-7*got {
-		t.Errorf("the error with ten neurons is %v, refitted at once %v", curve[10], got)
-	}
-}
-
-// refitError is the least squared error, ridge included, of W's output without the
-// neurons that are gone: W_P [A_PP]^-1 W_P' for A = (H + lI)^-1.
-func refitError(t *testing.T, h, w *linalg.Matrix, keep, gone []int, l float64) float64 {
-	t.Helper()
-	H := make(dense, h.Rows)
-	for i := range H {
-		H[i] = slices.Clone(h.Row(i))
-	}
-	inv := H.add(l).inverse()
-	sub := make(dense, len(gone))
-	for i, a := range gone {
-		for _, b := range gone {
-			sub[i] = append(sub[i], inv[a][b])
-		}
-	}
-	m := sub.inverse()
-	e := 0.0
-	for r := range w.Rows {
-		for i, a := range gone {
-			for j, b := range gone {
-				e += w.At(r, a) * m[i][j] * w.At(r, b)
-			}
-		}
-	}
-	return e
-}
-
 func TestNothingFires(t *testing.T) {
 	const d = 12
 	x := make([][]float64, 50)
@@ -331,7 +185,7 @@ func TestNothingFires(t *testing.T) {
 	}
 	layer := layerOf(x, x[:3], x[:5], d)
 	for _, m := range CalibratedMethods {
-		scores, _, err := scoreLayer(m, layer, randomMatrix(1, 5, d), CalibratedOptions{Cap: 0.5, Damping: 1e-3, Threads: 1})
+		scores, err := scoreLayer(m, layer, randomMatrix(1, 5, d), CalibratedOptions{Cap: 0.5, Damping: 1e-3, Threads: 1})
 		if err != nil || slices.Min(scores) != 0 || slices.Max(scores) != 0 {
 			t.Errorf("%s: %v, %v", m, scores, err)
 		}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 )
 
@@ -13,6 +14,7 @@ func (s *Scores) Encode() ([]byte, error) {
 	head, err := json.Marshal(struct {
 		*Scores
 		Layers any `json:"layers,omitempty"`
+		Curves any `json:"error_curves,omitempty"`
 	}{Scores: s})
 	if err != nil {
 		return nil, err
@@ -34,7 +36,15 @@ func (s *Scores) Encode() ([]byte, error) {
 		}
 		b = append(b, ']')
 	}
-	return append(b, "\n]}\n"...), nil
+	b = append(b, "\n]"...)
+	if s.Curves != nil {
+		curves, err := json.Marshal(s.Curves)
+		if err != nil {
+			return nil, fmt.Errorf("the error curves: %w", err)
+		}
+		b = append(append(b, ",\n\"error_curves\":"...), curves...)
+	}
+	return append(b, "}\n"...), nil
 }
 
 // Decode reads the file form and holds it against itself: version, method, and scores
@@ -56,9 +66,6 @@ func Decode(b []byte) (*Scores, error) {
 	if s.Method.Calibrated() != (s.Calibration != nil) {
 		return nil, fmt.Errorf("key \"calibration\" does not go with method %q", s.Method)
 	}
-	if len(s.Curves) != 0 && len(s.Curves) != len(s.Layers) {
-		return nil, fmt.Errorf("key \"curves\" is of %d layers, \"layers\" of %d", len(s.Curves), len(s.Layers))
-	}
 	for l, layer := range s.Layers {
 		if len(layer) == 0 {
 			return nil, fmt.Errorf("layer %d has no scores", l)
@@ -69,5 +76,32 @@ func Decode(b []byte) (*Scores, error) {
 			}
 		}
 	}
+	if s.Curves != nil {
+		if err := s.Curves.check(s.Layers); err != nil {
+			return nil, fmt.Errorf("key \"error_curves\": %w", err)
+		}
+	}
 	return &s, nil
+}
+
+// check holds curves of a file against the scores they are of.
+func (c *Curves) check(layers [][]float32) error {
+	if len(c.Layers) != len(layers) {
+		return fmt.Errorf("is of %d layers, \"layers\" of %d", len(c.Layers), len(layers))
+	}
+	for l, curve := range c.Layers {
+		want := len(layers[l]) + 1
+		if len(curve.Fit) != want || len(curve.Cut) != want || len(curve.Held) != 0 && len(curve.Held) != want {
+			return fmt.Errorf("layer %d has curves of %d, %d and %d numbers, expected %d for %d neurons", l, len(curve.Fit), len(curve.Held), len(curve.Cut), want, want-1)
+		}
+		for _, numbers := range [][]float32{curve.Fit, curve.Held, curve.Cut} {
+			if i := slices.IndexFunc(numbers, func(x float32) bool { return !(x >= 0) || math.IsInf(float64(x), 0) }); i >= 0 {
+				return fmt.Errorf("layer %d: an error of %v with %d neurons", l, numbers[i], i)
+			}
+		}
+		if !(curve.BodyStream >= 0) || !(curve.HeldStream >= 0) {
+			return fmt.Errorf("layer %d: the residual stream has energies of %v and %v", l, curve.BodyStream, curve.HeldStream)
+		}
+	}
+	return nil
 }

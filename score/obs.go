@@ -24,16 +24,13 @@ const obsBlock = 64
 // every step.
 //
 // Scores are places in the order of removal, the first 0; neurons that never fire go
-// before all others. curve[k] is the squared error of the layer's output (mean over
-// tokens, ridge included) when k neurons stay: the ones with the highest scores.
-// H is overwritten.
-func obs(h, w *linalg.Matrix, l float64, threads int) (scores []float32, curve []float64, err error) {
+// before all others.
+func obs(h, w *linalg.Matrix, l float64, threads int) ([]float32, error) {
 	d := h.Rows
-	scores, curve = make([]float32, d), make([]float64, d+1)
+	o := &surgeon{threads: threads, scores: make([]float32, d)}
 	if l == 0 {
-		return make([]float32, d), curve, nil // nothing fires: nothing to tell them apart by
+		return o.scores, nil // nothing fires: nothing to tell them apart by
 	}
-	o := &surgeon{threads: threads, scores: scores, curve: curve}
 	var dead []int
 	for j := range d {
 		if h.At(j, j) == 0 {
@@ -44,13 +41,13 @@ func obs(h, w *linalg.Matrix, l float64, threads int) (scores []float32, curve [
 	}
 	// Of equal scores plan.Build keeps the lower index, so the highest goes first.
 	for _, j := range slices.Backward(dead) {
-		o.take(j, 0)
+		o.take(j)
 	}
 	a := h.Select(o.live, o.live)
 	a.AddDiagonal(l)
 	f, err := linalg.Factor(a, threads)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	o.a = f.Inverse()
 	wt := linalg.New(len(o.live), w.Rows) // the live columns of W, as rows
@@ -66,7 +63,7 @@ func obs(h, w *linalg.Matrix, l float64, threads int) (scores []float32, curve [
 	for len(o.live) > 0 {
 		o.block()
 	}
-	return scores, curve, nil
+	return o.scores, nil
 }
 
 // surgeon is the state of obs between two blocks.
@@ -74,18 +71,14 @@ type surgeon struct {
 	threads int
 	a, s    *linalg.Matrix // over the live neurons, both triangles
 	live    []int          // the neuron of each row
-	order   []int          // neurons removed so far
+	removed int            // neurons so far
 	scores  []float32
-	curve   []float64
-	error   float64
 }
 
-// take notes that a neuron goes, and what that costs.
-func (o *surgeon) take(neuron int, cost float64) {
-	o.scores[neuron] = float32(len(o.order))
-	o.order = append(o.order, neuron)
-	o.error += max(0, cost)
-	o.curve[len(o.scores)-len(o.order)] = o.error
+// take notes that a neuron goes.
+func (o *surgeon) take(neuron int) {
+	o.scores[neuron] = float32(o.removed)
+	o.removed++
 }
 
 // block removes up to obsBlock neurons. Of removal t, column t of u, alpha and v holds
@@ -104,7 +97,7 @@ func (o *surgeon) block() {
 	const rows = 512 // of a unit of work
 	for t := range steps {
 		p := cheapest(diagA, diagS, gone)
-		o.take(o.live[p], diagS[p]/diagA[p])
+		o.take(o.live[p])
 		gone[p] = true
 		root, spp := math.Sqrt(diagA[p]), diagS[p]
 		up, lp := u.Row(p)[:t], left.Row(p)

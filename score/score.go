@@ -63,9 +63,8 @@ type Scores struct {
 
 	// Calibration is where the scores of an activation-aware method come from.
 	Calibration *Calibration `json:"calibration,omitempty"`
-	// Curves, of OBS alone: Curves[l][k] is the squared error of layer l's output, mean
-	// over tokens and ridge included, when its k best neurons stay and are refitted.
-	Curves [][]float64 `json:"curves,omitempty"`
+	// Curves say what each layer loses with each number of neurons; see AddCurves.
+	Curves *Curves `json:"error_curves,omitempty"`
 }
 
 // Version is the version of the file form.

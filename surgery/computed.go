@@ -33,6 +33,7 @@ type refitter struct {
 	plan    *plan.Plan
 	from    *checkpoint.Checkpoint
 	stats   *score.Stats
+	part    score.Part // of the tokens, that refits are made from
 	weights *Weights
 	threads int
 
@@ -68,8 +69,17 @@ func (p *Program) Attach(st *score.Stats, threads int) error {
 	if err := st.CheckModel(p.refit.plan.Model, &p.refit.from.Spec); err != nil {
 		return err
 	}
-	p.refit.stats, p.refit.threads = st, threads
+	p.refit.stats, p.refit.part, p.refit.threads = st, score.AllTokens, threads
 	return nil
+}
+
+// HoldBack makes the program, to which statistics are attached, refit without the tokens
+// that are held back, so that what it makes can be judged on them. It is not what the plan
+// makes.
+func (p *Program) HoldBack() {
+	if p.refit != nil {
+		p.refit.part = score.Fit
+	}
 }
 
 // NeedsStats reports whether the program cannot run before Attach.
@@ -116,7 +126,7 @@ func (r *refitter) solve(s *Step) ([]float32, error) {
 	if err != nil {
 		return nil, err
 	}
-	h, mu := stats.Second(score.AllTokens, r.plan.Refit.Cap, r.threads)
+	h, mu := stats.Second(r.part, r.plan.Refit.Cap, r.threads)
 	if s.compute == shifted {
 		return r.shiftedBias(s, biasOf(w, mu, layer.Keep))
 	}

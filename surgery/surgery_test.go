@@ -66,6 +66,12 @@ func run(t testing.TB, c *checkpoint.Checkpoint, p *plan.Plan, to tensor.DType) 
 	if err != nil {
 		t.Fatal(err)
 	}
+	return written(t, c, prog)
+}
+
+// written runs a program into a new directory.
+func written(t testing.TB, c *checkpoint.Checkpoint, prog *Program) *checkpoint.Checkpoint {
+	t.Helper()
 	dir := filepath.Join(t.TempDir(), "out")
 	sink, err := checkpoint.Create(dir, c.Path, false)
 	if err != nil {

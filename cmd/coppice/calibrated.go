@@ -36,6 +36,7 @@ type statsFlags struct {
 	cap, damping float64
 	refit        string
 	refitDamping float64
+	curves       bool // whether error curves are wanted
 }
 
 func (f *statsFlags) register(cmd *cobra.Command, refits bool) {
@@ -47,19 +48,23 @@ func (f *statsFlags) register(cmd *cobra.Command, refits bool) {
 	f.refit = "none"
 	if refits {
 		fl.StringVar(&f.refit, "refit", "none", "how down_proj makes up for what goes: none, least-squares or bias")
-		fl.Float64Var(&f.refitDamping, "refit-damping", 0, "ridge of the least-squares refit (default: chosen on held-back text)")
+		fl.Float64Var(&f.refitDamping, "refit-damping", 0, "ridge of the least-squares refit, and of error curves (default: chosen on held-back text; of curves 0.01)")
 		completeWords(cmd, "refit", "none", string(plan.LeastSquares), string(plan.Bias))
 	}
 }
 
-// check validates the flags.
-func (f *statsFlags) check(cmd *cobra.Command) error {
+// check validates the flags. Error curves are wanted where widths are shared out by them,
+// of best, which says what that would gain, and of scores by themselves wherever there are
+// statistics.
+func (f *statsFlags) check(cmd *cobra.Command, shared bool) error {
 	changed := cmd.Flags().Changed
+	f.curves = shared || cmd.Flags().Lookup("refit") == nil && f.stats != ""
 	if f.method == best && cmd.Flags().Lookup("refit") != nil {
 		if changed("refit") && f.refit != string(bestRefit) {
 			return usagef("--method best refits by %s; for another refit name the method too", bestRefit)
 		}
 		f.method, f.refit, f.best = string(bestMethod), string(bestRefit), true
+		f.curves = true
 	}
 	if err := f.scoreFlags.check(); err != nil {
 		return err
@@ -89,7 +94,7 @@ func (f *statsFlags) check(cmd *cobra.Command) error {
 
 // needed reports whether statistics are needed.
 func (f *statsFlags) needed() bool {
-	return score.Method(f.method).Calibrated() || f.refit != "none"
+	return score.Method(f.method).Calibrated() || f.refit != "none" || f.curves
 }
 
 // open opens the statistics and checks that they are of this model; nil where none are
@@ -118,6 +123,8 @@ func (f *statsFlags) reason() string {
 		return "--method best"
 	case score.Method(f.method).Calibrated():
 		return "--method " + f.method
+	case f.refit == "none":
+		return "--allocation global or measured"
 	}
 	return "--refit " + f.refit
 }
@@ -189,17 +196,21 @@ func (f *statsFlags) again(p *plan.Plan) string {
 type planFlags struct {
 	statsFlags
 	ruleFlags
-	rule plan.Rule
+	allocation allocationFlags
+	text       textFlags
+	rule       plan.Rule
 }
 
 func (f *planFlags) register(cmd *cobra.Command) {
 	f.statsFlags.register(cmd, true)
 	f.ruleFlags.register(cmd)
+	f.allocation.register(cmd)
+	f.text.register(cmd)
 }
 
 func (f *planFlags) check(cmd *cobra.Command) (err error) {
 	f.rule, err = f.parse(cmd)
-	return cmp.Or(err, f.statsFlags.check(cmd))
+	return cmp.Or(err, f.allocation.check(cmd, plan.Form(f.form)), f.statsFlags.check(cmd, f.allocation.shared()), f.text.check())
 }
 
 // fit sets the alignment that activation-aware methods have unless the user says otherwise
@@ -224,9 +235,17 @@ func (f *planFlags) decide(ctx context.Context, a *app, c *checkpoint.Checkpoint
 			return nil, err
 		}
 	}
-	if p, err = plan.Build(sc, &c.Spec, f.rule); err != nil {
+	if err := f.addCurves(ctx, a, c, sc, st); err != nil {
+		return nil, err
+	}
+	rule, alloc, err := f.share(ctx, a, c, sc, st)
+	if err != nil {
 		return nil, badInput(err)
 	}
+	if p, err = plan.Build(sc, &c.Spec, rule); err != nil {
+		return nil, badInput(err)
+	}
+	p.Allocation = alloc
 	if p, err = p.InForm(plan.Form(f.form), &c.Spec); err != nil {
 		return nil, err
 	}
@@ -236,9 +255,9 @@ func (f *planFlags) decide(ctx context.Context, a *app, c *checkpoint.Checkpoint
 // statistics returns those that prune uses: of --stats, or collected from --calib or the
 // built-in text, into the file that --stats names or into a hidden one that discard removes. Of a run that is
 // interrupted the hidden one is kept, and the same command goes on from there.
-func (a *app) statistics(ctx context.Context, c *checkpoint.Checkpoint, f *planFlags, text *textFlags, out string) (st *score.Stats, discard func(), err error) {
+func (a *app) statistics(ctx context.Context, c *checkpoint.Checkpoint, f *planFlags, out string) (st *score.Stats, discard func(), err error) {
 	keep := func() {}
-	if !f.needed() || len(text.sources) == 0 && f.stats != "" {
+	if !f.needed() || len(f.text.sources) == 0 && f.stats != "" {
 		st, err = f.open(c)
 		return st, keep, err
 	}
@@ -253,7 +272,7 @@ func (a *app) statistics(ctx context.Context, c *checkpoint.Checkpoint, f *planF
 	} else if err := checkFileOutput(to, c.Path); err != nil {
 		return nil, keep, err
 	}
-	st, err = a.collect(ctx, c, text, f.seed, to, f.stats == "")
+	st, err = a.collect(ctx, c, &f.text, f.seed, to, f.stats == "")
 	if err != nil {
 		return nil, keep, keptBeside(orDot(out), err)
 	}
@@ -261,16 +280,13 @@ func (a *app) statistics(ctx context.Context, c *checkpoint.Checkpoint, f *planF
 }
 
 // checkText validates prune's flags of calibration text.
-func checkText(cmd *cobra.Command, f *planFlags, text *textFlags) error {
-	if err := text.check(); err != nil {
-		return err
-	}
-	given := len(text.sources) > 0
-	if !f.needed() && given {
+func checkText(cmd *cobra.Command, f *planFlags) error {
+	given, needed := len(f.text.sources) > 0, f.needed()
+	if !needed && given {
 		return usagef("--calib: --method %s looks at weights alone, and nothing is refitted", f.method)
 	}
-	if i := slices.IndexFunc(text.names(), cmd.Flags().Changed); i >= 0 && !given && (f.stats != "" || !f.needed()) {
-		return usagef("--%s needs --calib PATH", text.names()[i])
+	if i := slices.IndexFunc(f.text.names(), cmd.Flags().Changed); i >= 0 && !given && (f.stats != "" || !needed) {
+		return usagef("--%s needs --calib PATH", f.text.names()[i])
 	}
-	return nil
+	return f.allocation.checkText(&f.text)
 }

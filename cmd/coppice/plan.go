@@ -24,6 +24,7 @@ give the same bytes. ` + "`coppice apply`" + ` carries a plan out.`,
 		Example: `  coppice plan ./Llama-3.2-3B --ratio 0.6 -o plan.json
   coppice plan ./Llama-3.2-3B --expansion 1.4 --align 256 --scores scores.json -o plan.json
   coppice plan ./Llama-3.2-3B --ratio 0.6 --method obs --refit least-squares --stats stats.safetensors -o plan.json
+  coppice plan ./Llama-3.2-3B --ratio 0.6 --method obs --refit least-squares --allocation global --stats stats.safetensors -o plan.json
   coppice plan show plan.json
   coppice plan diff plan.json other.json`,
 		Args: cobra.ExactArgs(1),
@@ -36,6 +37,11 @@ give the same bytes. ` + "`coppice apply`" + ` carries a plan out.`,
 				return usagef("--scores already says the method and the seed")
 			case out == "" && !dryRun:
 				return usagef("-o FILE is needed: the file to write")
+			case f.allocation.allocation != measured && len(f.text.sources) > 0:
+				return usagef("--calib: a plan is made from --stats; text is run for --allocation measured alone")
+			}
+			if err := f.allocation.checkText(&f.text); err != nil {
+				return err
 			}
 			c, err := a.openModel(args[0])
 			if err != nil {
@@ -56,7 +62,7 @@ give the same bytes. ` + "`coppice apply`" + ` carries a plan out.`,
 				return err
 			}
 			var st *score.Stats
-			if sc == nil || f.refit != "none" {
+			if sc == nil || f.refit != "none" || f.curves && sc.Curves == nil || f.allocation.allocation == measured {
 				if st, err = f.open(c); err != nil {
 					return err
 				}

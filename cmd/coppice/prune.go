@@ -20,7 +20,6 @@ import (
 
 func (a *app) prune() *cobra.Command {
 	var f planFlags
-	var text textFlags
 	var o outFlags
 	cmd := &cobra.Command{
 		Use:   "prune MODEL -o DIR (--ratio R | --width N | --expansion X)",
@@ -36,7 +35,9 @@ better. The text is that of --calib, or a small one that the program carries, or
 run over before by ` + "`coppice calib`" + ` (--stats). --calib with --stats FILE keeps the statistics
 there, which verify needs.
 
-Layers of different widths (--widths, --layers) are written in a form that can say them:
+--allocation global gives each layer a width of its own, as many parameters in all: wide
+where an error would be large beside the residual stream. Layers of different widths
+(--allocation, --widths, --layers) are written in a form that can say them:
 --form transformers, with a small modelling file that transformers loads with
 trust_remote_code=True; --form decilm for vLLM, widths rounded up to multiples of 256 by
 zero neurons; --form padded, a plain checkpoint as large as if all layers were as wide as
@@ -45,12 +46,13 @@ the widest.`,
   coppice prune ./Llama-3.2-3B -o pruned40 --ratio 0.4 --align 256 --dtype f16
   coppice prune SmolLM2-135M-Instruct.Q4_1.gguf -o smol60 --ratio 0.6
   coppice prune ./Llama-3.2-3B -o best60 --ratio 0.6 --method best --calib wiki.txt --calib c4.jsonl --stats stats.safetensors
+  coppice prune ./Llama-3.2-3B -o best60 --ratio 0.6 --method best --allocation global --stats stats.safetensors
   coppice prune ./Llama-3.2-3B -o uneven --widths widths.json --form decilm
   coppice prune ./Llama-3.2-3B --width 4096 --dry-run`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			start := time.Now()
-			if err := cmp.Or(f.check(cmd), checkText(cmd, &f, &text), o.check(args[0])); err != nil {
+			if err := cmp.Or(f.check(cmd), checkText(cmd, &f), o.check(args[0])); err != nil {
 				return err
 			}
 			c, err := a.openModel(args[0])
@@ -64,7 +66,7 @@ the widest.`,
 			if err := checkpoint.CheckOutput(orDot(o.out), c.Path, o.force); o.out != "" && err != nil {
 				return err
 			}
-			st, discard, err := a.statistics(cmd.Context(), c, &f, &text, o.out)
+			st, discard, err := a.statistics(cmd.Context(), c, &f, o.out)
 			if err != nil {
 				return err
 			}
@@ -82,7 +84,6 @@ the widest.`,
 		},
 	}
 	f.register(cmd)
-	text.register(cmd)
 	o.register(cmd, "same", "same, f16, bf16 or f32 (same is f16 for a quantised GGUF)")
 	return cmd
 }

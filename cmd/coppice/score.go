@@ -18,15 +18,18 @@ func (a *app) score() *cobra.Command {
 		Use:   "score MODEL -o FILE",
 		Short: "Score every neuron of every MLP",
 		Long: `Score every neuron of every gated MLP, from its weights or, with --stats, from what it
-does on a text, and write the scores as JSON. A plan can be made from them with
-` + "`coppice plan MODEL --scores FILE`" + `.`,
+does on a text, and write the scores as JSON. With --stats, whatever the method, the
+file also says for each layer what its output loses with each number of neurons that
+stay, best first, with down_proj refitted and without: error curves, by which
+` + "`coppice plan MODEL --scores FILE --allocation global`" + ` shares widths out.`,
 		Example: `  coppice score ./Llama-3.2-3B -o scores.json
   coppice score ./Llama-3.2-3B --method variance -o variance.json
   coppice score ./Llama-3.2-3B --method obs --stats stats.safetensors -o obs.json
+  coppice score ./Llama-3.2-3B --method maxabs --stats stats.safetensors -o curves.json
   coppice score compare scores.json obs.json`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := f.check(cmd); err != nil {
+			if err := f.check(cmd, false); err != nil {
 				return err
 			}
 			if out == "" && !dryRun {
@@ -47,6 +50,9 @@ does on a text, and write the scores as JSON. A plan can be made from them with
 			defer st.Close()
 			s, err := f.compute(cmd.Context(), a, c, st)
 			if err != nil {
+				return err
+			}
+			if err := f.addCurves(cmd.Context(), a, c, s, st); err != nil {
 				return err
 			}
 			b, err := s.Encode()

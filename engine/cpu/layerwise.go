@@ -20,7 +20,7 @@ type Layerwise struct {
 	// The memory of a layer, of one with another MLP or output projection, and of the
 	// embeddings of a batch: kept, so that no layer's weights wait for the garbage collector
 	// beside the next one's.
-	layerMemory, mlpMemory, outMemory, embeddingMemory kernel.Memory
+	layerMemory, mlpMemory, outMemory, embeddingMemory, headMemory kernel.Memory
 }
 
 var _ engine.Layerwise = (*Layerwise)(nil)
@@ -107,6 +107,45 @@ func (w *Layerwise) Layer(ctx context.Context, index int) (engine.Layer, error) 
 		return nil, err
 	}
 	return one, nil
+}
+
+// Score implements engine.Layerwise.
+func (w *Layerwise) Score(ctx context.Context, batch engine.Batch, stream []float32) ([][]engine.Score, error) {
+	if err := w.fits(batch, stream); err != nil {
+		return nil, err
+	}
+	layout := lay(batch, w.e.model.Regime)
+	scores, wanted := wantedOf(batch, &layout)
+	if len(wanted) == 0 {
+		return scores, ctx.Err()
+	}
+	e, t := w.e, w.e.model
+	defer e.begin()()
+	if e.head == nil {
+		if err := e.loader(ctx, w.src).fill(&w.headMemory, func(l *loader) {
+			e.head = l.vocabulary(t.Head, t.Vocab, t.Hidden)
+			e.finalNorm = l.norm(t.FinalNorm, t.Hidden, t.NormPlusOne)
+		}); err != nil {
+			e.head = nil
+			return nil, err
+		}
+	}
+	rows := make([]int, len(wanted))
+	for i := range wanted {
+		rows[i] = wanted[i].row
+	}
+	e.ws.x = stream
+	defer func() { e.ws.x = nil }()
+	if err := e.reduce(ctx, wanted, rows); err != nil {
+		return nil, err
+	}
+	for i := range wanted {
+		if !wanted[i].answer() {
+			row := layout.rows[wanted[i].row]
+			return nil, &engine.NonFiniteError{Node: row.Node, Index: row.Index, Layer: len(t.Layers), Layers: len(t.Layers)}
+		}
+	}
+	return scores, nil
 }
 
 // oneLayer implements engine.Layer.

@@ -115,6 +115,27 @@ func layered(t *testing.T, l engine.Layerwise, change func(int, engine.Layer) en
 	return s, streams
 }
 
+// sameScores fails the test unless the targets of the batches have the scores that the
+// engine gives them.
+func sameScores(t *testing.T, what string, e engine.Engine, l engine.Layerwise, batches []engine.Batch, streams [][]float32) {
+	t.Helper()
+	for i, b := range batches {
+		want, err := e.Score(context.Background(), b, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // the stream is left as it is
+			got, err := l.Score(context.Background(), b, streams[i])
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !slices.EqualFunc(got, want, slices.Equal) || len(want[0]) == 0 {
+				t.Fatalf("%s: scores %v, expected %v", what, got, want)
+			}
+		}
+	}
+}
+
 // forest is a batch with a shared prefix, and the same nodes in two batches.
 func forest(n int) (engine.Batch, []engine.Batch) {
 	child := next(sequence(2, n/8+1))
@@ -135,10 +156,13 @@ func testLayerwiseFamilies(t *testing.T, open Opener, layerwise LayerwiseOpener)
 		m := model(t, string(c.Config))
 		batch, parts := forest(20)
 		opt := Options{MaxLength: 64}
-		want := whole(t, open(t, m, opt), batch)
+		e := open(t, m, opt)
+		want := whole(t, e, batch)
 		opt.Threads = 3
-		got, streams := layered(t, layerwise(t, m, opt), nil, parts...)
+		l := layerwise(t, m, opt)
+		got, streams := layered(t, l, nil, parts...)
 		got.same(t, c.Name, want)
+		sameScores(t, c.Name, e, l, parts, streams)
 		last := len(m.Transformer.Layers) - 1
 		if m.Transformer.Layers[last].MLPOut != "" || m.Transformer.ResidualScale != 1 {
 			continue
@@ -164,9 +188,12 @@ func testLayerwisePrecisions(t *testing.T, open Opener, layerwise LayerwiseOpene
 		for _, precision := range precisionsFor(name) {
 			batch, parts := forest(170)
 			opt := Options{Precision: precision, Threads: 2}
-			want := whole(t, open(t, m, opt), batch)
-			got, _ := layered(t, layerwise(t, m, opt), nil, parts...)
-			got.same(t, fmt.Sprint(name, ", ", precision), want)
+			what := fmt.Sprint(name, ", ", precision)
+			e, l := open(t, m, opt), layerwise(t, m, opt)
+			want := whole(t, e, batch)
+			got, streams := layered(t, l, nil, parts...)
+			got.same(t, what, want)
+			sameScores(t, what, e, l, parts, streams)
 		}
 	}
 }
@@ -299,6 +326,9 @@ func testLayerwiseRefusals(t *testing.T, _ Opener, layerwise LayerwiseOpener) {
 		if err := layer.Run(context.Background(), c.batch, make([]float32, c.size), nil); err == nil {
 			t.Errorf("%s: run", name)
 		}
+		if _, err := l.Score(context.Background(), c.batch, make([]float32, c.size)); err == nil {
+			t.Errorf("%s: scored", name)
+		}
 	}
 	for _, index := range []int{-1, 3} {
 		if _, err := l.Layer(context.Background(), index); err == nil {
@@ -329,6 +359,11 @@ func testLayerwiseRefusals(t *testing.T, _ Opener, layerwise LayerwiseOpener) {
 	if v := stream[0]; v == v {
 		t.Errorf("a NaN in the stream became %v", v)
 	}
+	wants := engine.Batch{Nodes: []engine.Node{next([]int32{1, 2})}}
+	var bad *engine.NonFiniteError
+	if _, err := l.Score(context.Background(), wants, stream); !errors.As(err, &bad) || bad.Index != 0 || bad.Layer != 3 {
+		t.Errorf("the scores of a NaN: %v", err)
+	}
 	if err := layer.Run(context.Background(), engine.Batch{}, nil, nil); err != nil {
 		t.Errorf("an empty batch: %v", err)
 	}
@@ -358,5 +393,13 @@ func testLayerwiseCancelled(t *testing.T, _ Opener, layerwise LayerwiseOpener) {
 	}
 	if _, err := l.Layer(ctx, 1); !errors.Is(err, context.Canceled) {
 		t.Errorf("Layer: %v", err)
+	}
+	for range 2 { // before the head is loaded, and after
+		if _, err := l.Score(ctx, batch, stream); !errors.Is(err, context.Canceled) {
+			t.Errorf("Score: %v", err)
+		}
+		if _, err := l.Score(context.Background(), batch, stream); err != nil {
+			t.Errorf("Score after a cancelled one: %v", err)
+		}
 	}
 }
