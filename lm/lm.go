@@ -55,7 +55,7 @@ var _ eval.LM = (*Model)(nil)
 // as checkpoint.Open takes them, to run on the processor. The files are closed when it
 // returns.
 func Open(ctx context.Context, path string, opt Options) (*Model, error) {
-	c, err := openUniform(path)
+	c, err := openConfigured(path)
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +70,7 @@ func Open(ctx context.Context, path string, opt Options) (*Model, error) {
 // Check reports what Open would refuse, short of what only the weights show, so that a
 // run over several models fails before the first of them is loaded.
 func Check(path string) error {
-	c, err := openUniform(path)
+	c, err := openConfigured(path)
 	if err != nil {
 		return err
 	}
@@ -81,13 +81,13 @@ func Check(path string) error {
 	return nil
 }
 
-// openUniform opens a checkpoint whose layers have the width that its config says.
-func openUniform(path string) (*checkpoint.Checkpoint, error) {
+// openConfigured opens a checkpoint whose layers have the widths that its config says.
+func openConfigured(path string) (*checkpoint.Checkpoint, error) {
 	c, err := checkpoint.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.RequireUniform(); err != nil {
+	if err := c.RequireWidths(); err != nil {
 		c.Close()
 		return nil, err
 	}

@@ -145,7 +145,7 @@ func checkStats(st *score.Stats, c *checkpoint.Checkpoint) error {
 // compute scores a checkpoint as the flags say, from statistics where the method needs
 // them.
 func (f *statsFlags) compute(ctx context.Context, a *app, c *checkpoint.Checkpoint, st *score.Stats) (*score.Scores, error) {
-	if err := c.RequireUniform(); err != nil {
+	if err := c.RequireWidths(); err != nil {
 		return nil, badInput(err)
 	}
 	method := score.Method(f.method)
@@ -213,7 +213,7 @@ func (f *planFlags) fit(cmd *cobra.Command, spec *arch.Spec) error {
 	if f.best && !changed("align-mode") {
 		f.rule.AlignMode = plan.Pad
 	}
-	return cmp.Or(f.rule.CheckFor(spec), surgery.CheckRefit(spec, plan.RefitMethod(f.refit)))
+	return cmp.Or(plan.CheckForm(f.rule, plan.Form(f.form), spec), surgery.CheckRefit(spec, plan.RefitMethod(f.refit)))
 }
 
 // decide makes the plan from scores, which are computed where none are given, and from
@@ -227,8 +227,8 @@ func (f *planFlags) decide(ctx context.Context, a *app, c *checkpoint.Checkpoint
 	if p, err = plan.Build(sc, &c.Spec, f.rule); err != nil {
 		return nil, badInput(err)
 	}
-	if f.pad {
-		p = p.Padded()
+	if p, err = p.InForm(plan.Form(f.form), &c.Spec); err != nil {
+		return nil, err
 	}
 	return p, f.planRefit(ctx, a, c, p, st)
 }
