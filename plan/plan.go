@@ -241,8 +241,8 @@ func (p *Plan) checkLayer(i int, l Layer) error {
 		return nil
 	case len(l.Keep) == 0:
 		return fmt.Errorf("keeps no neuron")
-	case p.Refits(l) && p.Refit.Method == LeastSquares && !(l.Damping > 0 && l.Damping <= 1):
-		return fmt.Errorf("damping %v, expected a number above 0 and at most 1", l.Damping)
+	case p.Refits(l) && p.Refit.Method == LeastSquares && !(l.Damping > 0 && l.Damping <= MaxDamping):
+		return fmt.Errorf("damping %v, expected a number above 0 and at most %v", l.Damping, MaxDamping)
 	case l.Width < len(l.Keep) || l.Width > p.Intermediate:
 		return fmt.Errorf("width %d, expected between the %d neurons it keeps and the model's %d", l.Width, len(l.Keep), p.Intermediate)
 	}

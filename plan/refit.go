@@ -34,6 +34,10 @@ const (
 // Targets lists the targets.
 var Targets = []Target{MLPTarget, StreamTarget}
 
+// MaxDamping is the largest damping of a refit. At it a neuron's own column is all but
+// left as it is.
+const MaxDamping = 10
+
 // Refits lists the refits in the order in which help prints them.
 var Refits = []RefitMethod{LeastSquares, Bias, Propagated}
 

@@ -22,7 +22,7 @@ const defaultDamping = 1e-2
 type RefitOptions struct {
 	Method   plan.RefitMethod
 	Cap      float64 // in [0, 1], most of the trace of H that first tokens have
-	Damping  float64 // in (0, 1]; 0: chosen for each layer from Dampings
+	Damping  float64 // in (0, plan.MaxDamping]; 0: chosen for each layer from Dampings
 	Threads  int
 	Progress func(layers int64) // called with 1 after each layer; may be nil
 	Note     func(string)       // what the user should be told; may be nil

@@ -78,8 +78,8 @@ func (f *statsFlags) check(cmd *cobra.Command, shared bool) error {
 	if err := opt.Check(); err != nil {
 		return &usageError{err}
 	}
-	if changed("refit-damping") && !(f.refitDamping > 0 && f.refitDamping <= 1) {
-		return usagef("--refit-damping %v: expected a number above 0 and at most 1", f.refitDamping)
+	if changed("refit-damping") && !(f.refitDamping > 0 && f.refitDamping <= plan.MaxDamping) {
+		return usagef("--refit-damping %v: expected a number above 0 and at most %v", f.refitDamping, plan.MaxDamping)
 	}
 	if f.needed() {
 		return nil
