@@ -113,7 +113,7 @@ func (f *statsFlags) addCurves(ctx context.Context, a *app, c *checkpoint.Checkp
 	if !f.curves || sc.Curves != nil {
 		return nil
 	}
-	damping := f.refitDamping
+	damping := min(f.refitDamping, 1)
 	if damping == 0 {
 		damping = score.CurveDamping
 	}
