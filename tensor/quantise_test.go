@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-var quantised = []DType{Q8_0, Q4_0, Q4_1}
+var quantised = []DType{Q8_0, Q4_0, Q4_1, Q5_0, Q5_1}
 
 // testdata/quantise.json was written by testdata/quantise.py with the Python package
 // gguf.
@@ -86,7 +86,7 @@ func TestQuantiseExtremes(t *testing.T) {
 }
 
 func TestQuantiseRefuses(t *testing.T) {
-	for _, d := range []DType{Invalid, F16, Q5_0, Q4_K, I8, numDTypes} {
+	for _, d := range []DType{Invalid, F16, Q2_K, I8, numDTypes} {
 		if err := Quantise(nil, nil, d); err == nil {
 			t.Errorf("%v: no error", d)
 		}

@@ -132,3 +132,11 @@ func sumsBF16(acc *moments, src []byte) {
 	}
 	sumsBF16Go(acc, src[2*n:])
 }
+
+func latticeSums(r *latticeResult, x, w []float32, base, inv *perLane, lo, hi float32) {
+	if !useAVX2 {
+		latticeSumsGo(r, x, w, base, inv, lo, hi)
+		return
+	}
+	latticeSumsAVX2(&r[0][0], &x[0], &w[0], len(x), &base[0], &inv[0], lo, hi)
+}

@@ -693,3 +693,49 @@ done:
 	VMOVUPD Y11, 352(AX)
 	VZEROUPPER
 	RET
+
+// func latticeSumsAVX2(r *float32, x *float32, w *float32, n int, base *float32, inv *float32, lo float32, hi float32)
+// Requires: AVX, AVX2, SSE
+TEXT ·latticeSumsAVX2(SB), NOSPLIT, $0-56
+	MOVQ         r+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         w+16(FP), DX
+	MOVQ         n+24(FP), BX
+	MOVQ         base+32(FP), SI
+	VMOVUPS      (SI), Y0
+	MOVQ         inv+40(FP), SI
+	VMOVUPS      (SI), Y1
+	MOVSS        lo+48(FP), X2
+	VBROADCASTSS X2, Y2
+	MOVSS        hi+52(FP), X3
+	VBROADCASTSS X3, Y3
+	VXORPS       Y4, Y4, Y4
+	VXORPS       Y5, Y5, Y5
+	VXORPS       Y6, Y6, Y6
+
+loop:
+	CMPQ     BX, $0x00
+	JLE      done
+	VMOVUPS  (CX), Y7
+	VSUBPS   Y0, Y7, Y7
+	VMULPS   Y1, Y7, Y8
+	VMAXPS   Y2, Y8, Y8
+	VMINPS   Y3, Y8, Y8
+	VROUNDPS $0x08, Y8, Y8
+	VMULPS   (DX), Y8, Y9
+	VADDPS   Y9, Y4, Y4
+	VMULPS   Y9, Y8, Y8
+	VADDPS   Y8, Y5, Y5
+	VMULPS   Y9, Y7, Y8
+	VADDPS   Y8, Y6, Y6
+	ADDQ     $0x20, CX
+	ADDQ     $0x20, DX
+	SUBQ     $0x08, BX
+	JMP      loop
+
+done:
+	VMOVUPS Y4, (AX)
+	VMOVUPS Y5, 32(AX)
+	VMOVUPS Y6, 64(AX)
+	VZEROUPPER
+	RET

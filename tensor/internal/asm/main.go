@@ -47,6 +47,7 @@ func main() {
 		VPSLLD(Imm(16), x.AsX(), x.AsX())
 		VCVTPS2PD(x.AsX(), x)
 	})
+	latticeSums()
 	Generate()
 }
 
