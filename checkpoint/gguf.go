@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -67,7 +68,7 @@ func (c *Checkpoint) readGGUF(path string) error {
 	extra["generation_config.json"] = generationConfig(first.File)
 	for _, name := range slices.Sorted(maps.Keys(extra)) {
 		b := extra[name]
-		c.extra = append(c.extra, ExtraFile{name, func() (io.ReadCloser, error) { return io.NopCloser(byteReader(b)), nil }})
+		c.extra = append(c.extra, ExtraFile{name, func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b)), nil }})
 	}
 	return nil
 }

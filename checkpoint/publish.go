@@ -1,14 +1,10 @@
 package checkpoint
 
 import (
-	"bytes"
 	"errors"
-	"io"
 	"os"
 	"path/filepath"
 )
-
-func byteReader(b []byte) io.Reader { return bytes.NewReader(b) }
 
 // publish gives the finished stage the output's name.
 func (s *Sink) publish() error {

@@ -1,6 +1,7 @@
 package checkpoint
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -171,11 +172,11 @@ func (s *Sink) Commit(config []byte) error {
 		return &WriteError{err}
 	}
 	if s.index != nil {
-		if err := s.writeBytes(indexName, append(s.index, '\n')); err != nil {
+		if err := s.WriteFile(indexName, bytes.NewReader(append(s.index, '\n'))); err != nil {
 			return err
 		}
 	}
-	if err := s.writeBytes(configName, config); err != nil {
+	if err := s.WriteFile(configName, bytes.NewReader(config)); err != nil {
 		return err
 	}
 	if err := s.publish(); err != nil {
@@ -184,10 +185,6 @@ func (s *Sink) Commit(config []byte) error {
 	s.done = true
 	s.release()
 	return nil
-}
-
-func (s *Sink) writeBytes(name string, b []byte) error {
-	return s.WriteFile(name, byteReader(b))
 }
 
 // Abort removes what was written. After Commit it does nothing, so that it can be

@@ -5,10 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
-	"sync/atomic"
 
 	"github.com/coppice-lm/coppice/checkpoint"
+	"github.com/coppice-lm/coppice/internal/parallel"
 	"github.com/coppice-lm/coppice/score"
 	"github.com/coppice-lm/coppice/tensor"
 )
@@ -51,9 +50,6 @@ func (p *Program) chunks() []chunk {
 
 // Run writes the files: headers first, then the data in one pass. On an error or a
 // cancelled context nothing is published, and the caller aborts the sink.
-//
-// Chunks are made on many goroutines and written by one, about in the order of the file:
-// writers of one file would take turns in the kernel.
 func (p *Program) Run(ctx context.Context, sink *checkpoint.FileSink, opt RunOptions) error {
 	importance, err := p.importance()
 	if err != nil {
@@ -72,53 +68,19 @@ func (p *Program) Run(ctx context.Context, sink *checkpoint.FileSink, opt RunOpt
 			}
 		}
 	}
-	threads := max(1, opt.Threads)
-	const waiting = 4 // chunks that are made ahead of the writer
-	free := make(chan *maker, threads+waiting)
-	for range cap(free) {
-		free <- &maker{from: p.from, importance: importance}
-	}
-	type made struct {
-		chunk
-		bytes []byte
-		by    *maker
-	}
-	ready := make(chan made, cap(free))
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
 	chunks := p.chunks()
-	var next atomic.Int64
-	var makers sync.WaitGroup
-	for range threads {
-		makers.Go(func() {
-			for ctx.Err() == nil {
-				i := int(next.Add(1)) - 1
-				if i >= len(chunks) {
-					return
-				}
-				m := <-free
-				b, err := m.make(chunks[i])
-				if err != nil {
-					stop(err)
-					return
-				}
-				ready <- made{chunks[i], b, m} // never blocks: there is room for every maker
-			}
-		})
-	}
-	go func() { makers.Wait(); close(ready) }()
-	for d := range ready {
-		if ctx.Err() == nil {
-			s := d.step
-			if err := sink.WriteAt(s.part, d.bytes, s.begin+int64(d.row)*s.out.RowBytes()); err != nil {
-				stop(err)
-			} else if opt.Progress != nil {
-				opt.Progress(int64(len(d.bytes)))
-			}
+	newMaker := func() *maker { return &maker{from: p.from, importance: importance} }
+	err = parallel.Stream(ctx, opt.Threads, len(chunks), newMaker, func(m *maker, i int) ([]byte, error) {
+		return m.make(chunks[i])
+	}, func(i int, b []byte) error {
+		k := chunks[i]
+		err := sink.WriteAt(k.step.part, b, k.step.begin+int64(k.row)*k.step.out.RowBytes())
+		if err == nil && opt.Progress != nil {
+			opt.Progress(int64(len(b)))
 		}
-		free <- d.by
-	}
-	if err := context.Cause(ctx); err != nil {
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	return sink.Commit()

@@ -16,6 +16,7 @@ const module = "github.com/coppice-lm/coppice/"
 // layers; within a layer only along an edge of sameLayer.
 var layers = map[string]int{
 	"tensor":                           0,
+	"internal/parallel":                0,
 	"safetensors":                      1,
 	"gguf":                             1,
 	"linalg":                           1,

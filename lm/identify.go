@@ -9,10 +9,10 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/checkpoint"
+	"github.com/coppice-lm/coppice/internal/parallel"
 	"github.com/coppice-lm/coppice/tensor"
 )
 
@@ -23,29 +23,17 @@ func identify(ctx context.Context, c *checkpoint.Checkpoint, model *arch.Transfo
 	infos := c.Tensors()
 	slices.SortFunc(infos, func(a, b tensor.Info) int { return strings.Compare(a.Name, b.Name) })
 	digests := make([][]byte, len(infos))
-	errs := make([]error, len(infos))
 	if threads == 0 {
 		threads = runtime.GOMAXPROCS(0)
 	}
-	next := make(chan int)
-	var wg sync.WaitGroup
-	for range threads {
-		wg.Go(func() {
-			for i := range next {
-				digests[i], errs[i] = digest(ctx, c, infos[i])
-			}
-		})
+	if err := parallel.Each(ctx, threads, len(infos), func(_, i int) (err error) {
+		digests[i], err = digest(ctx, c, infos[i])
+		return err
+	}); err != nil {
+		return "", err
 	}
-	for i := range infos {
-		next <- i
-	}
-	close(next)
-	wg.Wait()
 	h := sha256.New()
 	for i, info := range infos {
-		if errs[i] != nil {
-			return "", errs[i]
-		}
 		fmt.Fprintf(h, "%q %v %v %x\n", info.Name, info.DType, []int(info.Shape), digests[i])
 	}
 	computation, err := json.Marshal(model)

@@ -13,17 +13,15 @@ package score
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 
 	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/checkpoint"
+	"github.com/coppice-lm/coppice/internal/parallel"
 	"github.com/coppice-lm/coppice/tensor"
 )
 
@@ -112,38 +110,25 @@ func Compute(ctx context.Context, c *checkpoint.Checkpoint, method Method, opt O
 	// the result does not depend on the order of the work.
 	gate, up := newParts(c.Spec.Widths), newParts(c.Spec.Widths)
 	jobs := plan(c)
-	var next atomic.Int64
-	var wg sync.WaitGroup
-	errs := make([]error, max(1, opt.Threads))
-	for w := range errs {
-		wg.Go(func() {
-			var buf []byte
-			for ctx.Err() == nil {
-				i := int(next.Add(1)) - 1
-				if i >= len(jobs) {
-					return
-				}
-				j := jobs[i]
-				info, _ := c.Lookup(j.tensor.Name)
-				size := j.n * int(info.RowBytes())
-				buf = slices.Grow(buf[:0], size)[:size]
-				to := gate
-				if j.up {
-					to = up
-				}
-				if err := scoreRows(c, j, info, buf, to[j.layer][j.firstNeur:][:j.n], rowScore, opt.AllowNonFinite); err != nil {
-					errs[w] = err
-					next.Store(int64(len(jobs))) // the others stop too
-					return
-				}
-				if opt.Progress != nil {
-					opt.Progress(int64(size))
-				}
-			}
-		})
-	}
-	wg.Wait()
-	if err := errors.Join(append(errs, ctx.Err())...); err != nil {
+	bufs := make([][]byte, max(1, opt.Threads))
+	err = parallel.Each(ctx, opt.Threads, len(jobs), func(w, i int) error {
+		j := jobs[i]
+		info, _ := c.Lookup(j.tensor.Name)
+		size := j.n * int(info.RowBytes())
+		bufs[w] = slices.Grow(bufs[w][:0], size)[:size]
+		to := gate
+		if j.up {
+			to = up
+		}
+		if err := scoreRows(c, j, info, bufs[w], to[j.layer][j.firstNeur:][:j.n], rowScore, opt.AllowNonFinite); err != nil {
+			return err
+		}
+		if opt.Progress != nil {
+			opt.Progress(int64(size))
+		}
+		return nil
+	})
+	if err != nil {
 		return nil, err
 	}
 	if method == Random {

@@ -180,8 +180,13 @@ func (s *Stats) readHeader() error {
 	return nil
 }
 
-// Close closes the file.
-func (s *Stats) Close() error { return s.file.Close() }
+// Close closes the file. Nil statistics, of a method that needs none, have none.
+func (s *Stats) Close() error {
+	if s == nil {
+		return nil
+	}
+	return s.file.Close()
+}
 
 // Path is the file's path.
 func (s *Stats) Path() string { return s.path }

@@ -3,12 +3,10 @@ package surgery
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"sync"
-	"sync/atomic"
 
 	"github.com/coppice-lm/coppice/checkpoint"
+	"github.com/coppice-lm/coppice/internal/parallel"
 	"github.com/coppice-lm/coppice/tensor"
 )
 
@@ -96,65 +94,15 @@ func CheckWeights(ctx context.Context, c *checkpoint.Checkpoint, opt Options) er
 	return p.each(ctx, c, opt, func(chunk, []byte) error { return nil })
 }
 
-// made is a chunk that waits to be written, and the maker whose buffer it is in.
-type made struct {
-	chunk
-	bytes []byte
-	by    *maker
-}
-
 // stream makes the chunks on many goroutines and hands them to write on one, about in
-// order. Writers of one file would take turns in the kernel and spin while they wait;
-// one writer alone leaves the other processors to reading and gathering.
+// order.
 func (p *Program) stream(ctx context.Context, c *checkpoint.Checkpoint, opt Options, write func(chunk, []byte) error) error {
-	const waiting = 4 // chunks that are made ahead of the writer
-	free := make(chan *maker, max(1, opt.Threads)+waiting)
-	for range cap(free) {
-		free <- &maker{from: c, refit: p.refit, allowNonFinite: opt.AllowNonFinite}
-	}
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	ready := make(chan made, cap(free))
-	go func() {
-		defer close(ready)
-		err := p.spread(ctx, opt, func(k chunk) error {
-			m := <-free
-			b, err := m.make(k)
-			if err != nil {
-				free <- m
-				return err
-			}
-			ready <- made{k, b, m} // never blocks: there is room for every maker
-			return nil
-		})
-		if err != nil {
-			stop(err)
-		}
-	}()
-	for d := range ready {
-		if ctx.Err() == nil {
-			if err := write(d.chunk, d.bytes); err != nil {
-				stop(err)
-			} else if opt.Progress != nil {
-				opt.Progress(int64(len(d.bytes)))
-			}
-		}
-		free <- d.by
-	}
-	return context.Cause(ctx)
-}
-
-// each makes every chunk of the program, in order but many at a time, and hands it to
-// do on the goroutine that made it.
-func (p *Program) each(ctx context.Context, c *checkpoint.Checkpoint, opt Options, do func(chunk, []byte) error) error {
-	makers := sync.Pool{New: func() any { return &maker{from: c, refit: p.refit, allowNonFinite: opt.AllowNonFinite} }}
-	return p.spread(ctx, opt, func(k chunk) error {
-		m := makers.Get().(*maker)
-		defer makers.Put(m)
-		b, err := m.make(k)
-		if err == nil {
-			err = do(k, b)
-		}
+	chunks := p.chunks()
+	newMaker := func() *maker { return &maker{from: c, refit: p.refit, allowNonFinite: opt.AllowNonFinite} }
+	return parallel.Stream(ctx, opt.Threads, len(chunks), newMaker, func(m *maker, i int) ([]byte, error) {
+		return m.make(chunks[i])
+	}, func(i int, b []byte) error {
+		err := write(chunks[i], b)
 		if err == nil && opt.Progress != nil {
 			opt.Progress(int64(len(b)))
 		}
@@ -162,28 +110,22 @@ func (p *Program) each(ctx context.Context, c *checkpoint.Checkpoint, opt Option
 	})
 }
 
-// spread calls do for every chunk, in order, on the threads of opt. The first error stops
-// the rest.
-func (p *Program) spread(ctx context.Context, opt Options, do func(chunk) error) error {
-	chunks := p.chunks()
-	var next atomic.Int64
-	errs := make([]error, max(1, opt.Threads))
-	var wg sync.WaitGroup
-	for w := range errs {
-		wg.Go(func() {
-			for ctx.Err() == nil {
-				i := int(next.Add(1)) - 1
-				if i >= len(chunks) {
-					return
-				}
-				if err := do(chunks[i]); err != nil {
-					errs[w] = err
-					next.Store(int64(len(chunks))) // the others stop too
-					return
-				}
-			}
-		})
+// each makes every chunk of the program, in order but many at a time, and hands it to
+// do on the goroutine that made it.
+func (p *Program) each(ctx context.Context, c *checkpoint.Checkpoint, opt Options, do func(chunk, []byte) error) error {
+	makers := make([]maker, max(1, opt.Threads))
+	for w := range makers {
+		makers[w] = maker{from: c, refit: p.refit, allowNonFinite: opt.AllowNonFinite}
 	}
-	wg.Wait()
-	return errors.Join(append(errs, ctx.Err())...)
+	chunks := p.chunks()
+	return parallel.Each(ctx, opt.Threads, len(chunks), func(w, i int) error {
+		b, err := makers[w].make(chunks[i])
+		if err == nil {
+			err = do(chunks[i], b)
+		}
+		if err == nil && opt.Progress != nil {
+			opt.Progress(int64(len(b)))
+		}
+		return err
+	})
 }

@@ -80,7 +80,7 @@ func (a *app) collect(ctx context.Context, path string, c *checkpoint.Checkpoint
 	bar := a.tokenProgress("calibrating")
 	st, err := calib.Collect(ctx, m, f.sources, out, calib.Options{
 		Model: fingerprint, Tokens: f.tokens, Context: f.ctx, Seed: seed, Rows: calib.RowMode(f.rows), Memory: f.bytes,
-		Threads: a.threads, Replace: replace, Progress: bar.show, Warn: func(message string) { a.notes([]string{message}) },
+		Threads: a.threads, Replace: replace, Progress: bar.show, Warn: a.note,
 	})
 	bar.finish()
 	return st, badInput(err)
@@ -198,11 +198,8 @@ func (a *app) calibShow() *cobra.Command {
 				}
 				result.Layers = append(result.Layers, layer{l, s.Width, len(s.Dead()), s.BodyRMS(), s.FirstShare()})
 			}
-			if a.json {
+			if a.json || a.quiet {
 				return a.result(result)
-			}
-			if a.quiet {
-				return nil
 			}
 			a.showStats(st)
 			a.printf("statistics %s\n\n", fingerprint)

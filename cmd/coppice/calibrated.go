@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -24,8 +25,10 @@ const (
 	bestRefit  = plan.LeastSquares
 )
 
-// statsFlags say what is made of statistics: scores and a refit.
+// statsFlags are scoreFlags, and those that say what is made of statistics: scores and a
+// refit.
 type statsFlags struct {
+	scoreFlags
 	stats        string
 	cap, damping float64
 	refit        string
@@ -33,6 +36,7 @@ type statsFlags struct {
 }
 
 func (f *statsFlags) register(cmd *cobra.Command, refits bool) {
+	f.scoreFlags.register(cmd)
 	fl := cmd.Flags()
 	fl.StringVar(&f.stats, "stats", "", "statistics of the model, made by `coppice calib`")
 	fl.Float64Var(&f.cap, "first-token-cap", score.DefaultCap, "most of the trace of H that first tokens have, between 0 and 1")
@@ -45,16 +49,16 @@ func (f *statsFlags) register(cmd *cobra.Command, refits bool) {
 	}
 }
 
-// check validates the flags together with the method's.
-func (f *statsFlags) check(cmd *cobra.Command, s *scoreFlags) error {
+// check validates the flags.
+func (f *statsFlags) check(cmd *cobra.Command) error {
 	changed := cmd.Flags().Changed
-	if s.method == best && cmd.Flags().Lookup("refit") != nil {
+	if f.method == best && cmd.Flags().Lookup("refit") != nil {
 		if changed("refit") && f.refit != string(bestRefit) {
 			return usagef("--method best refits by %s; for another refit name the method too", bestRefit)
 		}
-		s.method, f.refit, s.best = string(bestMethod), string(bestRefit), true
+		f.method, f.refit, f.best = string(bestMethod), string(bestRefit), true
 	}
-	if err := s.check(); err != nil {
+	if err := f.scoreFlags.check(); err != nil {
 		return err
 	}
 	if f.refit != "none" {
@@ -69,30 +73,30 @@ func (f *statsFlags) check(cmd *cobra.Command, s *scoreFlags) error {
 	if changed("refit-damping") && !(f.refitDamping > 0 && f.refitDamping <= 1) {
 		return usagef("--refit-damping %v: expected a number above 0 and at most 1", f.refitDamping)
 	}
-	if f.needed(s) {
+	if f.needed() {
 		return nil
 	}
 	for _, name := range []string{"stats", "first-token-cap", "damping", "refit-damping"} {
 		if changed(name) {
-			return usagef("--%s: --method %s looks at weights alone, and nothing is refitted; choose a method that looks at activations (%v), or a refit", name, s.method, score.CalibratedMethods)
+			return usagef("--%s: --method %s looks at weights alone, and nothing is refitted; choose a method that looks at activations (%v), or a refit", name, f.method, score.CalibratedMethods)
 		}
 	}
 	return nil
 }
 
 // needed reports whether statistics are needed.
-func (f *statsFlags) needed(s *scoreFlags) bool {
-	return score.Method(s.method).Calibrated() || f.refit != "none"
+func (f *statsFlags) needed() bool {
+	return score.Method(f.method).Calibrated() || f.refit != "none"
 }
 
 // open opens the statistics and checks that they are of this model; nil where none are
 // needed.
-func (f *statsFlags) open(s *scoreFlags, c *checkpoint.Checkpoint) (*score.Stats, error) {
-	if !f.needed(s) {
+func (f *statsFlags) open(c *checkpoint.Checkpoint) (*score.Stats, error) {
+	if !f.needed() {
 		return nil, nil
 	}
 	if f.stats == "" {
-		return nil, usagef("%s needs statistics of the model's activations: --stats FILE, which `coppice calib` makes", f.reason(s))
+		return nil, usagef("%s needs statistics of the model's activations: --stats FILE, which `coppice calib` makes", f.reason())
 	}
 	st, err := openStats(f.stats)
 	if err != nil {
@@ -105,12 +109,12 @@ func (f *statsFlags) open(s *scoreFlags, c *checkpoint.Checkpoint) (*score.Stats
 	return st, nil
 }
 
-func (f *statsFlags) reason(s *scoreFlags) string {
+func (f *statsFlags) reason() string {
 	switch {
-	case s.best:
+	case f.best:
 		return "--method best"
-	case score.Method(s.method).Calibrated():
-		return "--method " + s.method
+	case score.Method(f.method).Calibrated():
+		return "--method " + f.method
 	}
 	return "--refit " + f.refit
 }
@@ -126,18 +130,22 @@ func checkStats(st *score.Stats, c *checkpoint.Checkpoint) error {
 
 // compute scores a checkpoint as the flags say, from statistics where the method needs
 // them.
-func (f *statsFlags) compute(ctx context.Context, a *app, c *checkpoint.Checkpoint, s *scoreFlags, st *score.Stats) (*score.Scores, error) {
-	method := score.Method(s.method)
-	if !method.Calibrated() {
-		return a.compute(ctx, c, s)
-	}
+func (f *statsFlags) compute(ctx context.Context, a *app, c *checkpoint.Checkpoint, st *score.Stats) (*score.Scores, error) {
 	if err := c.RequireUniform(); err != nil {
 		return nil, badInput(err)
 	}
+	method := score.Method(f.method)
+	if !method.Calibrated() {
+		bar := a.byteProgress("scoring", score.Bytes(c))
+		defer bar.finish()
+		sc, err := score.Compute(ctx, c, method, score.Options{
+			Seed: f.seed, Threads: a.threads, AllowNonFinite: f.allowNonFinite, Progress: bar.add})
+		return sc, badInput(err)
+	}
 	bar := a.layerProgress("scoring", c.Spec.Layers)
+	defer bar.finish()
 	sc, err := score.ComputeCalibrated(ctx, c, st, method, score.CalibratedOptions{
-		Cap: f.cap, Damping: f.damping, Threads: a.threads, Progress: bar.add, Note: func(n string) { a.notes([]string{n}) }})
-	bar.finish()
+		Cap: f.cap, Damping: f.damping, Threads: a.threads, Progress: bar.add, Note: a.note})
 	return sc, badInput(err)
 }
 
@@ -147,10 +155,9 @@ func (f *statsFlags) planRefit(ctx context.Context, a *app, c *checkpoint.Checkp
 		return nil
 	}
 	bar := a.layerProgress("choosing the refit", c.Spec.Layers)
-	err := surgery.PlanRefit(ctx, p, c, st, surgery.RefitOptions{
-		Method: plan.RefitMethod(f.refit), Cap: f.cap, Damping: f.refitDamping, Threads: a.threads, Progress: bar.add, Note: func(n string) { a.notes([]string{n}) }})
-	bar.finish()
-	return badInput(err)
+	defer bar.finish()
+	return badInput(surgery.PlanRefit(ctx, p, c, st, surgery.RefitOptions{
+		Method: plan.RefitMethod(f.refit), Cap: f.cap, Damping: f.refitDamping, Threads: a.threads, Progress: bar.add, Note: a.note}))
 }
 
 // again is what a later command must add to use the plan: the statistics, if it refits.
@@ -164,27 +171,61 @@ func (f *statsFlags) again(p *plan.Plan) string {
 	return " --stats " + f.stats
 }
 
-// align sets the alignment that activation-aware methods have unless the user says
-// otherwise; that of best adds zero neurons, which change nothing.
-func align(cmd *cobra.Command, rule *plan.Rule, s *scoreFlags, spec *arch.Spec) {
-	if !score.Method(s.method).Calibrated() {
-		return
+// planFlags are the flags of verbs that make a plan.
+type planFlags struct {
+	statsFlags
+	ruleFlags
+	rule plan.Rule
+}
+
+func (f *planFlags) register(cmd *cobra.Command) {
+	f.statsFlags.register(cmd, true)
+	f.ruleFlags.register(cmd)
+}
+
+func (f *planFlags) check(cmd *cobra.Command) (err error) {
+	f.rule, err = f.parse(cmd)
+	return cmp.Or(err, f.statsFlags.check(cmd))
+}
+
+// fit sets the alignment that activation-aware methods have unless the user says otherwise
+// (that of best adds zero neurons, which change nothing), and refuses what the rule makes
+// of this model before its weights are read.
+func (f *planFlags) fit(cmd *cobra.Command, spec *arch.Spec) error {
+	calibrated, changed := score.Method(f.method).Calibrated(), cmd.Flags().Changed
+	if calibrated && !changed("align") {
+		f.rule.Align = min(alignment(spec.Intermediate), spec.Intermediate)
 	}
-	if !cmd.Flags().Changed("align") {
-		rule.Align = min(alignment(spec.Intermediate), spec.Intermediate)
+	if f.best && !changed("align-mode") {
+		f.rule.AlignMode = plan.Pad
 	}
-	if s.best && !cmd.Flags().Changed("align-mode") {
-		rule.AlignMode = plan.Pad
+	return cmp.Or(f.rule.CheckFor(spec), surgery.CheckRefit(spec, plan.RefitMethod(f.refit)))
+}
+
+// decide makes the plan from scores, which are computed where none are given, and from
+// statistics, which are nil where none are needed.
+func (f *planFlags) decide(ctx context.Context, a *app, c *checkpoint.Checkpoint, sc *score.Scores, st *score.Stats) (p *plan.Plan, err error) {
+	if sc == nil {
+		if sc, err = f.compute(ctx, a, c, st); err != nil {
+			return nil, err
+		}
 	}
+	if p, err = plan.Build(sc, &c.Spec, f.rule); err != nil {
+		return nil, badInput(err)
+	}
+	if f.pad {
+		p = p.Padded()
+	}
+	return p, f.planRefit(ctx, a, c, p, st)
 }
 
 // statistics returns those that prune uses: of --stats, or collected from --calib, into
 // the file that --stats names or into a hidden one that discard removes. Of a run that is
 // interrupted the hidden one is kept, and the same command goes on from there.
-func (a *app) statistics(cmd *cobra.Command, path string, c *checkpoint.Checkpoint, s *scoreFlags, f *statsFlags, text *textFlags, out string) (st *score.Stats, discard func(), err error) {
+func (a *app) statistics(ctx context.Context, path string, c *checkpoint.Checkpoint, f *planFlags, text *textFlags, out string) (st *score.Stats, discard func(), err error) {
 	keep := func() {}
-	if len(text.sources) == 0 || !f.needed(s) {
-		st, err = f.open(s, c)
+	if len(text.sources) == 0 || !f.needed() {
+		st, err = f.open(c)
 		return st, keep, err
 	}
 	to := f.stats
@@ -198,7 +239,7 @@ func (a *app) statistics(cmd *cobra.Command, path string, c *checkpoint.Checkpoi
 	} else if err := checkFileOutput(to, c.Path); err != nil {
 		return nil, keep, err
 	}
-	st, err = a.collect(cmd.Context(), path, c, text, s.seed, to, f.stats == "")
+	st, err = a.collect(ctx, path, c, text, f.seed, to, f.stats == "")
 	if err != nil {
 		return nil, keep, keptBeside(orDot(out), err)
 	}
@@ -206,16 +247,16 @@ func (a *app) statistics(cmd *cobra.Command, path string, c *checkpoint.Checkpoi
 }
 
 // checkText validates prune's flags of calibration text.
-func checkText(cmd *cobra.Command, s *scoreFlags, f *statsFlags, text *textFlags) error {
+func checkText(cmd *cobra.Command, f *planFlags, text *textFlags) error {
 	if err := text.check(); err != nil {
 		return err
 	}
-	given := len(text.sources) > 0
-	if !f.needed(s) && given {
-		return usagef("--calib: --method %s looks at weights alone, and nothing is refitted", s.method)
+	given, needed := len(text.sources) > 0, f.needed()
+	if !needed && given {
+		return usagef("--calib: --method %s looks at weights alone, and nothing is refitted", f.method)
 	}
-	if f.needed(s) && !given && f.stats == "" {
-		return usagef("%s needs calibration text: --calib PATH (a file or a directory), or --stats FILE made by `coppice calib`", f.reason(s))
+	if needed && !given && f.stats == "" {
+		return usagef("%s needs calibration text: --calib PATH (a file or a directory), or --stats FILE made by `coppice calib`", f.reason())
 	}
 	if i := slices.IndexFunc(text.names(), cmd.Flags().Changed); i >= 0 && !given {
 		return usagef("--%s needs --calib PATH", text.names()[i])

@@ -11,7 +11,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/checkpoint"
 	"github.com/coppice-lm/coppice/plan"
 	"github.com/coppice-lm/coppice/score"
@@ -104,18 +103,6 @@ func (f *scoreFlags) check() error {
 	return nil
 }
 
-// compute scores a checkpoint as the flags say.
-func (a *app) compute(ctx context.Context, c *checkpoint.Checkpoint, f *scoreFlags) (*score.Scores, error) {
-	if err := c.RequireUniform(); err != nil {
-		return nil, badInput(err)
-	}
-	p := a.progress("scoring", score.Bytes(c))
-	s, err := score.Compute(ctx, c, score.Method(f.method), score.Options{
-		Seed: f.seed, Threads: a.threads, AllowNonFinite: f.allowNonFinite, Progress: p.callback()})
-	p.finish()
-	return s, badInput(err)
-}
-
 // ruleFlags are the flags that say how much goes.
 type ruleFlags struct {
 	ratio, expansion float64
@@ -138,8 +125,8 @@ func (f *ruleFlags) register(cmd *cobra.Command) {
 	completeWords(cmd, "align-mode", string(plan.Nearest), string(plan.Down), string(plan.Pad))
 }
 
-// rule reads the flags.
-func (f *ruleFlags) rule(cmd *cobra.Command) (plan.Rule, error) {
+// parse reads the flags.
+func (f *ruleFlags) parse(cmd *cobra.Command) (plan.Rule, error) {
 	r := plan.Rule{Align: f.align, AlignMode: plan.AlignMode(f.mode)}
 	changed := cmd.Flags().Changed
 	if changed("ratio") {
@@ -164,18 +151,6 @@ func (f *ruleFlags) rule(cmd *cobra.Command) (plan.Rule, error) {
 		}
 	}
 	return r, r.Check()
-}
-
-// build makes the plan.
-func (f *ruleFlags) build(s *score.Scores, spec *arch.Spec, r plan.Rule) (*plan.Plan, error) {
-	p, err := plan.Build(s, spec, r)
-	if err != nil {
-		return nil, badInput(err)
-	}
-	if f.pad {
-		p = p.Padded()
-	}
-	return p, nil
 }
 
 // attach gives a program the statistics that it needs. Those it has no use for are
@@ -254,8 +229,8 @@ func (a *app) write(ctx context.Context, c *checkpoint.Checkpoint, p *plan.Plan,
 		return nil, err
 	}
 	defer sink.Abort()
-	bar := a.progress("writing", prog.Bytes())
-	err = prog.Run(ctx, c, sink, files, surgery.Options{Threads: a.threads, ShardBytes: shard, AllowNonFinite: allowNonFinite, Progress: bar.callback()})
+	bar := a.byteProgress("writing", prog.Bytes())
+	err = prog.Run(ctx, c, sink, files, surgery.Options{Threads: a.threads, ShardBytes: shard, AllowNonFinite: allowNonFinite, Progress: bar.add})
 	bar.finish()
 	return prog, badInput(err)
 }

@@ -240,7 +240,7 @@ func (a *app) evaluate(ctx context.Context, path, dir string, ts []*eval.Task, f
 	bar := a.requestProgress(filepath.Base(path))
 	r, err := eval.Run(ctx, m, ts, eval.Options{
 		BOS: f.rule, MaxLength: f.maxLength, Limit: f.limit, Samples: f.picked, Dir: dir, Force: f.force,
-		Progress: bar.show, Warn: func(message string) { a.notes([]string{message}) },
+		Progress: bar.requests, Warn: a.note,
 	})
 	bar.finish()
 	if err != nil {

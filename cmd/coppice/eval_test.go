@@ -233,22 +233,22 @@ func TestGenerateStop(t *testing.T) {
 func TestRequestProgress(t *testing.T) {
 	var out bytes.Buffer
 	p := (&app{stderr: &out}).requestProgress("smol")
-	p.show(eval.Progress{Task: "boolq", Requests: 1, Total: 100, TotalTokens: 1000})
+	p.requests(eval.Progress{Task: "boolq", Requests: 1, Total: 100, TotalTokens: 1000})
 	if out.Len() > 0 {
 		t.Errorf("short work is over before a line is of use: %q", &out)
 	}
 	p.start, p.last = time.Now().Add(-time.Minute), time.Now().Add(-time.Minute)
 	s := eval.Progress{Task: "boolq", Requests: 60, Total: 100, Tokens: 700, ResumedTokens: 100, TotalTokens: 1000, Name: "acc", Metric: 0.625, Finished: 30}
-	p.show(s)
+	p.requests(s)
 	if want := "smol boolq: 60 of 100 requests, 10 tokens/s, acc 0.625, 30s left\n"; out.String() != want {
 		t.Errorf("said %q, want %q", &out, want)
 	}
 	out.Reset()
-	p.show(s) // not again at once
+	p.requests(s) // not again at once
 	p.finish()
 	quiet := (&app{stderr: &out, quiet: true}).requestProgress("smol")
 	quiet.start, quiet.last = p.start, time.Now().Add(-time.Minute)
-	quiet.show(s)
+	quiet.requests(s)
 	if out.Len() > 0 {
 		t.Errorf("said %q", &out)
 	}

@@ -117,8 +117,8 @@ func (a *app) exportFiles(cmd *cobra.Command, c *checkpoint.Checkpoint, prog *ex
 			return err
 		}
 	}
-	bar := a.progress("writing", prog.Bytes())
-	err = prog.Run(cmd.Context(), sink, export.RunOptions{Threads: a.threads, Progress: bar.callback()})
+	bar := a.byteProgress("writing", prog.Bytes())
+	err = prog.Run(cmd.Context(), sink, export.RunOptions{Threads: a.threads, Progress: bar.add})
 	bar.finish()
 	return badInput(err)
 }

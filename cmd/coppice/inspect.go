@@ -32,12 +32,10 @@ enough for all but the bytes.`,
 			if err != nil {
 				return err
 			}
-			if a.json {
+			if a.json || a.quiet {
 				return a.result(r)
 			}
-			if !a.quiet {
-				r.print(a)
-			}
+			r.print(a)
 			return nil
 		},
 	}

@@ -9,13 +9,10 @@ import (
 	"github.com/coppice-lm/coppice/checkpoint"
 	"github.com/coppice-lm/coppice/plan"
 	"github.com/coppice-lm/coppice/score"
-	"github.com/coppice-lm/coppice/surgery"
 )
 
 func (a *app) plan() *cobra.Command {
-	var s scoreFlags
-	var sf statsFlags
-	var r ruleFlags
+	var f planFlags
 	var out, scores string
 	var dryRun bool
 	cmd := &cobra.Command{
@@ -31,18 +28,14 @@ give the same bytes. ` + "`coppice apply`" + ` carries a plan out.`,
   coppice plan diff plan.json other.json`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			rule, err := r.rule(cmd)
-			if err == nil {
-				err = sf.check(cmd, &s)
-			}
-			if err == nil && scores != "" && (cmd.Flags().Changed("method") || cmd.Flags().Changed("seed")) {
-				err = usagef("--scores already says the method and the seed")
-			}
-			if err == nil && out == "" && !dryRun {
-				err = usagef("-o FILE is needed: the file to write")
-			}
-			if err != nil {
+			err := f.check(cmd)
+			switch changed := cmd.Flags().Changed; {
+			case err != nil:
 				return err
+			case scores != "" && (changed("method") || changed("seed")):
+				return usagef("--scores already says the method and the seed")
+			case out == "" && !dryRun:
+				return usagef("-o FILE is needed: the file to write")
 			}
 			c, err := a.openModel(args[0])
 			if err != nil {
@@ -57,34 +50,20 @@ give the same bytes. ` + "`coppice apply`" + ` carries a plan out.`,
 				if sc, err = a.readScores(scores, c); err != nil {
 					return err
 				}
-				s.method = string(sc.Method)
+				f.method = string(sc.Method)
 			}
-			align(cmd, &rule, &s, &c.Spec)
-			if err := rule.CheckFor(&c.Spec); err != nil {
-				return err
-			}
-			if err := surgery.CheckRefit(&c.Spec, plan.RefitMethod(sf.refit)); err != nil {
+			if err := f.fit(cmd, &c.Spec); err != nil {
 				return err
 			}
 			var st *score.Stats
-			if sc == nil || sf.refit != "none" {
-				if st, err = sf.open(&s, c); err != nil {
+			if sc == nil || f.refit != "none" {
+				if st, err = f.open(c); err != nil {
 					return err
 				}
-				if st != nil {
-					defer st.Close()
-				}
+				defer st.Close()
 			}
-			if sc == nil {
-				if sc, err = sf.compute(cmd.Context(), a, c, &s, st); err != nil {
-					return err
-				}
-			}
-			p, err := r.build(sc, &c.Spec, rule)
+			p, err := f.decide(cmd.Context(), a, c, sc, st)
 			if err != nil {
-				return err
-			}
-			if err := sf.planRefit(cmd.Context(), a, c, p, st); err != nil {
 				return err
 			}
 			b, err := p.Encode()
@@ -96,24 +75,19 @@ give the same bytes. ` + "`coppice apply`" + ` carries a plan out.`,
 					return err
 				}
 			}
-			if a.json {
+			if a.json || a.quiet {
 				return a.result(p)
-			}
-			if a.quiet {
-				return nil
 			}
 			if err := p.Show(a.stdout); err != nil {
 				return err
 			}
 			if !dryRun {
-				a.printf("\nnext: coppice apply %s --plan %s%s -o DIR\n", args[0], out, sf.again(p))
+				a.printf("\nnext: coppice apply %s --plan %s%s -o DIR\n", args[0], out, f.again(p))
 			}
 			return nil
 		},
 	}
-	s.register(cmd)
-	sf.register(cmd, true)
-	r.register(cmd)
+	f.register(cmd)
 	cmd.Flags().StringVarP(&out, "output", "o", "", "file to write")
 	cmd.Flags().StringVar(&scores, "scores", "", "use the scores of this file instead of computing them")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "show the plan and write nothing")
@@ -148,11 +122,8 @@ func (a *app) planShow() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if a.json {
+			if a.json || a.quiet {
 				return a.result(p)
-			}
-			if a.quiet {
-				return nil
 			}
 			return p.Show(a.stdout)
 		},
@@ -178,11 +149,8 @@ func (a *app) planDiff() *cobra.Command {
 			if err != nil {
 				return badInput(err)
 			}
-			if a.json {
+			if a.json || a.quiet {
 				return a.result(diffs)
-			}
-			if a.quiet {
-				return nil
 			}
 			if x.Model != y.Model {
 				fmt.Fprintf(a.stdout, "the plans are for different models\n")

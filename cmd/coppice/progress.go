@@ -4,76 +4,139 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/term"
+
+	"github.com/coppice-lm/coppice/eval"
 )
 
-// progress reports how much of a long work is done: a bar with bytes and time left on
-// a terminal, a plain line each tenth elsewhere. It is nil, and
-// silent, under --quiet.
+// progress reports how much of a long work is done: a bar on a terminal, elsewhere a line
+// every ten seconds (of bytes: each tenth), and nothing under --quiet.
 type progress struct {
-	w     io.Writer
-	bar   *progressbar.ProgressBar
-	what  string
-	total int64
-	done  atomic.Int64
-	next  atomic.Int64 // bytes at which the next line is due
-	start time.Time
+	w           io.Writer // nil under --quiet
+	bar         *progressbar.ProgressBar
+	what, unit  string     // no unit: bytes
+	mu          sync.Mutex // add is called from many goroutines
+	done, total int64
+	first       int64     // done when the work began: an earlier run's
+	next        int64     // bytes at which the next line is due
+	start, last time.Time // of the work, and of the last line
 }
 
-func (a *app) progress(what string, total int64) *progress {
-	if a.quiet || total <= 0 {
-		return nil
+func (a *app) progress(what, unit string, total int64, bar ...progressbar.Option) *progress {
+	p := &progress{w: a.stderr, what: what, unit: unit, total: total, next: total / 10, start: time.Now(), last: time.Now()}
+	if a.quiet {
+		p.w = nil
+	} else if f, ok := a.stderr.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		p.bar = progressbar.NewOptions64(total, append(bar, progressbar.OptionSetWriter(f), progressbar.OptionSetDescription(what),
+			progressbar.OptionThrottle(200*time.Millisecond), progressbar.OptionClearOnFinish())...)
 	}
-	p := &progress{w: a.stderr, what: what, total: total, start: time.Now()}
-	if f, ok := a.stderr.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		p.bar = progressbar.NewOptions64(total,
-			progressbar.OptionSetDescription(what),
-			progressbar.OptionSetWriter(a.stderr),
-			progressbar.OptionShowBytes(true),
-			progressbar.OptionSetPredictTime(true),
-			progressbar.OptionThrottle(100*time.Millisecond),
-			progressbar.OptionClearOnFinish(),
-		)
-	}
-	p.next.Store(total / 10)
 	return p
 }
 
-// add is called from many goroutines.
+// byteProgress reports bytes, with their speed on a terminal.
+func (a *app) byteProgress(what string, total int64) *progress {
+	return a.progress(what, "", total, progressbar.OptionShowBytes(true))
+}
+
+// tokenProgress reports tokens, whose number is known when the first are done.
+func (a *app) tokenProgress(what string) *progress {
+	p := a.progress(what, " tokens", 1, progressbar.OptionSetPredictTime(false))
+	p.first = -1
+	return p
+}
+
+// layerProgress reports layers.
+func (a *app) layerProgress(what string, layers int) *progress {
+	return a.progress(what, " layers", int64(layers), progressbar.OptionSetPredictTime(false))
+}
+
+// add is show for n more units.
 func (p *progress) add(n int64) {
-	if p == nil {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.show(p.done+n, p.total)
+}
+
+// show reports done of total units.
+func (p *progress) show(done, total int64) {
+	if p.w == nil {
 		return
 	}
-	if p.bar != nil {
-		p.bar.Add64(n)
-		return
+	p.done, p.total = done, total
+	if p.first < 0 {
+		p.first, p.start = done, time.Now() // what the first report names was done before, or is too little to matter
 	}
-	done := p.done.Add(n)
-	due := p.next.Load()
-	// Short work is over before a line about it is of use.
-	if done < due || done >= p.total || time.Since(p.start) < time.Second || !p.next.CompareAndSwap(due, done+p.total/10) {
-		return
+	number := countText
+	if p.unit == "" {
+		number = bytesText
 	}
-	left := time.Duration(float64(time.Since(p.start)) * float64(p.total-done) / float64(done))
-	fmt.Fprintf(p.w, "%s: %s of %s, %v left\n", p.what, bytesText(done), bytesText(p.total), left.Round(time.Second))
+	text := fmt.Sprintf("%s: %s of %s%s", p.what, number(done), number(total), p.unit)
+	if done > p.first {
+		text += ", " + timeLeft(float64(total-done), float64(done-p.first)/time.Since(p.start).Seconds())
+	}
+	p.say(text)
+}
+
+// timeLeft is how long the rest takes at a speed a second.
+func timeLeft(rest, speed float64) string {
+	return fmt.Sprintf("%v left", time.Duration(rest/speed*float64(time.Second)).Round(time.Second))
+}
+
+// say shows the text for what is done.
+func (p *progress) say(text string) {
+	switch {
+	case p.bar != nil && p.unit == "":
+		p.bar.Set64(p.done) // the bar says it in its own words
+	case p.bar != nil:
+		p.bar.ChangeMax64(p.total)
+		p.bar.Describe(text)
+		p.bar.Set64(p.done)
+	case p.due():
+		p.last, p.next = time.Now(), p.done+p.total/10
+		fmt.Fprintln(p.w, text)
+	}
+}
+
+// due reports whether it is time for a line. Short work is over before one is of use.
+func (p *progress) due() bool {
+	if p.unit == "" {
+		return p.done >= p.next && p.done < p.total && time.Since(p.start) >= time.Second
+	}
+	return p.done < p.total && time.Since(p.last) >= 10*time.Second
 }
 
 func (p *progress) finish() {
-	if p != nil && p.bar != nil {
+	if p.bar != nil {
 		p.bar.Finish()
 	}
 }
 
-// callback is add as a function value, nil where nothing is reported.
-func (p *progress) callback() func(int64) {
-	if p == nil {
-		return nil
+// requestProgress reports an evaluation: requests, tokens a second, time left and the
+// running accuracy.
+func (a *app) requestProgress(name string) *progress {
+	return a.progress(name, " requests", -1, progressbar.OptionSetPredictTime(false))
+}
+
+// requests reports what eval.Run says of itself.
+func (p *progress) requests(s eval.Progress) {
+	if p.w == nil {
+		return
 	}
-	return p.add
+	done := s.Tokens - s.ResumedTokens // those out of the ledger took no time
+	speed := float64(done) / time.Since(p.start).Seconds()
+	text := fmt.Sprintf("%s %s: %d of %d requests, %.0f tokens/s", p.what, s.Task, s.Requests, s.Total, speed)
+	if s.Name != "" && s.Finished > 0 {
+		text += fmt.Sprintf(", %s %.3f", s.Name, s.Metric)
+	}
+	if done > 0 {
+		text += ", " + timeLeft(float64(s.TotalTokens-s.Tokens), speed)
+	}
+	p.done, p.total = s.Tokens, s.TotalTokens
+	p.say(text)
 }
 
 // bytesText is a size as people read it, in decimal units.

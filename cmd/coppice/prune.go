@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,10 +18,8 @@ import (
 )
 
 func (a *app) prune() *cobra.Command {
-	var s scoreFlags
-	var sf statsFlags
+	var f planFlags
 	var text textFlags
-	var r ruleFlags
 	var o outFlags
 	cmd := &cobra.Command{
 		Use:   "prune MODEL -o DIR (--ratio R | --width N | --expansion X)",
@@ -42,17 +41,7 @@ refit. --calib with --stats FILE keeps the statistics there, which verify needs.
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			start := time.Now()
-			rule, err := r.rule(cmd)
-			if err == nil {
-				err = sf.check(cmd, &s)
-			}
-			if err == nil {
-				err = checkText(cmd, &s, &sf, &text)
-			}
-			if err == nil {
-				err = o.check(args[0])
-			}
-			if err != nil {
+			if err := cmp.Or(f.check(cmd), checkText(cmd, &f, &text), o.check(args[0])); err != nil {
 				return err
 			}
 			c, err := a.openModel(args[0])
@@ -60,47 +49,31 @@ refit. --calib with --stats FILE keeps the statistics there, which verify needs.
 				return err
 			}
 			defer c.Close()
-			// What the rule makes of this model is refused before its weights are read.
-			align(cmd, &rule, &s, &c.Spec)
-			if err := rule.CheckFor(&c.Spec); err != nil {
+			if err := f.fit(cmd, &c.Spec); err != nil {
 				return err
 			}
 			if err := checkpoint.CheckOutput(orDot(o.out), c.Path, o.force); o.out != "" && err != nil {
 				return err
 			}
-			if err := surgery.CheckRefit(&c.Spec, plan.RefitMethod(sf.refit)); err != nil {
-				return err
-			}
-			st, discard, err := a.statistics(cmd, args[0], c, &s, &sf, &text, o.out)
+			st, discard, err := a.statistics(cmd.Context(), args[0], c, &f, &text, o.out)
 			if err != nil {
 				return err
 			}
-			if st != nil {
-				defer st.Close()
-			}
+			defer st.Close()
 			defer func() {
 				if !errors.Is(err, context.Canceled) {
 					discard()
 				}
 			}()
-			sc, err := sf.compute(cmd.Context(), a, c, &s, st)
+			p, err := f.decide(cmd.Context(), a, c, nil, st)
 			if err != nil {
 				return err
 			}
-			p, err := r.build(sc, &c.Spec, rule)
-			if err != nil {
-				return err
-			}
-			if err := sf.planRefit(cmd.Context(), a, c, p, st); err != nil {
-				return err
-			}
-			return a.carryOut(cmd, args[0], c, p, st, &o, s.allowNonFinite, start)
+			return a.carryOut(cmd, args[0], c, p, st, &o, f.allowNonFinite, start)
 		},
 	}
-	s.register(cmd)
-	sf.register(cmd, true)
+	f.register(cmd)
 	text.register(cmd)
-	r.register(cmd)
 	o.register(cmd, "same", "same, f16, bf16 or f32 (same is f16 for a quantised GGUF)")
 	return cmd
 }
@@ -156,9 +129,7 @@ statistics give the same bytes.`,
 			if err != nil {
 				return err
 			}
-			if st != nil {
-				defer st.Close()
-			}
+			defer st.Close()
 			return a.carryOut(cmd, args[0], c, p, st, &o, allowNonFinite, start)
 		},
 	}
@@ -185,11 +156,8 @@ func (a *app) carryOut(cmd *cobra.Command, model string, c *checkpoint.Checkpoin
 	}
 	sum := summarise(c, prog)
 	sum.Output, sum.DryRun, sum.Seconds = o.out, o.dryRun, time.Since(start).Seconds()
-	if a.json {
+	if a.json || a.quiet {
 		return a.result(sum)
-	}
-	if a.quiet {
-		return nil
 	}
 	sum.table(a)
 	if o.dryRun {

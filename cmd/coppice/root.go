@@ -86,6 +86,8 @@ func (a *app) notes(notes []string) {
 	}
 }
 
+func (a *app) note(n string) { a.notes([]string{n}) }
+
 // result prints a value as JSON where --json asks for it.
 func (a *app) result(v any) error {
 	if !a.json {
@@ -117,11 +119,8 @@ func (a *app) version() *cobra.Command {
 					}
 				}
 			}
-			if a.json {
-				return a.result(v)
-			}
 			a.printf("coppice %s (%s, %s)\n", v["version"], v["go"], v["platform"])
-			return nil
+			return a.result(v)
 		},
 	}
 }

@@ -11,8 +11,7 @@ import (
 )
 
 func (a *app) score() *cobra.Command {
-	var f scoreFlags
-	var sf statsFlags
+	var f statsFlags
 	var out string
 	var dryRun bool
 	cmd := &cobra.Command{
@@ -27,7 +26,7 @@ does on a text, and write the scores as JSON. A plan can be made from them with
   coppice score compare scores.json obs.json`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := sf.check(cmd, &f); err != nil {
+			if err := f.check(cmd); err != nil {
 				return err
 			}
 			if out == "" && !dryRun {
@@ -41,14 +40,12 @@ does on a text, and write the scores as JSON. A plan can be made from them with
 			if err := checkFileOutput(out, c.Path); err != nil {
 				return err
 			}
-			st, err := sf.open(&f, c)
+			st, err := f.open(c)
 			if err != nil {
 				return err
 			}
-			if st != nil {
-				defer st.Close()
-			}
-			s, err := sf.compute(cmd.Context(), a, c, &f, st)
+			defer st.Close()
+			s, err := f.compute(cmd.Context(), a, c, st)
 			if err != nil {
 				return err
 			}
@@ -73,8 +70,7 @@ does on a text, and write the scores as JSON. A plan can be made from them with
 			return a.result(map[string]any{"method": s.Method, "seed": s.Seed, "model": s.Model, "layers": len(s.Layers), "neurons": neurons, "output": out})
 		},
 	}
-	f.register(cmd)
-	sf.register(cmd, false)
+	f.register(cmd, false)
 	cmd.Flags().StringVarP(&out, "output", "o", "", "file to write")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "compute the scores and write nothing")
 	cmd.AddCommand(a.scoreCompare())
@@ -104,11 +100,8 @@ func (a *app) scoreCompare() *cobra.Command {
 			if err != nil {
 				return badInput(err)
 			}
-			if a.json {
+			if a.json || a.quiet {
 				return a.result(map[string]any{"methods": []score.Method{s[0].Method, s[1].Method}, "ratios": comparedRatios, "overlap": overlap})
-			}
-			if a.quiet {
-				return nil
 			}
 			if s[0].Model != s[1].Model {
 				fmt.Fprintf(a.stdout, "the scores are of different models\n")

@@ -73,9 +73,9 @@ func (a *app) verifyWhole(ctx context.Context, c *checkpoint.Checkpoint, opt sur
 	if err := arch.CheckLayerLists(c.Config, c.Spec.Layers); err != nil {
 		return fmt.Errorf("%s: config.json: %w", c.Path, err)
 	}
-	bar := a.progress("reading", c.Bytes())
+	bar := a.byteProgress("reading", c.Bytes())
 	defer bar.finish()
-	opt.Progress = bar.callback()
+	opt.Progress = bar.add
 	return surgery.CheckWeights(ctx, c, opt)
 }
 
@@ -104,14 +104,12 @@ func (a *app) verifyAgainst(ctx context.Context, c *checkpoint.Checkpoint, again
 	if err != nil {
 		return err
 	}
-	if st != nil {
-		defer st.Close()
-	}
+	defer st.Close()
 	if err := attach(prog, st, a.threads); err != nil {
 		return err
 	}
-	bar := a.progress("comparing", prog.Bytes())
+	bar := a.byteProgress("comparing", prog.Bytes())
 	defer bar.finish()
-	opt.Progress = bar.callback()
+	opt.Progress = bar.add
 	return prog.Verify(ctx, original, c, opt)
 }
