@@ -43,6 +43,12 @@ func QuantiseWeighted(dst []byte, src, importance []float32, d DType) error {
 	elems, bytes := d.BlockSize(), d.BlockBytes()
 	var w []float32
 	for at := 0; at < len(src); at += elems {
+		if importance == nil {
+			at += elems * quantiseFast(dst[at/elems*bytes:], src[at:], d)
+			if at == len(src) {
+				break
+			}
+		}
 		x, b := src[at:at+elems], dst[at/elems*bytes:][:bytes]
 		if !finite(x) {
 			clear(b)
@@ -196,7 +202,7 @@ func quantiseRange(x, w []float32, last float32) (q [32]byte, d, low float32) {
 
 // topOf is the value with the greatest magnitude, the first of such.
 func topOf(x []float32) float32 {
-	var top float32
+	top := x[0]
 	for _, v := range x {
 		if abs32(v) > abs32(top) {
 			top = v

@@ -21,3 +21,5 @@ func sumsBF16(acc *moments, src []byte) { sumsBF16Go(acc, src) }
 func latticeSums(r *latticeResult, x, w []float32, base, inv *perLane, lo, hi float32) {
 	latticeSumsGo(r, x, w, base, inv, lo, hi)
 }
+
+func quantiseFast(dst []byte, src []float32, d DType) (blocks int) { return 0 }

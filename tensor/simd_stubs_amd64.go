@@ -64,3 +64,15 @@ func sumsBF16AVX2(acc *[48]float64, p *byte, n int)
 //
 //go:noescape
 func latticeSumsAVX2(r *float32, x *float32, w *float32, n int, base *float32, inv *float32, lo float32, hi float32)
+
+// quantiseQ8_0AVX2 makes n blocks of Q8_0 and returns how many it made: all, or those before one
+// with a NaN, an infinity or a step beyond F16.
+//
+//go:noescape
+func quantiseQ8_0AVX2(dst *byte, src *float32, n int) (done int)
+
+// quantiseQ4_0AVX2 makes n blocks of Q4_0 and returns how many it made: all, or those before one
+// with a NaN, an infinity or a step beyond F16.
+//
+//go:noescape
+func quantiseQ4_0AVX2(dst *byte, src *float32, n int) (done int)

@@ -48,6 +48,8 @@ func main() {
 		VCVTPS2PD(x.AsX(), x)
 	})
 	latticeSums()
+	quantiseQ8_0()
+	quantiseQ4_0()
 	Generate()
 }
 

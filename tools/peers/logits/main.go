@@ -2,7 +2,7 @@
 //
 //	logits [-sum] MODEL < sequences.json > answers
 //
-// MODEL is a directory or a GGUF file, run in float32; sequences.json is a
+// MODEL is a directory or a GGUF file, run in float32 on one thread unless flags say otherwise; sequences.json is a
 // list of lists of token ids. For each sequence of n tokens and a vocabulary of v, the
 // output holds, little-endian:
 //
@@ -33,16 +33,22 @@ import (
 func main() {
 	sum := flag.Bool("sum", false, "print the log-likelihood of each sequence")
 	threads := flag.Int("threads", 1, "goroutines")
+	dtype := flag.String("dtype", "f32", "precision of the engine")
 	flag.Parse()
 	if flag.NArg() != 1 {
 		log.Fatal("usage: logits [-sum] MODEL < sequences.json > answers")
 	}
-	if err := run(flag.Arg(0), *sum, *threads, os.Stdin, os.Stdout); err != nil {
+	precision, err := engine.ParsePrecision(*dtype)
+	if err != nil {
+		log.Fatal(err)
+	}
+	opt := cpu.Options{Threads: *threads, Precision: precision}
+	if err := run(flag.Arg(0), *sum, opt, os.Stdin, os.Stdout); err != nil {
 		log.Fatal(err)
 	}
 }
 
-func run(path string, sum bool, threads int, in io.Reader, out io.Writer) error {
+func run(path string, sum bool, opt cpu.Options, in io.Reader, out io.Writer) error {
 	var sequences [][]int32
 	if err := json.NewDecoder(in).Decode(&sequences); err != nil {
 		return fmt.Errorf("the sequences: %w", err)
@@ -51,7 +57,8 @@ func run(path string, sum bool, threads int, in io.Reader, out io.Writer) error 
 	for _, s := range sequences {
 		longest = max(longest, len(s))
 	}
-	e, err := open(path, longest, threads)
+	opt.MaxLength = longest // beyond the model's own length if need be
+	e, err := open(path, opt)
 	if err != nil {
 		return err
 	}
@@ -70,8 +77,8 @@ func run(path string, sum bool, threads int, in io.Reader, out io.Writer) error 
 	return w.Flush()
 }
 
-// open loads a model for sequences of up to longest tokens, beyond its own length if need be.
-func open(path string, longest, threads int) (engine.Engine, error) {
+// open loads a model.
+func open(path string, opt cpu.Options) (engine.Engine, error) {
 	c, err := checkpoint.Open(path)
 	if err != nil {
 		return nil, err
@@ -81,7 +88,7 @@ func open(path string, longest, threads int) (engine.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	return cpu.New(context.Background(), model, c, cpu.Options{Threads: threads, MaxLength: longest})
+	return cpu.New(context.Background(), model, c, opt)
 }
 
 func score(e engine.Engine, tokens []int32, w io.Writer) error {
