@@ -54,8 +54,9 @@ func (w *ggufWriter) spacePrefix() (bool, error) {
 }
 
 // scores gives each token a score such that joining the pair of the best score does what
-// the merges do: minus the rank of the first merge that makes the token. Tokens that no
-// merge makes are never the result of a join, and have a score below all.
+// the merges do: minus the rank of the first merge that makes the token. Tokens whose
+// merges stand among one another's, as those of runs of spaces do, share a score. Tokens
+// that no merge makes are never the result of a join, and have a score below all.
 //
 // Merges that were made of scores come back the same; others are an error.
 func (w *ggufWriter) scores(tokens []string, types []int32) ([]float32, error) {
@@ -71,19 +72,26 @@ func (w *ggufWriter) scores(tokens []string, types []int32) ([]float32, error) {
 			scores[id] = -float32(len(merges) + 1)
 		}
 	}
-	ranked := make([]bool, len(tokens))
 	var normal mergeList
-	for rank, m := range merges {
+	var made []int32 // by each of the normal merges
+	last := make([]int, len(tokens))
+	for _, m := range merges {
 		id, ok := w.t.ID(m[0] + m[1])
 		left, okLeft := w.t.ID(m[0])
 		right, okRight := w.t.ID(m[1])
 		if !ok || !okLeft || !okRight || types[id] != typeNormal || types[left] != typeNormal || types[right] != typeNormal {
 			continue // of tokens that are cut out of the text before, or never made
 		}
-		normal = append(normal, m)
-		if !ranked[id] {
-			ranked[id], scores[id] = true, -float32(rank)
+		last[id] = len(normal)
+		normal, made = append(normal, m), append(made, id)
+	}
+	score, until := 0, -1 // of the tokens whose merges end at that rank
+	for rank, id := range made {
+		if rank > until {
+			score = rank
 		}
+		until = max(until, last[id])
+		scores[id] = -float32(score)
 	}
 	for id, s := range scores {
 		v.scores[id] = float64(s)
