@@ -96,11 +96,10 @@ func (p *Program) importance() ([][]float32, error) {
 	const floor = 1e-3
 	all := make([][]float32, p.from.Spec.Layers)
 	for l := range all {
-		s, err := p.stats.Layer(l)
+		moments, err := p.stats.SecondMoments(l, score.DefaultCap)
 		if err != nil {
 			return nil, err
 		}
-		moments := s.SecondMoments(score.DefaultCap)
 		mean := 0.0
 		for _, x := range moments {
 			mean += x / float64(len(moments))

@@ -154,22 +154,6 @@ func (s *LayerStats) Second(part Part, limit float64, threads int) (h *linalg.Ma
 	return h, mu
 }
 
-// SecondMoments returns the diagonal of the H of Second over all tokens: the weighted mean
-// square of each activation.
-func (s *LayerStats) SecondMoments(limit float64) []float64 {
-	trace := s.Body.Trace() + s.Held.Trace()
-	weight := firstWeight(trace, s.First.Trace(), limit)
-	total := float64(s.Body.N+s.Held.N) + weight*float64(s.First.N)
-	mean := make([]float64, s.Width)
-	for i := range mean {
-		at := triangle(i+1) - 1
-		if total > 0 {
-			mean[i] = (s.Body.Gram[at] + s.Held.Gram[at] + weight*s.First.Gram[at]) / total
-		}
-	}
-	return mean
-}
-
 // HeldBack returns the mean of a a' over the held-back tokens; nil where there are none.
 func (s *LayerStats) HeldBack() *linalg.Matrix {
 	if s.Held.N == 0 {
