@@ -117,9 +117,9 @@ func (card *Card) addTo(k *keys) {
 		}
 	}
 	if tags := slices.DeleteFunc(slices.Clone(card.Tags), func(s string) bool { return s == "" }); len(tags) > 0 {
-		k.general("tags", gguf.StringsValue(tags))
+		k.general("tags", gguf.StringsValue(tags...))
 	}
 	if len(card.Languages) > 0 {
-		k.general("languages", gguf.StringsValue(card.Languages))
+		k.general("languages", gguf.StringsValue(card.Languages...))
 	}
 }

@@ -85,7 +85,7 @@ func (k *keys) counts(key string, list []int) {
 	for i, n := range list {
 		v[i] = int32(n)
 	}
-	k.add(key, gguf.Int32sValue(v))
+	k.add(key, gguf.Int32sValue(v...))
 }
 
 func (k *keys) rope(r *arch.Rope) {

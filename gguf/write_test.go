@@ -16,10 +16,10 @@ var layoutKeys = []KeyValue{
 	{"a.u16", Uint16Value(7)},
 	{"a.i32", Int32Value(-7)},
 	{"a.f32", Float32Value(0.5)},
-	{"a.words", StringsValue([]string{"x", ""})},
-	{"a.counts", Uint32sValue([]uint32{1, 1 << 31})},
-	{"a.scores", Float32sValue([]float32{-1, 2})},
-	{"a.types", Int32sValue([]int32{3, -1})},
+	{"a.words", StringsValue("x", "")},
+	{"a.counts", Uint32sValue(1, 1<<31)},
+	{"a.scores", Float32sValue(-1, 2)},
+	{"a.types", Int32sValue(3, -1)},
 }
 
 var layoutTensors = []tensor.Info{

@@ -82,8 +82,8 @@ func (w *ggufWriter) write(src GGUFSource) error {
 		}
 		w.add(ggmlPrefix+"model", gguf.StringValue("gpt2"))
 		w.add(ggmlPrefix+"pre", gguf.StringValue(pre))
-		w.add(ggmlPrefix+"tokens", gguf.StringsValue(tokens))
-		w.add(ggmlPrefix+"token_type", gguf.Int32sValue(types))
+		w.add(ggmlPrefix+"tokens", gguf.StringsValue(tokens...))
+		w.add(ggmlPrefix+"token_type", gguf.Int32sValue(types...))
 		merges := make([]string, len(w.file.Model.Merges))
 		for i, m := range w.file.Model.Merges {
 			merges[i] = m[0] + " " + m[1]
@@ -91,7 +91,7 @@ func (w *ggufWriter) write(src GGUFSource) error {
 				return fmt.Errorf("merge %d, of %q and %q, has a token with a space in it, which GGUF cannot say", i, m[0], m[1])
 			}
 		}
-		w.add(ggmlPrefix+"merges", gguf.StringsValue(merges))
+		w.add(ggmlPrefix+"merges", gguf.StringsValue(merges...))
 	} else {
 		prefix, err := w.spacePrefix()
 		if err != nil {
@@ -103,9 +103,9 @@ func (w *ggufWriter) write(src GGUFSource) error {
 		}
 		w.add(ggmlPrefix+"model", gguf.StringValue("llama"))
 		w.add(ggmlPrefix+"pre", gguf.StringValue("default"))
-		w.add(ggmlPrefix+"tokens", gguf.StringsValue(tokens))
-		w.add(ggmlPrefix+"scores", gguf.Float32sValue(scores))
-		w.add(ggmlPrefix+"token_type", gguf.Int32sValue(types))
+		w.add(ggmlPrefix+"tokens", gguf.StringsValue(tokens...))
+		w.add(ggmlPrefix+"scores", gguf.Float32sValue(scores...))
+		w.add(ggmlPrefix+"token_type", gguf.Int32sValue(types...))
 		w.add(ggmlPrefix+"add_space_prefix", gguf.BoolValue(prefix))
 	}
 	w.specialIDs(src)
