@@ -19,6 +19,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"runtime/debug"
 	"slices"
 
 	"github.com/coppice-lm/coppice/arch"
@@ -104,10 +105,15 @@ func open(ctx context.Context, path string, c *checkpoint.Checkpoint, opt Option
 			return nil, err
 		}
 	}
+	// What reading the tokenizer and the weights took is several tens of megabytes, which
+	// would stay beside the weights until the collector's next round, far off with so
+	// large a heap.
+	debug.FreeOSMemory()
 	e, err := cpu.New(ctx, p.model, c, cpu.Options{Precision: opt.Precision, Threads: opt.Threads, MaxLength: opt.MaxLength})
 	if err != nil {
 		return nil, err
 	}
+	debug.FreeOSMemory()
 	_, parameters := c.Spec.Parameters()
 	info := eval.ModelInfo{
 		Name: path, Parameters: parameters, Bytes: c.Bytes(), DType: opt.Precision.String(),

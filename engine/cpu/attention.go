@@ -31,53 +31,57 @@ func (p *pass) end() int {
 	return end
 }
 
-// rotate normalises queries and keys in ws.qkv where the family does, and turns them by
-// their positions.
-func (p *pass) rotate(layer int) {
+// normQK normalises queries and keys in ws.qkv where the family does so over all heads.
+func (p *pass) normQK(layer int) {
 	e, t, l := p.e, p.e.model, &p.e.layers[layer]
-	dim, queries, keys := t.HeadDim, t.Heads*t.HeadDim, t.KVHeads*t.HeadDim
-	stride, ropes, rope := queries+2*keys, len(t.Ropes), t.Layers[layer].Rope
-	if rope < 0 && t.QKNorm == arch.NoQKNorm {
+	queries, keys := t.Heads*t.HeadDim, t.KVHeads*t.HeadDim
+	stride := queries + 2*keys
+	if t.QKNorm != arch.QKNormWhole {
 		return
 	}
-	e.pool.rows(p.layout.n, rowTile, func(_, r0, r1 int) {
+	p.rows(p.layout.n, rowTile, func(_, r0, r1 int) {
 		for r := r0; r < r1; r++ {
-			q, k := e.ws.qkv[r*stride:][:queries], e.ws.qkv[r*stride+queries:][:keys]
-			switch t.QKNorm {
-			case arch.QKNormWhole:
-				e.norm(q, q, l.qNorm)
-				e.norm(k, k, l.kNorm)
-			case arch.QKNormPerHead:
-				for h := 0; h < queries; h += dim {
-					e.norm(q[h:h+dim], q[h:h+dim], l.qNorm)
-				}
-				for h := 0; h < keys; h += dim {
-					e.norm(k[h:h+dim], k[h:h+dim], l.kNorm)
-				}
-			}
-			if rope < 0 {
-				continue
-			}
-			row := p.layout.rows[r]
-			cos, sin := p.tables[row.Node*ropes+rope].at(row.Position)
-			qk := e.ws.qkv[r*stride:][:queries+keys]
-			for h := 0; h < len(qk); h += dim {
-				kernel.RoPE(qk[h:h+dim], cos, sin)
-			}
+			q, k := p.ws.qkv[r*stride:][:queries], p.ws.qkv[r*stride+queries:][:keys]
+			e.norm(q, q, l.qNorm)
+			e.norm(k, k, l.kNorm)
 		}
 	})
 }
 
-// keep copies keys and values of the rows to the cache of each head.
-func (p *pass) keep(cached []kernel.KVBlocks) {
-	t := p.e.model
-	dim, queries, keys := t.HeadDim, t.Heads*t.HeadDim, t.KVHeads*t.HeadDim
-	for r, row := range p.layout.rows {
-		k := p.e.ws.qkv[r*(queries+2*keys)+queries:][:keys]
-		v := p.e.ws.qkv[r*(queries+2*keys)+queries+keys:][:keys]
-		for h := range cached {
-			cached[h].Set(row.Position, k[h*dim:(h+1)*dim], v[h*dim:(h+1)*dim])
+// rotate turns heads h0 to h1 of a row of ws.qkv by the row's position, those of keys
+// after those of queries, and normalises them before where the family does so by head.
+func (p *pass) rotate(layer, r, h0, h1 int) {
+	e, t, l := p.e, p.e.model, &p.e.layers[layer]
+	dim, ropes, rope := t.HeadDim, len(t.Ropes), t.Layers[layer].Rope
+	heads := p.ws.qkv[r*(t.Heads+2*t.KVHeads)*dim:]
+	if t.QKNorm == arch.QKNormPerHead {
+		for h := h0; h < h1; h++ {
+			weight := l.qNorm
+			if h >= t.Heads {
+				weight = l.kNorm
+			}
+			e.norm(heads[h*dim:(h+1)*dim], heads[h*dim:(h+1)*dim], weight)
 		}
+	}
+	if rope < 0 {
+		return
+	}
+	row := p.layout.rows[r]
+	cos, sin := p.tables[row.Node*ropes+rope].at(row.Position)
+	for h := h0; h < h1; h++ {
+		kernel.RoPE(heads[h*dim:(h+1)*dim], cos, sin)
+	}
+}
+
+// keep rotates keys of the rows and copies them and the values to the cache of a head.
+func (p *pass) keep(layer, head int) {
+	t := p.e.model
+	dim, stride := t.HeadDim, (t.Heads+2*t.KVHeads)*t.HeadDim
+	cached := &p.cached(layer)[head]
+	for r, row := range p.layout.rows {
+		p.rotate(layer, r, t.Heads+head, t.Heads+head+1)
+		k := p.ws.qkv[r*stride+(t.Heads+head)*dim:]
+		cached.Set(row.Position, k[:dim], k[t.KVHeads*dim:][:dim])
 	}
 }
 
@@ -112,8 +116,10 @@ func (p *pass) queryBlocks(only []int) []queryBlock {
 // attentionBF16 reports whether attention multiplies in bfloat16.
 func (e *Engine) attentionBF16() bool { return e.precision == engine.BF16 }
 
-// attend computes attention of all rows, or of the given ones, into ws.att. A unit of
-// work is a block of queries and one key head with the query heads that share it.
+// attend computes attention of all rows, or of the given ones, which then are all that
+// are left, into ws.att, from queries and keys that are not rotated yet. A unit of work is a block of queries and one key
+// head with the query heads that share it; where there is one block, as in decoding, the
+// unit does all that is to be done for its key head.
 func (p *pass) attend(layer int, only []int) {
 	e, t := p.e, p.e.model
 	dim, queries := t.HeadDim, t.Heads*t.HeadDim
@@ -124,22 +130,52 @@ func (p *pass) attend(layer int, only []int) {
 		Scale: t.AttentionScale, SoftCap: t.AttentionCap, Window: t.Layers[layer].Window,
 		BF16: e.attentionBF16(),
 	}
+	columns := attention.Heads * dim // of a unit
 	blocks := p.queryBlocks(only)
-	e.pool.run(len(blocks)*t.KVHeads, func(_, unit int) {
+	p.normQK(layer)
+	if p.cached == nil {
+		p.rows(p.layout.n, rowTile, func(_, r0, r1 int) {
+			for r := r0; r < r1; r++ {
+				p.rotate(layer, r, t.Heads, t.Heads+t.KVHeads)
+			}
+		})
+	} else if len(blocks) > 1 {
+		p.member.run(t.KVHeads, func(_, head int) { p.keep(layer, head) })
+	}
+	p.member.run(len(blocks)*t.KVHeads, func(_, unit int) {
+		if err := p.ctx.Err(); unit == 0 && err != nil {
+			p.crew.fail(err)
+		}
 		// The last positions see the most keys: they come first.
 		b, head := blocks[len(blocks)-1-unit/t.KVHeads], unit%t.KVHeads
 		s := &p.layout.nodes[b.node]
-		r, column := s.first+b.first, head*attention.Heads*dim
-		out, q, at := e.ws.att.values[r*queries+column:], e.ws.qkv[r*stride+column:], s.position+b.first
+		if p.cached != nil && len(blocks) == 1 {
+			p.cached(layer)[head].Prefetch(s.position, attention.Window)
+			p.keep(layer, head)
+		}
+		r, column := s.first+b.first, head*columns
+		for i := range b.n {
+			p.rotate(layer, r+i, head*attention.Heads, (head+1)*attention.Heads)
+		}
+		out, q, at := p.ws.att.values[r*queries+column:], p.ws.qkv[r*stride+column:], s.position+b.first
 		if p.cached != nil {
 			attention.RunBlocks(out, queries, q, stride, b.n, at, &p.cached(layer)[head])
-			return
+		} else {
+			kv := make([]kernel.KV, len(s.path))
+			for i, run := range s.path {
+				from := p.ws.qkv[run.row*stride+queries+head*dim:]
+				kv[i] = kernel.KV{N: run.n, K: from, V: from[keys:], LdK: stride, LdV: stride}
+			}
+			attention.Run(out, queries, q, stride, b.n, at, kv)
 		}
-		kv := make([]kernel.KV, len(s.path))
-		for i, run := range s.path {
-			from := e.ws.qkv[run.row*stride+queries+head*dim:]
-			kv[i] = kernel.KV{N: run.n, K: from, V: from[keys:], LdK: stride, LdV: stride}
+		if columns%kernel.BlockSize == 0 {
+			p.ws.att.roundRegion(region{r, r + b.n, column, column + columns})
 		}
-		attention.Run(out, queries, q, stride, b.n, at, kv)
 	})
+	if only != nil {
+		p.narrow(only)
+	}
+	if only != nil || columns%kernel.BlockSize != 0 {
+		p.rows(p.n, rowTile, func(_, r0, r1 int) { p.ws.att.round(r0, r1) })
+	}
 }

@@ -3,6 +3,7 @@ package cpu
 import (
 	"context"
 	"math"
+	"sync/atomic"
 
 	"github.com/coppice-lm/coppice/engine"
 	"github.com/coppice-lm/coppice/engine/cpu/kernel"
@@ -87,25 +88,29 @@ func (c *cache) advance(ctx context.Context, logits []float32) error {
 	}
 	c.computed = len(c.tokens)
 	last := &e.ws.last
-	e.growRows(last, 1, h)
+	*last = e.sized(*last, 1, h)
 	e.norm(last.values, e.ws.x[:h], e.finalNorm)
 	last.round(0, 1)
 	logits = logits[:e.model.Vocab]
+	var bad atomic.Bool
 	e.pool.run(len(e.head), func(_, i int) {
 		m := e.head[i]
 		part := logits[i*vocabPart:][:m.out]
 		m.mul(part, m.out, *last, 1, 0, m.Panels())
 		e.finish(part)
+		for _, v := range part {
+			if !(v <= math.MaxFloat32) { // or NaN
+				bad.Store(true)
+				break
+			}
+		}
 	})
-	for _, v := range logits {
-		if v == v && v <= math.MaxFloat32 {
-			continue
-		}
-		layer, err := e.firstNonFinite(ctx, c.tokens)
-		if err != nil {
-			return err
-		}
-		return &engine.NonFiniteError{Index: len(c.tokens) - 1, Layer: layer, Layers: len(e.layers)}
+	if !bad.Load() {
+		return nil
 	}
-	return nil
+	layer, err := e.firstNonFinite(ctx, c.tokens)
+	if err != nil {
+		return err
+	}
+	return &engine.NonFiniteError{Index: len(c.tokens) - 1, Layer: layer, Layers: len(e.layers)}
 }

@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"context"
+	"errors"
 
 	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/engine"
@@ -11,25 +12,30 @@ import (
 const (
 	rowTile    = 32      // rows of one unit of work on rows
 	queryTile  = 64      // query positions of one unit of attention
-	mlpFloats  = 4 << 20 // values of gate and up that exist at a time
+	mlpFloats  = 2 << 20 // values of gate and up that exist at a time
 	mlpMinRows = 128
 )
 
 // workspace is the buffers of a forward pass. They grow to the largest batch seen.
 type workspace struct {
 	x    []float32 // [n, hidden], the residual stream
-	qkv  []float32 // [n, queries + 2*keys]
 	out  []float32 // [n, hidden], of attention and of the MLP
 	in   rows      // [n, hidden], normalised x
-	att  rows      // [n, queries]
-	act  rows      // [chunk, width], gate, then activations
-	up   []float32 // [chunk, width]
+	own  []rows    // in, where each thread normalises for itself: one a thread
 	last rows      // [wanted, hidden]
+
+	// What attention and the MLP, which take turns, have in the same memory.
+	first   []float32
+	qkv, up []float32 // [n, queries + 2*keys], [chunk, width]
+	second  rows
+	att     rows // [n, queries]
+	act     rows // [chunk, width], gate, then activations
 
 	logits [][]float32 // one block a thread
 }
 
-// pass is one run of the model over a layout.
+// pass is one run of the model over a layout. Each thread has a copy of it; what those
+// say outside of units of work is the same and does not change.
 type pass struct {
 	e      *Engine
 	ctx    context.Context
@@ -46,7 +52,13 @@ type pass struct {
 	// probe, if not nil, sees the residual stream after the embedding (-1) and after
 	// each layer.
 	probe func(layer int) (stop bool)
+
+	ws workspace // the engine's
+	*member
 }
+
+// errStopped ends a pass that its probe stopped.
+var errStopped = errors.New("stopped")
 
 // run computes the residual stream, in e.ws.x.
 func (p *pass) run() error {
@@ -54,12 +66,49 @@ func (p *pass) run() error {
 	p.n = n
 	t, ws := e.model, &e.ws
 	queries, keys := t.Heads*t.HeadDim, t.KVHeads*t.HeadDim
-	stride := queries + 2*keys
-	ws.x, ws.qkv, ws.out = grow(ws.x, n*t.Hidden), grow(ws.qkv, n*stride), grow(ws.out, n*t.Hidden)
-	e.growRows(&ws.in, n, t.Hidden)
-	e.growRows(&ws.att, n, queries)
+	most := 0 // values of gate and up
+	for i := range t.Layers {
+		width := t.Layers[i].Width
+		most = max(most, min(n, mlpRows(width))*width)
+	}
+	most = (most + kernel.BlockSize - 1) / kernel.BlockSize * kernel.BlockSize
+	ws.x, ws.out = grow(ws.x, n*t.Hidden), grow(ws.out, n*t.Hidden)
+	ws.first = grow(ws.first, max(n*(queries+2*keys), most))
+	ws.second = e.sized(ws.second, 1, (max(n*queries, most)+kernel.BlockSize-1)/kernel.BlockSize*kernel.BlockSize)
+	ws.qkv, ws.up = ws.first, ws.first
+	ws.att, ws.act = e.sized(ws.second, n, queries), ws.second
+	if p.own() {
+		ws.own = grow(ws.own, e.pool.threads)
+		for i := range ws.own {
+			ws.own[i] = e.sized(ws.own[i], n, t.Hidden)
+		}
+	} else {
+		ws.in = e.sized(ws.in, n, t.Hidden)
+	}
 	p.makeTables()
-	e.pool.rows(n, rowTile, func(_, r0, r1 int) {
+	p.ws = *ws
+	c := newCrew(e.pool.threads)
+	e.pool.join(func(id int) {
+		q := *p
+		q.member = &member{crew: c, id: id}
+		q.steps()
+	})
+	if err := c.failed(); err != errStopped {
+		return err
+	}
+	return nil
+}
+
+// own reports whether each thread normalises rows for itself before a product: what one
+// thread does for the others takes longer to get there than to calculate where rows are
+// few. An observer sees what all have in common.
+func (p *pass) own() bool { return p.layout.n <= fewRows && p.observe == nil }
+
+// steps is what a thread does.
+func (p *pass) steps() {
+	e, t, ws := p.e, p.e.model, &p.ws
+	stride := (t.Heads + 2*t.KVHeads) * t.HeadDim
+	p.rows(p.n, rowTile, func(_, r0, r1 int) {
 		for r := r0; r < r1; r++ {
 			x := ws.x[r*t.Hidden : (r+1)*t.Hidden]
 			token := int(p.layout.tokens[r])
@@ -69,61 +118,97 @@ func (p *pass) run() error {
 			}
 		}
 	})
-	if p.probe != nil && p.probe(-1) {
-		return nil
+	if p.stopped(-1) {
+		return
 	}
 	for i := range e.layers {
-		if err := p.ctx.Err(); err != nil {
-			return err
-		}
 		l := &e.layers[i]
-		p.normInto(ws.in, l.attentionIn)
-		e.pool.product(ws.qkv, stride, ws.in, n, l.qkv)
-		p.rotate(i)
-		if p.cached != nil {
-			p.keep(p.cached(i))
-		}
-		if i == len(e.layers)-1 && p.wanted != nil {
+		in, norm := p.normed(l.attentionIn)
+		p.then(l.out)
+		p.regions(p.n, l.qkv, func(g region) {
+			norm()
+			l.qkv.region(ws.qkv, stride, in, g)
+		})
+		if i == len(e.layers)-1 {
 			p.attend(i, p.wanted)
-			p.narrow()
 		} else {
 			p.attend(i, nil)
 		}
-		e.pool.rows(p.n, rowTile, func(_, r0, r1 int) { ws.att.round(r0, r1) })
-		e.pool.product(ws.out, t.Hidden, ws.att, p.n, l.out)
-		p.addResidual(l.attentionOut)
-		p.normInto(ws.in, l.mlpIn)
-		if err := p.mlp(i); err != nil {
-			return err
+		p.then(l.gate, l.up)
+		p.regions(p.n, l.out, func(g region) {
+			l.out.region(ws.out, t.Hidden, ws.att, g)
+			if l.attentionOut == nil {
+				p.addResidual(g)
+			}
+		})
+		if l.attentionOut != nil {
+			p.addRows(l.attentionOut, 0, p.n)
 		}
-		p.addResidual(l.mlpOut)
-		if p.probe != nil && p.probe(i) {
-			return nil
+		p.mlp(i)
+		if p.stopped(i) {
+			return
 		}
 	}
-	return nil
+}
+
+// stopped reports whether the pass ends after a layer, because it failed or its probe
+// says so.
+func (p *pass) stopped(layer int) bool {
+	if p.probe != nil {
+		p.alone(func() {
+			if p.crew.failed() == nil && p.probe(layer) {
+				p.crew.fail(errStopped)
+			}
+		})
+	}
+	return p.crew.failed() != nil
+}
+
+// then says which matrices are read after the next product.
+func (p *pass) then(next ...*matrix) {
+	p.ahead = p.ahead[:0]
+	if p.n > fewRows {
+		return
+	}
+	for _, m := range next {
+		p.ahead = append(p.ahead, m.start(p.id, len(p.crew.lanes)))
+	}
 }
 
 // narrow drops the rows that are not wanted: nothing after the last attention mixes
 // rows.
-func (p *pass) narrow() {
-	ws, h, queries := &p.e.ws, p.e.model.Hidden, p.e.model.Heads*p.e.model.HeadDim
-	for i, r := range p.wanted {
-		copy(ws.x[i*h:(i+1)*h], ws.x[r*h:(r+1)*h])
-		copy(ws.att.values[i*queries:(i+1)*queries], ws.att.values[r*queries:(r+1)*queries])
-	}
-	p.n = len(p.wanted)
+func (p *pass) narrow(wanted []int) {
+	ws, h, queries := &p.ws, p.e.model.Hidden, p.e.model.Heads*p.e.model.HeadDim
+	p.member.run(1, func(_, _ int) {
+		for i, r := range wanted {
+			copy(ws.x[i*h:(i+1)*h], ws.x[r*h:(r+1)*h])
+			copy(ws.att.values[i*queries:(i+1)*queries], ws.att.values[r*queries:(r+1)*queries])
+		}
+	})
+	p.n = len(wanted)
 }
 
-// normInto stores the normalised rows of x in dst.
-func (p *pass) normInto(dst rows, weight []float32) {
+// normed returns where the normalised rows of x will be for a product, and what has to be
+// called at the start of each of its units.
+func (p *pass) normed(weight []float32) (in rows, before func()) {
 	e, h := p.e, p.e.model.Hidden
-	e.pool.rows(p.n, rowTile, func(_, r0, r1 int) {
+	norm := func(dst rows, r0, r1 int) {
 		for r := r0; r < r1; r++ {
-			e.norm(dst.values[r*h:(r+1)*h], e.ws.x[r*h:(r+1)*h], weight)
+			e.norm(dst.values[r*h:(r+1)*h], p.ws.x[r*h:(r+1)*h], weight)
 		}
 		dst.round(r0, r1)
-	})
+	}
+	if p.own() {
+		in, done := p.ws.own[p.id], false
+		return in, func() {
+			if !done {
+				norm(in, 0, p.n)
+				done = true
+			}
+		}
+	}
+	p.rows(p.n, rowTile, func(_, r0, r1 int) { norm(p.ws.in, r0, r1) })
+	return p.ws.in, func() {}
 }
 
 // norm stores the normalised x in dst, or x itself where there is no norm.
@@ -135,53 +220,84 @@ func (e *Engine) norm(dst, x, weight []float32) {
 	kernel.RMSNorm(dst, x, weight, e.model.NormEpsilon, 0)
 }
 
-// addResidual adds the rows of ws.out, normalised and scaled, to the residual stream.
-func (p *pass) addResidual(weight []float32) {
-	e, h, scale := p.e, p.e.model.Hidden, p.e.model.ResidualScale
-	e.pool.rows(p.n, rowTile, func(_, r0, r1 int) {
-		for r := r0; r < r1; r++ {
-			out := e.ws.out[r*h : (r+1)*h]
-			if weight != nil {
-				e.norm(out, out, weight)
-			}
-			if scale != 1 {
-				kernel.Scale(out, scale)
-			}
-			kernel.Add(e.ws.x[r*h:(r+1)*h], out)
+// addResidual adds a part of ws.out to the residual stream.
+func (p *pass) addResidual(g region) {
+	h := p.e.model.Hidden
+	for r := g.r0; r < g.r1; r++ {
+		x, out := p.ws.x[r*h+g.c0:r*h+g.c1], p.ws.out[r*h+g.c0:r*h+g.c1]
+		if scale := p.e.model.ResidualScale; scale != 1 {
+			kernel.Scale(out, scale)
 		}
+		kernel.Add(x, out)
+	}
+}
+
+// addRows adds rows r0 to r1 of ws.out, normalised where there is a weight, to the
+// residual stream.
+func (p *pass) addRows(weight []float32, r0, r1 int) {
+	h := p.e.model.Hidden
+	p.rows(r1-r0, rowTile, func(_, a, b int) {
+		for r := r0 + a; weight != nil && r < r0+b; r++ {
+			out := p.ws.out[r*h : (r+1)*h]
+			p.e.norm(out, out, weight)
+		}
+		p.addResidual(region{r0 + a, r0 + b, 0, h})
 	})
 }
 
-// mlp computes down(act(gate) * up) of the rows of ws.in into ws.out, some rows at a
-// time.
-func (p *pass) mlp(layer int) error {
+// mlpRows is how many rows an MLP takes at a time.
+func mlpRows(width int) int { return max(mlpMinRows, mlpFloats/(2*width)) }
+
+// mlp adds down(act(gate) * up) of the normalised rows to the residual stream, some rows
+// at a time.
+func (p *pass) mlp(layer int) {
 	e, l := p.e, &p.e.layers[layer]
-	ws, h, width := &e.ws, e.model.Hidden, e.model.Layers[layer].Width
-	chunk := max(mlpMinRows, mlpFloats/(2*width))
-	for r0 := 0; r0 < p.n; r0 += chunk {
-		r1 := min(r0+chunk, p.n)
+	h, width := e.model.Hidden, e.model.Layers[layer].Width
+	all, norm := p.normed(l.mlpIn)
+	parts := (p.n + mlpRows(width) - 1) / mlpRows(width)
+	for i := range parts {
+		r0, r1 := i*p.n/parts, (i+1)*p.n/parts
 		n := r1 - r0
-		e.growRows(&ws.act, n, width)
-		ws.up = grow(ws.up, n*width)
-		in := ws.in.slice(r0, r1)
-		e.pool.products(in, n, output{ws.act.values, width, l.gate}, output{ws.up, width, l.up})
-		e.pool.rows(n, rowTile, func(_, a, b int) {
-			activate(e.model.Activation, ws.act.values[a*width:b*width], ws.up[a*width:b*width])
-			ws.act.round(a, b)
+		in, act, up := all.slice(r0, r1), e.sized(p.ws.act, n, width), p.ws.up[:n*width]
+		p.then(l.down)
+		p.regions(n, l.gate, func(g region) {
+			norm()
+			l.gate.region(act.values, width, in, g)
+			l.up.region(up, width, in, g)
+			for r := g.r0; r < g.r1; r++ {
+				from, to := r*width+g.c0, r*width+g.c1
+				activate(e.model.Activation, act.values[from:to], up[from:to])
+			}
+			act.roundRegion(g)
 		})
-		out := ws.out[r0*h : r1*h]
-		e.pool.product(out, h, ws.act, n, l.down)
-		if p.observe == nil {
-			continue
+		// An observer sees what is neither normalised nor scaled.
+		out, add := p.ws.out[r0*h:r1*h], l.mlpOut == nil && p.observe == nil
+		if p.then(); layer+1 < len(e.layers) {
+			p.then(e.layers[layer+1].qkv)
 		}
-		if err := p.observe(engine.MLP{
-			Layer: layer, Rows: p.layout.rows[r0:r1], Hidden: h, Width: width,
-			Input: in.values, Activations: ws.act.values, Output: out,
-		}); err != nil {
-			return err
+		p.regions(n, l.down, func(g region) {
+			l.down.region(out, h, act, g)
+			if add {
+				p.addResidual(region{r0 + g.r0, r0 + g.r1, g.c0, g.c1})
+			}
+		})
+		if p.observe != nil {
+			p.alone(func() {
+				if err := p.observe(engine.MLP{
+					Layer: layer, Rows: p.layout.rows[r0:r1], Hidden: h, Width: width,
+					Input: in.values, Activations: act.values, Output: out,
+				}); err != nil {
+					p.crew.fail(err)
+				}
+			})
+			if p.crew.failed() != nil {
+				return
+			}
+		}
+		if !add {
+			p.addRows(l.mlpOut, r0, r1)
 		}
 	}
-	return nil
 }
 
 // activate replaces gate by act(gate) * up.
@@ -201,17 +317,4 @@ func grow[E any](b []E, n int) []E {
 		return make([]E, n)
 	}
 	return b[:n]
-}
-
-// growRows makes room for n rows of width values, and for their other forms where
-// products need them.
-func (e *Engine) growRows(x *rows, n, width int) {
-	x.width, x.values = width, grow(x.values, n*width)
-	if e.takesBF16 {
-		x.rounded = grow(x.rounded, n*width)
-	}
-	// Rows that are no whole number of blocks only enter products of other types.
-	if x.hasBlocks = e.takesBlocks && width%kernel.BlockSize == 0; x.hasBlocks {
-		x.blocks.Resize(n, width)
-	}
 }

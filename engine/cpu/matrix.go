@@ -15,6 +15,8 @@ type matrix struct {
 type weights interface {
 	// Panels is the number of groups of columns into which products can be cut.
 	Panels() int
+	// Panel is the memory from a panel on.
+	Panel(p int) []byte
 	// Row stores row o of W in dst.
 	Row(o int, dst []float32)
 	// product computes the columns of panels p0 to p1 of y = x W' for n rows; ldy is
@@ -55,6 +57,20 @@ type rows struct {
 	hasBlocks bool
 }
 
+// sized is x with room for n rows of width values, and for their other forms where
+// products need them.
+func (e *Engine) sized(x rows, n, width int) rows {
+	x.width, x.values = width, grow(x.values, n*width)
+	if e.takesBF16 {
+		x.rounded = grow(x.rounded, n*width)
+	}
+	// Rows that are no whole number of blocks only enter products of other types.
+	if x.hasBlocks = e.takesBlocks && width%kernel.BlockSize == 0; x.hasBlocks {
+		x.blocks.Resize(n, width)
+	}
+	return x
+}
+
 // slice is the rows from r0 to r1.
 func (x rows) slice(r0, r1 int) rows {
 	y := rows{width: x.width, values: x.values[r0*x.width : r1*x.width], hasBlocks: x.hasBlocks}
@@ -78,6 +94,21 @@ func (x rows) round(r0, r1 int) {
 	}
 }
 
+// roundRegion is round for some columns of rows, from one multiple of kernel.BlockSize
+// to another or to the end.
+func (x rows) roundRegion(g region) {
+	for r := g.r0; r < g.r1; r++ {
+		part := x.values[r*x.width+g.c0 : r*x.width+g.c1]
+		if x.rounded != nil {
+			kernel.RoundBF16(x.rounded[r*x.width+g.c0:], part)
+		}
+		if x.hasBlocks {
+			blocks := x.blocks.Part(r, g.c0, g.c1)
+			blocks.Quantise(part, len(part))
+		}
+	}
+}
+
 // mul computes the columns of panels p0 to p1 of y = x W' + b for n rows.
 func (m *matrix) mul(y []float32, ldy int, x rows, n, p0, p1 int) {
 	m.product(y, ldy, x, n, p0, p1)
@@ -92,37 +123,68 @@ func (m *matrix) mul(y []float32, ldy int, x rows, n, p0, p1 int) {
 
 // Work on a product is cut into units of at most unitRows rows and, as long as there
 // are fewer units than unitsPerThread for each thread, into ever fewer panels.
+//
+// Up to fewRows rows, reading the weights is what takes the time. Then each thread has a
+// share of its own, in units that are long streams at first, and short at the end, so
+// that no thread waits long for another's last one: each is half of what is left.
 const (
 	unitRows       = 512
 	unitsPerThread = 4
 	minUnitPanels  = 2
+	fewRows        = 4
 )
 
-// output is a matrix and where its product goes: rows of y, ld apart.
-type output struct {
-	y  []float32
-	ld int
-	m  *matrix
+// region is rows and columns of a product's result: what a unit of work has computed.
+type region struct{ r0, r1, c0, c1 int }
+
+// region computes a part of y = x W' + b.
+func (m *matrix) region(y []float32, ld int, x rows, g region) {
+	p0, p1 := g.c0/kernel.PanelCols, (g.c1+kernel.PanelCols-1)/kernel.PanelCols
+	m.mul(y[g.r0*ld:], ld, x.slice(g.r0, g.r1), g.r1-g.r0, p0, p1)
 }
 
-// product computes y = x W' + b for n rows on all threads.
-func (p *pool) product(y []float32, ld int, x rows, n int, m *matrix) {
-	p.products(x, n, output{y, ld, m})
-}
-
-// products is product for several matrices of the same input in one stage.
-func (p *pool) products(x rows, n int, outputs ...output) {
-	tiles := (n + unitRows - 1) / unitRows
-	groups := 1
-	if p.threads > 1 {
-		panels := outputs[0].m.Panels()
-		groups = max(1, min((unitsPerThread*p.threads+tiles-1)/tiles, panels/minUnitPanels))
+// regions cuts the product of n rows with m, or with another matrix of its shape, into
+// parts of whole panels and calls f for each of them on all threads.
+func (t *member) regions(n int, m *matrix, f func(region)) {
+	panels, threads := m.Panels(), len(t.crew.lanes)
+	columns := func(p0, p1 int) (c0, c1 int) { return p0 * kernel.PanelCols, min(p1*kernel.PanelCols, m.out) }
+	if n <= fewRows && threads > 1 {
+		t.run(unitsPerThread*threads, func(_, unit int) {
+			g := region{r1: n}
+			g.c0, g.c1 = columns(halving(unit, panels, threads), halving(unit+1, panels, threads))
+			if g.c0 < g.c1 {
+				f(g)
+			}
+		})
+		return
 	}
-	p.run(tiles*groups*len(outputs), func(_, unit int) {
-		o := outputs[unit%len(outputs)]
-		t, g := unit/len(outputs)/groups, unit/len(outputs)%groups
-		r0, r1 := t*n/tiles, (t+1)*n/tiles
-		panels := o.m.Panels()
-		o.m.mul(o.y[r0*o.ld:], o.ld, x.slice(r0, r1), r1-r0, g*panels/groups, (g+1)*panels/groups)
+	tiles, groups := (n+unitRows-1)/unitRows, 1
+	if threads > 1 {
+		groups = max(1, min((unitsPerThread*threads+tiles-1)/tiles, panels/minUnitPanels))
+	}
+	t.run(tiles*groups, func(_, unit int) {
+		// Successive units are neighbours in the weights.
+		tile, i := unit%tiles, unit/tiles
+		g := region{r0: tile * n / tiles, r1: (tile + 1) * n / tiles}
+		g.c0, g.c1 = columns(i*panels/groups, (i+1)*panels/groups)
+		f(g)
 	})
+}
+
+// halving is where a unit of a product of few rows begins: unitsPerThread units make up
+// a thread's share of the panels, each but the last half of what the ones before left.
+func halving(unit, panels, threads int) int {
+	t, i := unit/unitsPerThread, unit%unitsPerThread
+	first, end := t*panels/threads, (t+1)*panels/threads
+	return end - (end-first)>>i
+}
+
+// aheadBytes is how much of a matrix a thread prefetches: what it can read while another
+// normalises a row or attends to a head, and far less than a second-level cache holds.
+const aheadBytes = 64 << 10
+
+// start is what a thread reads first in a product of few rows.
+func (m *matrix) start(thread, threads int) []byte {
+	b := m.Panel(min(halving(thread*unitsPerThread, m.Panels(), threads), m.Panels()-1))
+	return b[:min(len(b), aheadBytes)]
 }

@@ -117,7 +117,7 @@ func wantedOf(b engine.Batch, l *layout) ([][]engine.Score, []wanted) {
 func (e *Engine) reduce(ctx context.Context, list []wanted, rows []int) error {
 	h := e.model.Hidden
 	last := &e.ws.last
-	e.growRows(last, len(list), h)
+	*last = e.sized(*last, len(list), h)
 	parts := make([]part, len(list)*len(e.head))
 	e.pool.rows(len(list), rowTile, func(_, r0, r1 int) {
 		for i := r0; i < r1; i++ {

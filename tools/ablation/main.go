@@ -3,8 +3,9 @@
 //
 //	go run ./tools/ablation -shared ../shared -o DIR
 //
-// Calibration text is half C4 (the first half of the sample) and half Wikipedia, by
-// bytes; whatever of it shares a run of 13 words with any evaluation text is left out.
+// Calibration text is C4 (the first half of the sample) and -wikipedia times as many bytes
+// of Wikipedia; whatever of it shares a run of 13 words with any evaluation text is left
+// out.
 package main
 
 import (
@@ -26,11 +27,12 @@ func main() {
 	log.SetFlags(0)
 	sharedDir := flag.String("shared", "../shared", "directory of the shared data")
 	out := flag.String("o", "", "directory to write")
+	wikipedia := flag.Float64("wikipedia", 1, "bytes of Wikipedia for each byte of C4; at most about 5 are there")
 	flag.Parse()
 	if *out == "" {
 		log.Fatal("-o DIR is needed: the directory to write")
 	}
-	t, err := prepare(*sharedDir)
+	t, err := prepare(*sharedDir, *wikipedia)
 	if err == nil {
 		err = t.write(*out)
 	}
@@ -51,8 +53,9 @@ type texts struct {
 // evaluationBytes is how much of each text is measured on.
 const evaluationBytes = 100_000
 
-// prepare reads the shared data and sorts it into calibration and evaluation.
-func prepare(dir string) (*texts, error) {
+// prepare reads the shared data and sorts it into calibration and evaluation, with
+// wikiShare bytes of Wikipedia for each byte of C4 to calibrate on.
+func prepare(dir string, wikiShare float64) (*texts, error) {
 	path := func(name string) string { return filepath.Join(dir, "data", filepath.FromSlash(name)) }
 	c4, err := jsonTexts(path("calibration/c4_demo.jsonl"))
 	if err != nil {
@@ -94,8 +97,9 @@ func prepare(dir string) (*texts, error) {
 			bytes += len(text)
 		}
 	}
-	// As many bytes of Wikipedia, from articles that are far apart.
+	// Wikipedia from articles that are far apart.
 	const stride = 7
+	bytes = int(wikiShare * float64(bytes))
 	for i := 0; i < len(wikipedia) && bytes > 0; i++ {
 		at := i * stride % len(wikipedia)
 		if text := wikipedia[at]; keep(text) {

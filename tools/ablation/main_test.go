@@ -13,7 +13,7 @@ import (
 // substring search instead of by a set.
 func TestNoRunIsShared(t *testing.T) {
 	dir := shared.Dir(t)
-	made, err := prepare(dir)
+	made, err := prepare(dir, 5)
 	if err != nil {
 		t.Fatal(err)
 	}

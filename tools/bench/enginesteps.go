@@ -3,7 +3,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -177,7 +176,7 @@ var decodeTypes = []struct{ peer, ours string }{
 }
 
 // decode measures every format against the same one of llama.cpp, and against what the
-// memory gives.
+// memory gives in the same turns.
 func (b *bench) decode(smol model) error {
 	for _, t := range decodeTypes {
 		if t.ours == "stored" && b.python() == "" {
@@ -223,47 +222,28 @@ func (b *bench) decodeOne(m model, kind, precision string, threads int) error {
 			return err
 		}
 	}
+	if file != "" { // how large the weights are is known from the peer's file
+		// How fast memory is varies on a machine that others use, so it takes turns too.
+		reading, err := b.worker("-job", "memory", "-job-threads", cores)
+		if err != nil {
+			return err
+		}
+		if c.memory, err = b.load("memory", reading...); err != nil {
+			return err
+		}
+	}
 	if err := c.run(b, b.reps, agreement[kind]); err != nil {
 		return err
 	}
 	c.rows(b, decodeTokens, "tokens/s", 1.1)
 	if file == "" {
-		return nil // how large the weights are is known from the peer's file
+		return nil
 	}
-	memory, err := b.memorySpeed(threads)
-	if err != nil {
-		return err
-	}
-	rate := float64(bytes) / 1e9 * decodeTokens / c.programs[0].seconds()
+	rate, memory := float64(bytes)/1e9*decodeTokens/c.programs[0].seconds(), bandwidthBytes/1e9/c.memory.seconds()
+	b.report.Times[c.name+", memory"] = c.memory.times
 	b.report.add(row{
 		What: c.name + ": weights read / memory read bandwidth", Unit: "GB/s", Ours: rate, Peer: memory,
 		Ratio: rate / memory, Goal: "ratio >= 0.8", holds: rate >= 0.8*memory,
 	})
 	return nil
-}
-
-// memorySpeed is what so many threads read at best, in GB/s: measured now again, the best
-// of all so far.
-func (b *bench) memorySpeed(threads int) (float64, error) {
-	out, err := b.self("memory")
-	if err != nil {
-		return 0, err
-	}
-	var rates bandwidth
-	if err := json.Unmarshal(out, &rates); err != nil {
-		return 0, fmt.Errorf("memory: %w", err)
-	}
-	b.report.Bandwidth = append(b.report.Bandwidth, rates)
-	best := 0.0
-	for _, measured := range b.report.Bandwidth {
-		for name, rate := range measured.Memory {
-			if strings.HasSuffix(name, fmt.Sprintf(" %d threads", threads)) {
-				best = max(best, rate)
-			}
-		}
-	}
-	if best == 0 {
-		return 0, fmt.Errorf("the memory's speed was not measured with %d threads", threads)
-	}
-	return best, nil
 }

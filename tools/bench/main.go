@@ -94,8 +94,6 @@ func runChild(part string, o options) error {
 		return makeModel(modelDir(o), o.layers)
 	case "bandwidth":
 		return printBandwidth(modelDir(o))
-	case "memory":
-		return printBandwidth("")
 	case "1b":
 		return makeOneB(filepath.Join(o.dir, oneB))
 	case "worker":

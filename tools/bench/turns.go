@@ -101,6 +101,7 @@ func (p *program) close() {
 type contest struct {
 	name     string
 	programs []*program
+	memory   *program // takes turns with them, if not nil, but does other work
 }
 
 // enter loads one more program.
@@ -117,6 +118,9 @@ func (c *contest) close() {
 	for _, p := range c.programs {
 		p.close()
 	}
+	if c.memory != nil {
+		c.memory.close()
+	}
 }
 
 // run gives each program n turns, the first place changing, and checks that the values of
@@ -125,6 +129,11 @@ func (c *contest) run(b *bench, n int, tolerance float64) error {
 	for i := range n {
 		for j := range c.programs {
 			if err := c.programs[(i+j)%len(c.programs)].turn(); err != nil {
+				return err
+			}
+		}
+		if c.memory != nil {
+			if err := c.memory.turn(); err != nil {
 				return err
 			}
 		}

@@ -42,7 +42,7 @@ type job struct {
 
 // work serves turns as tools/peers/worker.py does.
 func work(o workerOptions) error {
-	jobs := map[string]func(workerOptions) (job, error){"score": scoreJob, "decode": decodeJob, "attention": attentionJob}
+	jobs := map[string]func(workerOptions) (job, error){"score": scoreJob, "decode": decodeJob, "attention": attentionJob, "memory": memoryJob}
 	make, ok := jobs[o.job]
 	if !ok {
 		return fmt.Errorf("no job is called %q", o.job)

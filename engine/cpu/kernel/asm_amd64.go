@@ -413,3 +413,9 @@ func copyRowsAsm(dst, src []float32, ld, n int) bool {
 	}
 	return true
 }
+
+func prefetchAsm(b []byte) {
+	if active >= AVX2 {
+		prefetchAVX2(&b[0], len(b))
+	}
+}

@@ -62,3 +62,5 @@ func roundRowsAsm([]uint32, int, []float32, int, int, int) int { return 0 }
 func pairRowsAsm(_, _, _ []uint32) bool { return false }
 
 func copyRowsAsm(_, _ []float32, _, _ int) bool { return false }
+
+func prefetchAsm([]byte) {}

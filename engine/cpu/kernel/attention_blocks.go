@@ -17,15 +17,11 @@ type KVBlocks struct {
 	k, v [][]float32 // one a block of attnKeys positions, as in attnScratch
 }
 
-// Set stores key and value of a position, HeadDim elements each. No position before it
-// may be missing.
+// Set stores key and value of a position, HeadDim elements each. Positions are set in
+// ascending order; no position before it may be missing.
 func (b *KVBlocks) Set(pos int, k, v []float32) {
 	if pos/attnKeys == len(b.k) {
-		keys, values := b.HeadDim, padded(b.HeadDim)
-		if b.BF16 {
-			keys, values = pairs(b.HeadDim), values/2
-		}
-		b.k, b.v = append(b.k, make([]float32, attnKeys*keys)), append(b.v, make([]float32, attnKeys*values))
+		b.extend()
 	}
 	keys, values, i := b.k[pos/attnKeys], b.v[pos/attnKeys], pos%attnKeys
 	if b.BF16 {
@@ -41,18 +37,49 @@ func (b *KVBlocks) Set(pos int, k, v []float32) {
 	}
 }
 
+// extend adds a block of zeros.
+func (b *KVBlocks) extend() {
+	n := len(b.k)
+	if n < cap(b.k) && n < cap(b.v) {
+		if b.k, b.v = b.k[:n+1], b.v[:n+1]; b.k[n] != nil { // from before a Truncate
+			clear(b.k[n])
+			clear(b.v[n])
+			return
+		}
+		b.k, b.v = b.k[:n], b.v[:n]
+	}
+	keys, values := b.HeadDim, padded(b.HeadDim)
+	if b.BF16 {
+		keys, values = pairs(b.HeadDim), values/2
+	}
+	b.k, b.v = append(b.k, make([]float32, attnKeys*keys)), append(b.v, make([]float32, attnKeys*values))
+}
+
 // setBF16 is Set of position i of a block: keys are paired with their neighbours, values
-// with those of the neighbouring position.
+// with those of the neighbouring position. What is paired with a position that is not
+// set yet is 0.
 func (b *KVBlocks) setBF16(keys, values []uint32, i int, k, v []float32) {
-	put := func(w *uint32, half int, bits uint16) {
-		*w = *w&^(0xffff<<(16*half)) | uint32(bits)<<(16*half)
-	}
+	var rounded [param.KC]uint16
+	bits := rounded[:b.HeadDim]
+	RoundBF16(bits, k)
 	panel := keys[i/param.NR*param.NR*pairs(b.HeadDim)+i%param.NR:]
-	for e, x := range k {
-		put(&panel[e/2*param.NR], e%2, roundBF16(x))
+	for e := 0; e < len(bits); e += 2 {
+		pair := uint32(bits[e])
+		if e+1 < len(bits) {
+			pair |= uint32(bits[e+1]) << 16
+		}
+		panel[e/2*param.NR] = pair
 	}
-	for e, x := range v {
-		put(&values[e/param.NR*param.NR*attnKeys/2+i/2*param.NR+e%param.NR], i%2, roundBF16(x))
+	RoundBF16(bits, v)
+	for c := 0; c < len(bits); c += param.NR {
+		row := values[c*attnKeys/2+i/2*param.NR:][:param.NR]
+		for j, x := range bits[c:min(c+param.NR, len(bits))] {
+			if i%2 == 0 {
+				row[j] = uint32(x)
+			} else {
+				row[j] = row[j]&0xffff | uint32(x)<<16
+			}
+		}
 	}
 }
 
@@ -77,5 +104,8 @@ func (a Attention) RunBlocks(dst []float32, ldd int, q []float32, ldq, nq, pos i
 	}
 	a.run(dst, ldd, q, ldq, nq, pos, func(s *attnScratch, k0, n int) {
 		s.keys, s.values = blocks.k[k0/attnKeys], blocks.v[k0/attnKeys]
+		if nq*a.Heads <= tileRows() { // else there is more to calculate than to read
+			blocks.prefetch(k0/attnKeys+1, pos+nq)
+		}
 	})
 }

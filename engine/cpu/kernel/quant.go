@@ -131,6 +131,14 @@ func (q *Q8) Slice(r0, r1 int) Q8 {
 	}
 }
 
+// Part is elements c0 to c1 of row r, multiples of BlockSize, as one row in the same
+// memory.
+func (q *Q8) Part(r, c0, c1 int) Q8 {
+	blocks := q.in / BlockSize
+	b0, b1 := r*blocks+c0/BlockSize, r*blocks+c1/BlockSize
+	return Q8{in: c1 - c0, quant: q.quant[r*q.in+c0 : r*q.in+c1], scale: q.scale[b0:b1], sum: q.sum[b0:b1]}
+}
+
 // rows is the number of rows.
 func (q *Q8) rows() int { return len(q.scale) * BlockSize / max(q.in, 1) }
 

@@ -36,6 +36,7 @@ var families = []family{
 	{".", "kernel", "attention", attention},
 	{".", "kernel", "quant", quant},
 	{".", "kernel", "few", few},
+	{".", "kernel", "prefetch", prefetch},
 	{"internal/peak", "peak", "peak", peak},
 }
 
