@@ -11,6 +11,9 @@
     error of llama.cpp's own quantiser;
   - back: import(export(x)) is x in F32, F16 and BF16, tokenizer ids included;
   - split files load; a tiny model of every family that export covers gives our logits.
+
+--only takes words of one case: the part (keys, ids, f32, blocks, types, back, split, family
+or perplexity), then a type, a model or a family, as in --only "perplexity q8_0 layers".
 """
 
 # Before the others: it sets the environment that they read.
@@ -119,6 +122,11 @@ class Likelihood:
         checks.that(f"{name}: perplexity", abs(a / b - 1) <= tolerance, f"ours {a:.4f}, llama.cpp's {b:.4f}, {abs(a / b - 1):.1e} apart, at most {tolerance:g}")
 
 
+def wanted(only, name):
+    """Whether every word of --only is one of the case's name."""
+    return set(only.split()) <= set(name.split())
+
+
 def export(coppice, model, file, kind, *more):
     coppice("export", model, "-o", file, "--type", kind, "--force", *more)
     return file
@@ -151,8 +159,8 @@ def check_ids(checks, coppice, models, directory, threads):
             checks.that(f"ids of {text!r}", a == b, "" if a == b else f"{a}, want {b}")
 
 
-def check_f32(checks, coppice, models, directory, likelihood, logits, threads):
-    for name in ("dense", "uniform", "layers", "dropped"):
+def check_f32(checks, coppice, models, directory, likelihood, logits, threads, only):
+    for name in filter(lambda name: wanted(only, f"f32 {name}"), ("dense", "uniform", "layers", "dropped")):
         with checks.case(f"f32 {name}"):
             file = export(coppice, models(name), directory / "f32.gguf", "f32")
             ids = likelihood.windows[0][:64]
@@ -165,9 +173,11 @@ def check_f32(checks, coppice, models, directory, likelihood, logits, threads):
             file.unlink()
 
 
-def check_types(checks, coppice, models, directory, likelihood):
+def check_types(checks, coppice, models, directory, likelihood, only):
     for name, kinds in (("dense", [k for k in FILE_TYPES if k != "f32"]), ("layers", ["f16", "q8_0", "q4_0", "q4_k_m", "q6_k"])):
         for kind in kinds:
+            if not wanted(only, f"perplexity {kind} {name}"):
+                continue
             with checks.case(f"{kind} {name}"):
                 file = export(coppice, models(name), directory / "kind.gguf", kind)
                 # In its products llama.cpp rounds activations to eight bits, as our engine does in these.
@@ -176,12 +186,14 @@ def check_types(checks, coppice, models, directory, likelihood):
                 file.unlink()
 
 
-def check_mixes(checks, coppice, models, directory, threads):
+def check_mixes(checks, coppice, models, directory, threads, only):
     """The type of each tensor, as llama.cpp's quantiser chooses it."""
     for name in ("dense", "random", "layers"):
+        if not any(wanted(only, f"types {kind} {name}") for kind in FILE_TYPES):
+            continue
         whole = export(coppice, models(name), directory / "whole.gguf", "f32")
         for kind in FILE_TYPES:
-            if kind == "f32":
+            if kind == "f32" or not wanted(only, f"types {kind} {name}"):
                 continue
             with checks.case(f"types {kind} {name}"):
                 ours, theirs = export(coppice, models(name), directory / "ours.gguf", kind), directory / "theirs.gguf"
@@ -260,7 +272,7 @@ FAMILIES = {
 
 def check_families(checks, coppice, models, directory, logits, threads, only):
     for name, more in FAMILIES.items():
-        if only not in f"family {name}":
+        if not wanted(only, f"family {name}"):
             continue
         with checks.case(f"family {name}"):
             keys = dict(
@@ -294,15 +306,15 @@ def main():
         for name, check, more in (
             ("keys", check_keys, ()),
             ("ids", check_ids, (args.threads,)),
-            ("f32", check_f32, (likelihood, logits, args.threads)),
+            ("f32", check_f32, (likelihood, logits, args.threads, args.only)),
             ("blocks", check_blocks, ()),
-            ("types", check_mixes, (args.threads,)),
+            ("types", check_mixes, (args.threads, args.only)),
             ("back", check_back, ()),
             ("split", check_split, (args.threads,)),
             ("family", check_families, (logits, args.threads, args.only)),
-            ("perplexity", check_types, (likelihood,)),
+            ("perplexity", check_types, (likelihood, args.only)),
         ):
-            if args.only.split(" ")[0] in name or name in args.only:
+            if not args.only or name == args.only.split()[0]:
                 with checks.case(name):
                     check(checks, coppice, models, directory, *more)
     checks.finish()
