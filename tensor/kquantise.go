@@ -286,11 +286,11 @@ func quantiseQ5_K(b []byte, x, w []float32) float32 {
 }
 
 // signedTries are into how many steps the greatest magnitude is divided.
-var signedTries = [...]float32{0, -1.2, -0.7, -0.35, 0.3, 0.6, 1}
+var signedTries = [...]float32{0, -0.9, 0.6}
 
 // signed finds for each lane the step of least error for x ~ d q with q in [lo, hi], where
 // -lo is at least hi: of steps of that sign which makes the value with the greatest
-// magnitude the lowest quant, and of those of the other sign.
+// magnitude the lowest quant.
 func (g *group) signed(lo, hi float32) (d perLane) {
 	var base, inv perLane
 	var gain [lanesK]float64
@@ -309,10 +309,6 @@ func (g *group) signed(lo, hi float32) (d perLane) {
 		}
 		try()
 	}
-	for l := range lanesK {
-		inv[l] = (hi + 0.4) * inverse(g.top[l])
-	}
-	try()
 	for l := range lanesK {
 		inv[l] = inverse(d[l])
 	}
