@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strconv"
 	"unicode/utf8"
 )
@@ -187,6 +188,27 @@ func (c *Config) Set(key string, v any) error {
 		out = append(out, c.raw[at:]...)
 	}
 	changed, err := ParseConfig(out)
+	if err != nil {
+		return fmt.Errorf("key %q: %w", key, err)
+	}
+	*c = *changed
+	return nil
+}
+
+// Delete removes a key, and its comma, if it is there. All other bytes stay.
+func (c *Config) Delete(key string) error {
+	i := slices.IndexFunc(c.fields, func(f field) bool { return f.key == key })
+	if i < 0 {
+		return nil
+	}
+	from, to := bytes.IndexByte(c.raw, '{')+1, c.fields[i].end
+	switch {
+	case i > 0:
+		from = c.fields[i-1].end
+	case len(c.fields) > 1:
+		to += bytes.IndexByte(c.raw[to:], ',') + 1
+	}
+	changed, err := ParseConfig(slices.Concat(c.raw[:from], c.raw[to:]))
 	if err != nil {
 		return fmt.Errorf("key %q: %w", key, err)
 	}

@@ -79,6 +79,7 @@ type Family struct {
 	GGUFPermuted bool   // q and k rows are interleaved in the GGUF (llama)
 	GGUFNormPlus bool   // norms are stored + 1 in the GGUF (gemma 1 to 3)
 
+	perLayer bool // ModelingFile has classes of it, for the form PerLayer
 	tied     bool // tie_word_embeddings, where the config is silent
 	headDim  int  // head_dim; 0 means hidden/heads
 	kvHeads  int  // num_key_value_heads; 0 means as many as heads
@@ -169,11 +170,11 @@ func join(parts ...[]template) []template {
 
 // Families are the supported model families.
 var Families = []Family{
-	{ModelType: "llama", Architecture: "LlamaForCausalLM", GGUF: "llama", GGUFPermuted: true, Activation: "silu",
+	{ModelType: "llama", Architecture: "LlamaForCausalLM", GGUF: "llama", GGUFPermuted: true, Activation: "silu", perLayer: true,
 		attnBias: ifAttentionBias, layer: join(attention, qkvBias, outBias, glu, gluBias, preNorms)},
-	{ModelType: "mistral", Architecture: "MistralForCausalLM", GGUF: "llama", GGUFPermuted: true, Activation: "silu",
+	{ModelType: "mistral", Architecture: "MistralForCausalLM", GGUF: "llama", GGUFPermuted: true, Activation: "silu", perLayer: true,
 		kvHeads: 8, layer: join(attention, glu, preNorms)},
-	{ModelType: "qwen2", Architecture: "Qwen2ForCausalLM", GGUF: "qwen2", Activation: "silu",
+	{ModelType: "qwen2", Architecture: "Qwen2ForCausalLM", GGUF: "qwen2", Activation: "silu", perLayer: true,
 		attnBias: always, layer: join(attention, qkvBias, glu, preNorms)},
 	{ModelType: "qwen3", Architecture: "Qwen3ForCausalLM", GGUF: "qwen3", Activation: "silu",
 		headDim: 128, attnBias: ifAttentionBias, layer: join(attention, qkvBias, outBias, headNorms, glu, preNorms)},

@@ -29,23 +29,30 @@ type Spec struct {
 	KVHeads       int   // num_key_value_heads
 	HeadDim       int   // head_dim, or hidden_size / num_attention_heads
 	Vocab         int   // vocab_size
-	Intermediate  int   // intermediate_size, as the config says
-	Widths        []int // MLP width of each layer, as the tensors say
+	Intermediate  int   // intermediate_size, as the config says; the widest layer's
+	Widths        []int // MLP width of each layer, as the config says until a checkpoint's tensors are known
+	Form          Form  // how the config says them
 	MaxPositions  int   // max_position_embeddings, 0 if not given
 	Tied          bool  // the head is the embedding
 	AttentionBias bool
 	MLPBias       bool
 }
 
+// maxExtent is above any model's; it keeps one row of a hostile one small.
+const maxExtent = 1 << 24
+
 // FromConfig reads the architecture out of a config.json. Mixture-of-experts and
 // quantised models and unknown families are refused with what was found.
 func FromConfig(c *Config) (Spec, error) {
-	fam, err := familyOf(c)
+	fam, form, err := familyOf(c)
 	if err != nil {
 		return Spec{}, err
 	}
-	s := Spec{Family: fam}
-	const maxExtent = 1 << 24 // above any model; keeps one row of a hostile one small
+	s := Spec{Family: fam, Form: form}
+	narrowest := 1
+	if form == DeciLM {
+		narrowest = 0 // the blocks say it
+	}
 	for _, v := range []struct {
 		key      string
 		to       *int
@@ -55,7 +62,7 @@ func FromConfig(c *Config) (Spec, error) {
 		{"num_hidden_layers", &s.Layers, 0, 1},
 		{"num_attention_heads", &s.Heads, 0, 1},
 		{"vocab_size", &s.Vocab, 0, 1},
-		{"intermediate_size", &s.Intermediate, 0, 1},
+		{"intermediate_size", &s.Intermediate, 0, narrowest},
 		{"max_position_embeddings", &s.MaxPositions, 0, 0},
 		{"num_key_value_heads", &s.KVHeads, fam.kvHeads, 0},
 		{"head_dim", &s.HeadDim, fam.headDim, 0},
@@ -102,13 +109,12 @@ func FromConfig(c *Config) (Spec, error) {
 			return Spec{}, err
 		}
 	}
-	s.Widths = slices.Repeat([]int{s.Intermediate}, s.Layers)
-	return s, nil
+	return s, s.readWidths(c)
 }
 
 // familyOf finds the row of Families that a config names by model_type, else by the
-// class under architectures.
-func familyOf(c *Config) (*Family, error) {
+// class under architectures, and the form of the config.
+func familyOf(c *Config) (*Family, Form, error) {
 	if v, ok := c.Raw("quantization_config"); ok {
 		method := "an unnamed method"
 		if q, err := ParseConfig(v); err == nil {
@@ -116,34 +122,35 @@ func familyOf(c *Config) (*Family, error) {
 				method = m
 			}
 		}
-		return nil, fmt.Errorf("the checkpoint is quantised (quantization_config: %s); prune the unquantised original and quantise afterwards", method)
+		return nil, Plain, fmt.Errorf("the checkpoint is quantised (quantization_config: %s); prune the unquantised original and quantise afterwards", method)
 	}
 	modelType, err := c.Text("model_type", "")
 	if err != nil {
-		return nil, err
+		return nil, Plain, err
 	}
 	for _, key := range []string{"num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"} {
 		if n, err := c.Int(key, 0); err == nil && n > 1 {
-			return nil, fmt.Errorf("model_type %q is a mixture of experts (%s = %d); only dense gated MLPs are supported", modelType, key, n)
+			return nil, Plain, fmt.Errorf("model_type %q is a mixture of experts (%s = %d); only dense gated MLPs are supported", modelType, key, n)
 		}
 	}
 	var classes []string
 	if v, ok := c.Raw("architectures"); ok {
 		if classes, err = parseStrings(v); err != nil {
-			return nil, fmt.Errorf("key \"architectures\": %w", err)
+			return nil, Plain, fmt.Errorf("key \"architectures\": %w", err)
 		}
 	}
+	form, family := splitForm(modelType, classes)
 	for i := range Families {
 		f := &Families[i]
-		if f.ModelType == modelType || modelType == "" && slices.Contains(classes, f.Architecture) {
-			return f, nil
+		if f.ModelType == family || modelType == "" && slices.Contains(classes, f.Architecture) {
+			return f, form, nil
 		}
 	}
 	var known []string
 	for _, f := range Families {
 		known = append(known, f.ModelType)
 	}
-	return nil, fmt.Errorf("model_type %q (architectures %v) is not a supported family; supported: %s", modelType, classes, strings.Join(known, ", "))
+	return nil, Plain, fmt.Errorf("model_type %q (architectures %v) is not a supported family; supported: %s", modelType, classes, strings.Join(known, ", "))
 }
 
 // Tensor is one tensor that a model of the family holds.

@@ -1,6 +1,9 @@
 package arch
 
-import "testing"
+import (
+	"slices"
+	"testing"
+)
 
 // FuzzTransformer: no config makes Transformer or Frequencies panic, and what is
 // accepted is within bounds.
@@ -14,6 +17,8 @@ func FuzzTransformer(f *testing.F) {
 		`"model_type": "phi3", "rope_scaling": {"type": "su", "short_factor": [1, 2], "long_factor": [3, 4]}, "original_max_position_embeddings": 2`,
 		`"model_type": "smollm3", "no_rope_layers": [1, 0, 1]`,
 		`"model_type": "granite", "attention_multiplier": 1e-3, "logits_scaling": 0`,
+		`"model_type": "coppice_qwen2", "intermediate_sizes": [4, 1, 3], "auto_map": {"AutoConfig": "a--b.C", "AutoTokenizer": [null, "d.E"]}`,
+		`"model_type": "nemotron-nas", "block_configs": [{"attention": {"n_heads_in_group": 2}, "ffn": {"ffn_mult": 1.5}}, {"attention": {"n_heads_in_group": 2}, "ffn": {"intermediate_size": 3}}, {"attention": {"n_heads_in_group": 2}, "ffn": {"ffn_mult": 96.0}}]`,
 		`"model_type": "llama", "rope_scaling": {"rope_type": "dynamic", "factor": 1e300}, "max_position_embeddings": 2`,
 	} {
 		f.Add([]byte("{" + shape + ", " + more + "}"))
@@ -26,6 +31,20 @@ func FuzzTransformer(f *testing.F) {
 		s, err := FromConfig(c)
 		if err != nil || s.Layers > 64 || s.HeadDim > 1024 {
 			return
+		}
+		for _, form := range []Form{PerLayer, Plain, DeciLM} {
+			to := s
+			if to.Form = form; to.CanBe(form) != nil || form == DeciLM && slices.ContainsFunc(s.Widths, func(w int) bool { return w%DeciMultiple != 0 }) {
+				continue
+			}
+			changed := c.Clone()
+			if SetForm(changed, &s, &to) != nil {
+				continue // an auto_map that is no object
+			}
+			got, err := FromConfig(changed)
+			if err != nil || got.Form != form || form != Plain && !slices.Equal(got.Widths, s.Widths) {
+				t.Fatalf("in the form %v: %v of widths %v, %v\n%s", form, got.Form, got.Widths, err, changed.Bytes())
+			}
 		}
 		tr, err := s.Transformer(c)
 		if err != nil {

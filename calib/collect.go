@@ -12,6 +12,7 @@ import (
 
 	"github.com/coppice-lm/coppice/checkpoint"
 	"github.com/coppice-lm/coppice/engine"
+	"github.com/coppice-lm/coppice/internal/filelock"
 	"github.com/coppice-lm/coppice/lm"
 	"github.com/coppice-lm/coppice/score"
 )
@@ -74,6 +75,11 @@ func Collect(ctx context.Context, m *lm.Model, sources []string, out string, opt
 	if err := c.judge(); err != nil {
 		return nil, err
 	}
+	held, err := lock(out)
+	if err != nil {
+		return nil, err
+	}
+	defer filelock.Release(held)
 	if done, err := c.finished(); done != nil || err != nil {
 		return done, err
 	}

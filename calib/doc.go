@@ -3,6 +3,9 @@
 //
 // # From text to rows
 //
+// The text is that of files and directories or, where none are named, a small one of many
+// kinds that the program carries (BuiltIn).
+//
 // Documents are shuffled by a seed, encoded as a text by itself is, and cut into rows of
 // at most Context tokens until enough tokens are there: one after another (packed), or
 // each in rows of its own (padded; what padding would fill up is never computed, so it

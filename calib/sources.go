@@ -28,8 +28,11 @@ const (
 type document struct{ name, text string }
 
 // readSources reads files, and those of directories and their directories in the order
-// of their names.
+// of their names; where none are named, the built-in text.
 func readSources(paths []string) ([]document, error) {
+	if len(paths) == 0 {
+		return builtInDocuments(), nil
+	}
 	r := &reader{}
 	for _, path := range paths {
 		if err := filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {

@@ -3,6 +3,7 @@ package checkpoint
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/coppice-lm/coppice/arch"
@@ -14,7 +15,7 @@ const maxRowBytes = 64 << 20
 
 // check holds the tensors of the headers against the architecture of the config, and
 // sets the Spec's widths to what the tensors have. Widths that differ from the config
-// pass here (inspect shows them); RequireUniform refuses them.
+// pass here (inspect shows them); RequireWidths refuses them.
 func (c *Checkpoint) check() error {
 	if err := c.refuseForeign(); err != nil {
 		return err
@@ -161,6 +162,7 @@ func (c *Checkpoint) remove(name string) {
 // readWidths takes each layer's width from the first of its MLP tensors; the check of
 // all shapes that follows holds the others against it.
 func (c *Checkpoint) readWidths() error {
+	c.configured = slices.Clone(c.Spec.Widths)
 	seen := make([]bool, c.Spec.Layers)
 	for _, t := range c.Spec.Tensors() {
 		if t.Unit == arch.Untouched || seen[t.Layer] {
@@ -186,13 +188,28 @@ func (c *Checkpoint) readWidths() error {
 	return nil
 }
 
-// RequireUniform is an error if a layer's width is not the config's: such a checkpoint
-// was pruned elsewhere and no plain loader reads it.
-func (c *Checkpoint) RequireUniform() error {
+// RequireWidths is an error if a layer's width is not what the config says. If the config
+// can say one width only, such a checkpoint was pruned elsewhere, and no plain loader reads
+// it.
+func (c *Checkpoint) RequireWidths() error {
 	for l, w := range c.Spec.Widths {
-		if w != c.Spec.Intermediate {
-			return fmt.Errorf("%s: layer %d is %d neurons wide, but config.json says intermediate_size %d; `coppice inspect` lists the widths; write one width for all layers into config.json, or pad the layers to it with zero neurons, before going on", c.Path, l, w, c.Spec.Intermediate)
+		switch {
+		case w == c.configured[l]:
+		case c.Spec.Form == arch.Plain:
+			return fmt.Errorf("%s: layer %d is %d neurons wide, but config.json says intermediate_size %d; `coppice inspect` lists the widths; write one width for all layers into config.json, or pad the layers to it with zero neurons, before going on%s",
+				c.Path, l, w, c.configured[l], c.perLayerAdvice())
+		default:
+			return fmt.Errorf("%s: layer %d is %d neurons wide, but config.json says %d (key %q); correct config.json, or fetch files that belong together",
+				c.Path, l, w, c.configured[l], c.Spec.WidthsKey())
 		}
 	}
 	return nil
+}
+
+// perLayerAdvice is how a plain config could say widths that differ, if the family can.
+func (c *Checkpoint) perLayerAdvice() string {
+	if c.Spec.CanBe(arch.PerLayer) != nil {
+		return ""
+	}
+	return fmt.Sprintf("; or say them all: \"model_type\": \"coppice_%s\", \"intermediate_sizes\": [%d, ...]", c.Spec.Family.ModelType, c.Spec.Widths[0])
 }

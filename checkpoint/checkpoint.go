@@ -29,6 +29,8 @@ type Checkpoint struct {
 	Spec   arch.Spec    // with the widths that the tensors have
 	Notes  []string     // what the user should be told about this model
 
+	configured []int // the layers' widths, as the config says
+
 	infos   []tensor.Info // in the order of the files
 	sources map[string]source
 	files   []*dataFile

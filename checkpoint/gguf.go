@@ -121,6 +121,11 @@ func (c *Checkpoint) nameTensors(parts []part) error {
 	if c.Spec, err = arch.FromConfig(c.Config); err != nil {
 		return fmt.Errorf("%s: %w", first.data.path, err)
 	}
+	if prefix == arch.GGUFPerLayer+"." {
+		if err := c.widthsFromGGUF(first.File, prefix); err != nil {
+			return fmt.Errorf("%s: %w", first.data.path, err)
+		}
+	}
 	c.Spec.AttentionBias = fam.AttentionBiasInConfig() && hasKey(byName, "blk.0.attn_q.bias")
 	c.Spec.MLPBias = hasKey(byName, "blk.0.ffn_gate.bias")
 	for _, b := range []struct {
@@ -156,6 +161,22 @@ func (c *Checkpoint) nameTensors(parts []part) error {
 		return fmt.Errorf("%s: tensor %q is not part of a %s model; only plain %s files can be imported", byName[name].data.path, name, fam.GGUF, fam.GGUF)
 	}
 	return nil
+}
+
+// widthsFromGGUF gives the config the form that says a width a layer, where they differ.
+func (c *Checkpoint) widthsFromGGUF(f *gguf.File, prefix string) error {
+	m := &metadata{File: f, prefix: prefix}
+	widths := m.perLayer("feed_forward_length", c.Spec.Layers)
+	if m.err != nil || slices.Min(widths) == slices.Max(widths) {
+		return m.err
+	}
+	to := c.Spec.WithWidths(widths)
+	to.Form = arch.PerLayer
+	err := arch.SetForm(c.Config, &c.Spec, &to)
+	if err == nil {
+		c.Spec, err = arch.FromConfig(c.Config)
+	}
+	return err
 }
 
 func hasKey[T any](byName map[string]T, name string) bool {

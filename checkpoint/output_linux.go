@@ -15,15 +15,6 @@ func otherDevice(a, b string) bool {
 // writable reports whether entries can be made in a directory.
 func writable(dir string) bool { return unix.Access(dir, unix.W_OK|unix.X_OK) == nil }
 
-// lockFile takes the lock of an open file, or reports that another process holds it.
-func lockFile(f *os.File) (held bool, err error) {
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if err == unix.EWOULDBLOCK {
-		return true, nil
-	}
-	return false, err
-}
-
 // exchange swaps two directories in one step.
 func exchange(a, b string) error {
 	return unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE)

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+
+	"github.com/coppice-lm/coppice/internal/filelock"
 )
 
 // staging is an output that is being built: in a hidden directory beside it, under a
@@ -93,25 +95,11 @@ func (s *staging) acquire() error {
 	if _, err := os.Lstat(s.stage); err == nil && !marked {
 		return &OutputError{s.stage, "is in the way and was not left by Coppice; move it aside"}
 	}
-	f, err := os.OpenFile(s.lock, os.O_RDWR|os.O_CREATE, 0o666)
-	if err != nil {
+	if s.lockFd, err = filelock.Acquire(s.lock); errors.Is(err, filelock.ErrHeld) {
+		return &OutputError{s.out, err.Error()}
+	} else if err != nil {
 		return &WriteError{err}
 	}
-	held, err := lockFile(f)
-	if err == nil && !held {
-		// A run that ended between our open and our lock has removed the file we hold.
-		mine, err1 := f.Stat()
-		there, err2 := os.Stat(s.lock)
-		held = err1 != nil || err2 != nil || !os.SameFile(mine, there)
-	}
-	if err != nil || held {
-		f.Close()
-		if held {
-			return &OutputError{s.out, "is being written by another run of Coppice"}
-		}
-		return &WriteError{err}
-	}
-	s.lockFd = f
 	if err := s.clearLeftovers(marked); err != nil {
 		s.release()
 		return &WriteError{err}
@@ -192,10 +180,7 @@ func (s *staging) holds() bool {
 	return false
 }
 
-func (s *staging) release() {
-	os.Remove(s.lock)
-	s.lockFd.Close()
-}
+func (s *staging) release() { filelock.Release(s.lockFd) }
 
 // exists reports whether something has that name.
 func exists(path string) bool {

@@ -3,11 +3,14 @@ package eval
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"math"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/coppice-lm/coppice/internal/filelock"
 )
 
 // object is a JSON object whose members keep their order, as the tables that lm-eval's
@@ -82,25 +85,47 @@ func pyBool(b bool) string {
 	return "False"
 }
 
+// tempPrefix begins the names of files that are being written.
+const tempPrefix = ".coppice-tmp-"
+
 // writeFile writes a file whole or not at all.
 func writeFile(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-*")
+	f, err := os.CreateTemp(filepath.Dir(path), tempPrefix+"*")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(f.Name()) // fails once it is renamed
-	_, err = f.Write(data)
+	err = filelock.Try(f)     // says that it is no leftover
+	if err == nil {
+		_, err = f.Write(data)
+	}
 	if err == nil {
 		err = f.Chmod(0o644)
 	}
 	if err == nil {
 		err = f.Sync()
 	}
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
+	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
 	return os.Rename(f.Name(), path)
+}
+
+// clearLeftovers removes files that nobody writes any more: their run was killed.
+func clearLeftovers(dir string) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), tempPrefix) {
+			continue
+		}
+		if f, err := os.Open(filepath.Join(dir, e.Name())); err == nil {
+			if filelock.Try(f) == nil {
+				os.Remove(f.Name())
+			}
+			f.Close()
+		}
+	}
 }

@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
+	"io"
 	"math"
 	"os"
 	"path/filepath"
+
+	"github.com/coppice-lm/coppice/internal/filelock"
 )
 
 // LedgerName is the file in the output directory that holds every finished request.
@@ -56,16 +58,35 @@ type ledger struct {
 	unsynced int
 }
 
-// openLedger opens or creates the ledger in dir and returns what it holds. One that belongs
-// to another run is an error, unless force starts it afresh. A last line that was cut off
-// by a kill is removed and warn is told.
+// openLedger opens or creates the ledger in dir, which is locked until it is closed, and
+// returns what it holds. One that belongs to another run is an error, unless force starts
+// it afresh. A last line that was cut off by a kill is removed and warn is told.
 func openLedger(dir string, header ledgerHeader, force bool, warn func(string)) (*ledger, map[ledgerKey]TokenResult, error) {
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return nil, nil, writeError(err)
 	}
 	path := filepath.Join(dir, LedgerName)
-	data, err := os.ReadFile(path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o666)
+	if err != nil {
+		return nil, nil, writeError(err)
+	}
+	l, done, err := continueLedger(file, header, force, warn)
+	if err != nil {
+		file.Close()
+	}
+	return l, done, err
+}
+
+// continueLedger locks and reads the file of a ledger.
+func continueLedger(file *os.File, header ledgerHeader, force bool, warn func(string)) (*ledger, map[ledgerKey]TokenResult, error) {
+	path := file.Name()
+	if err := filelock.Try(file); errors.Is(err, filelock.ErrHeld) {
+		return nil, nil, Usagef("%s %w; wait for its end, or choose another directory", path, err)
+	} else if err != nil {
+		return nil, nil, writeError(err)
+	}
+	data, err := io.ReadAll(file)
+	if err != nil {
 		return nil, nil, writeError(err) // what cannot be read cannot be continued
 	}
 	found, done, valid, err := readLedger(data)
@@ -77,13 +98,8 @@ func openLedger(dir string, header ledgerHeader, force bool, warn func(string)) 
 	} else if err != nil || diff != "" {
 		done, valid = nil, 0
 	}
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o666)
-	if err != nil {
-		return nil, nil, writeError(err)
-	}
 	l := &ledger{file: file}
 	if err := l.begin(header, len(data), valid, warn); err != nil {
-		file.Close()
 		return nil, nil, writeError(err)
 	}
 	return l, done, nil

@@ -37,6 +37,7 @@ func Write(dir string, r *Result, opts WriteOptions) ([]string, error) {
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return nil, writeError(err)
 	}
+	clearLeftovers(dir)
 	date := opts.Time.Format(timeLayout)
 	var paths []string
 	write := func(name string, data []byte, err error) error {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/coppice-lm/coppice/eval"
 	"github.com/coppice-lm/coppice/eval/evaltest"
+	"github.com/coppice-lm/coppice/internal/filelock"
 )
 
 var date = time.Date(2026, 11, 25, 13, 14, 15, 123456000, time.UTC)
@@ -100,6 +101,32 @@ func TestWriteResults(t *testing.T) {
 	// Tables made of the file follow the order of the run, the group before its tasks.
 	if !(strings.Index(text, `"parts": {`) < strings.Index(text, `"part_a": {`)) {
 		t.Error("the group does not stand before its tasks")
+	}
+}
+
+// What a killed run was writing is removed, what another run is writing is not.
+func TestWriteClearsLeftovers(t *testing.T) {
+	dir := t.TempDir()
+	paths := map[string]bool{".coppice-tmp-left": false, ".coppice-tmp-held": true, ".tmp-of-others": true}
+	for name := range paths {
+		f, err := os.Create(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if name != ".coppice-tmp-held" {
+			f.Close()
+		} else if err := filelock.Try(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := eval.Write(dir, run(t, evaltest.NewModel(), allTasks(), eval.Options{}), eval.WriteOptions{Time: date}); err != nil {
+		t.Fatal(err)
+	}
+	for name, stays := range paths {
+		if _, err := os.Stat(filepath.Join(dir, name)); (err == nil) != stays {
+			t.Errorf("%s: %v, want it to stay: %v", name, err, stays)
+		}
 	}
 }
 

@@ -17,6 +17,7 @@ const module = "github.com/coppice-lm/coppice/"
 var layers = map[string]int{
 	"tensor":                           0,
 	"internal/parallel":                0,
+	"internal/filelock":                0,
 	"safetensors":                      1,
 	"gguf":                             1,
 	"linalg":                           1,

@@ -55,7 +55,7 @@ var _ eval.LM = (*Model)(nil)
 // as checkpoint.Open takes them, to run on the processor. The files are closed when it
 // returns.
 func Open(ctx context.Context, path string, opt Options) (*Model, error) {
-	c, err := openUniform(path)
+	c, err := openConfigured(path)
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +70,7 @@ func Open(ctx context.Context, path string, opt Options) (*Model, error) {
 // Check reports what Open would refuse, short of what only the weights show, so that a
 // run over several models fails before the first of them is loaded.
 func Check(path string) error {
-	c, err := openUniform(path)
+	c, err := openConfigured(path)
 	if err != nil {
 		return err
 	}
@@ -81,13 +81,13 @@ func Check(path string) error {
 	return nil
 }
 
-// openUniform opens a checkpoint whose layers have the width that its config says.
-func openUniform(path string) (*checkpoint.Checkpoint, error) {
+// openConfigured opens a checkpoint whose layers have the widths that its config says.
+func openConfigured(path string) (*checkpoint.Checkpoint, error) {
 	c, err := checkpoint.Open(path)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.RequireUniform(); err != nil {
+	if err := c.RequireWidths(); err != nil {
 		c.Close()
 		return nil, err
 	}
@@ -136,16 +136,28 @@ func prepare(c *checkpoint.Checkpoint) (*prepared, error) {
 	if err != nil {
 		return nil, fmt.Errorf("config.json: %w", err)
 	}
-	files, err := smallFiles(c)
-	if err != nil {
-		return nil, err
-	}
-	tok, err := tokenizer.LoadFS(files)
+	tok, files, err := tokenizerOf(c)
 	if err != nil {
 		return nil, err
 	}
 	ends, err := endTokens(c.Config, files)
 	return &prepared{model, tok, ends}, err
+}
+
+// Tokenizer loads the tokenizer of a checkpoint alone. Where it has none the error is
+// fs.ErrNotExist.
+func Tokenizer(c *checkpoint.Checkpoint) (*tokenizer.Tokenizer, error) {
+	tok, _, err := tokenizerOf(c)
+	return tok, err
+}
+
+func tokenizerOf(c *checkpoint.Checkpoint) (*tokenizer.Tokenizer, memoryFS, error) {
+	files, err := smallFiles(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	tok, err := tokenizer.LoadFS(files)
+	return tok, files, err
 }
 
 // New makes a model of an engine and a tokenizer. Of info, what they know is filled in;

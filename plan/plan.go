@@ -31,6 +31,7 @@ type Plan struct {
 	// Calibration is what the scores were made from, where activations take part in them.
 	Calibration *score.Calibration `json:"calibration,omitempty"`
 	Refit       *Refit             `json:"refit,omitempty"` // nil: weights stay as they are
+	Form        Form               `json:"form,omitempty"`  // empty: as Arch chooses
 	Layers      []Layer            `json:"layers"`          // one for each layer of the model
 }
 
@@ -57,15 +58,36 @@ func KeepAll(model string, spec *arch.Spec) *Plan {
 // says; of equal scores the lower index. A rule that the model cannot follow is a
 // *RuleError.
 func Build(scores *score.Scores, spec *arch.Spec, rule Rule) (*Plan, error) {
-	if err := rule.CheckFor(spec); err != nil {
+	p, err := outline(spec, rule)
+	if err != nil {
 		return nil, err
 	}
-	p := KeepAll(scores.Model, spec)
-	p.Rule = rule
+	p.Model = scores.Model
 	p.Method, p.Seed, p.Calibration = scores.Method, scores.Seed, scores.Calibration
 	if len(scores.Layers) != spec.Layers {
 		return nil, fmt.Errorf("the scores are of %d layers, the model has %d", len(scores.Layers), spec.Layers)
 	}
+	for l := range p.Layers {
+		layer := &p.Layers[l]
+		if layer.Drop || !rule.prunes(l) {
+			continue
+		}
+		if d := spec.Widths[l]; len(scores.Layers[l]) != d {
+			return nil, fmt.Errorf("the scores of layer %d are of %d neurons, the layer has %d", l, len(scores.Layers[l]), d)
+		}
+		layer.Keep = best(scores.Layers[l], len(layer.Keep))
+	}
+	return p, nil
+}
+
+// outline is the plan as far as it does not depend on scores: how many neurons of each
+// layer stay, but not which.
+func outline(spec *arch.Spec, rule Rule) (*Plan, error) {
+	if err := rule.CheckFor(spec); err != nil {
+		return nil, err
+	}
+	p := KeepAll("", spec)
+	p.Rule = rule
 	for l := range p.Layers {
 		layer := &p.Layers[l]
 		if slices.Contains(rule.Drop, l) {
@@ -75,14 +97,11 @@ func Build(scores *score.Scores, spec *arch.Spec, rule Rule) (*Plan, error) {
 		if !rule.prunes(l) {
 			continue
 		}
-		if len(scores.Layers[l]) != layer.Width {
-			return nil, fmt.Errorf("the scores of layer %d are of %d neurons, the layer has %d", l, len(scores.Layers[l]), layer.Width)
-		}
-		keep, width, err := rule.widths(layer.Width, spec.Hidden)
+		keep, width, err := rule.widths(l, layer.Width, spec.Hidden)
 		if err != nil {
 			return nil, err
 		}
-		layer.Keep, layer.Width = best(scores.Layers[l], keep), width
+		layer.Keep, layer.Width = layer.Keep[:keep], width
 	}
 	return p, nil
 }
@@ -138,21 +157,8 @@ func (p *Plan) Uniform() bool {
 	return slices.Min(w) == slices.Max(w)
 }
 
-// Padded is the plan with every layer padded to the widest by zero neurons, which
-// compute nothing: act(0)*0 = 0.
-func (p *Plan) Padded() *Plan {
-	q := *p
-	q.Layers = slices.Clone(p.Layers)
-	widest := slices.Max(p.Widths())
-	for i := range q.Layers {
-		if !q.Layers[i].Drop {
-			q.Layers[i].Width = widest
-		}
-	}
-	return &q
-}
-
-// CheckModel is an error if the plan is for another model.
+// CheckModel is an error if the plan is for another model, or in a form that this one
+// does not have (*RuleError).
 func (p *Plan) CheckModel(fingerprint string, spec *arch.Spec) error {
 	if p.Model != fingerprint {
 		return fmt.Errorf("the plan is for another model (plan: %s, model: %s); make a plan for this one with `coppice plan`", p.Model, fingerprint)
@@ -161,7 +167,12 @@ func (p *Plan) CheckModel(fingerprint string, spec *arch.Spec) error {
 		return fmt.Errorf("the plan does not fit its own model: it says %s with %d layers, hidden size %d and width %d; the model is %s with %d, %d and %d",
 			p.Family, len(p.Layers), p.Hidden, p.Intermediate, spec.Family.ModelType, spec.Layers, spec.Hidden, spec.Intermediate)
 	}
-	return nil
+	for l, d := range spec.Widths {
+		if keep := p.Layers[l].Keep; len(keep) > 0 && keep[len(keep)-1] >= d {
+			return fmt.Errorf("the plan does not fit its own model: it keeps neuron %d of layer %d, which has %d", keep[len(keep)-1], l, d)
+		}
+	}
+	return p.checkForm(spec)
 }
 
 // Encode returns the file form: JSON, one line a layer.
@@ -199,6 +210,9 @@ func Decode(b []byte) (*Plan, error) {
 	}
 	if len(p.Layers) == 0 {
 		return nil, fmt.Errorf("key \"layers\" is empty")
+	}
+	if p.Form != "" && !slices.Contains(Forms, p.Form) {
+		return nil, fmt.Errorf("key \"form\" is %q; forms are %v", p.Form, Forms)
 	}
 	if p.Refit != nil {
 		if err := p.Refit.check(); err != nil {

@@ -44,13 +44,13 @@ func TestWidths(t *testing.T) {
 		{Rule{Ratio: ptr(0.05), Align: 256, AlignMode: Nearest}, 1536, 0, 0},
 		{Rule{Ratio: ptr(1e-9), Align: 1, AlignMode: Nearest}, 1536, 0, 0},
 	} {
-		keep, width, err := test.rule.widths(test.d, 64)
-		if test.width == 0 {
+		if err := test.rule.CheckFor(spec(test.d, test.d)); test.width == 0 {
 			if !errors.As(err, new(*RuleError)) {
-				t.Errorf("%s of %d: got %d, %d, %v; want a RuleError", test.rule.String(), test.d, keep, width, err)
+				t.Errorf("%s of %d: got %v; want a RuleError", test.rule.String(), test.d, err)
 			}
 			continue
 		}
+		keep, width, err := test.rule.widths(0, test.d, 64)
 		if err != nil || keep != test.keep || width != test.width {
 			t.Errorf("%s of %d: got %d, %d, %v; want %d, %d", test.rule.String(), test.d, keep, width, err, test.keep, test.width)
 		}
@@ -59,7 +59,7 @@ func TestWidths(t *testing.T) {
 
 func TestRefusalNamesRatioAndAlignment(t *testing.T) {
 	r := Rule{Ratio: ptr(0.1), Align: 128, AlignMode: Nearest}
-	_, _, err := r.widths(250, 64)
+	err := r.CheckFor(spec(250))
 	if err == nil || !strings.Contains(err.Error(), "--ratio 0.1") || !strings.Contains(err.Error(), "--align 128") {
 		t.Error(err)
 	}
@@ -85,6 +85,15 @@ func TestRuleCheck(t *testing.T) {
 		"width 0":        func(r *Rule) { r.Ratio, r.Width = nil, ptr(0) },
 		"width -1":       func(r *Rule) { r.Ratio, r.Width = nil, ptr(-1) },
 		"expansion":      func(r *Rule) { r.Ratio, r.Expansion = nil, ptr(math.NaN()) },
+		"one width":      func(r *Rule) { r.Ratio, r.Widths = nil, []int{4} },
+		"three widths":   func(r *Rule) { r.Ratio, r.Widths = nil, []int{4, 4, 4} },
+		"widths, ratio":  func(r *Rule) { r.Widths = []int{4, 4} },
+		"widths, layers": func(r *Rule) { r.Ratio, r.Widths, r.Layers = nil, []int{4, 4}, []int{0} },
+		"widths of 0":    func(r *Rule) { r.Ratio, r.Widths = nil, []int{4, 0} },
+		"widths too big": func(r *Rule) { r.Ratio, r.Widths = nil, []int{4, 9} },
+		"widths rounded to nothing": func(r *Rule) {
+			r.Ratio, r.Widths, r.Align = nil, []int{7, 8}, 8
+		},
 	} {
 		r := ok()
 		change(&r)
@@ -120,9 +129,51 @@ func TestSomeLayersAndPadding(t *testing.T) {
 	if got := p.Widths(); !reflect.DeepEqual(got, []int{4, 2}) || p.Uniform() {
 		t.Errorf("widths %v, uniform %v", got, p.Uniform())
 	}
-	q := p.Padded()
+	q, err := p.InForm(Padded, spec(4, 4, 4))
+	if err != nil {
+		t.Fatal(err)
+	}
 	if got := q.Widths(); !reflect.DeepEqual(got, []int{4, 4}) || len(q.Layers[1].Keep) != 2 || p.Layers[1].Width != 2 {
 		t.Errorf("padded widths %v, kept %v, original %v", got, q.Layers[1].Keep, p.Layers[1])
+	}
+}
+
+// A list of widths is rounded layer by layer. A layer that rounding would leave as wide
+// as it was stays whole, as long as another becomes narrower.
+func TestListOfWidths(t *testing.T) {
+	scores := func(widths ...int) *score.Scores {
+		s := &score.Scores{Model: "m", Method: score.MaxAbs}
+		for _, w := range widths {
+			s.Layers = append(s.Layers, make([]float32, w))
+		}
+		return s
+	}
+	for _, test := range []struct {
+		model       []int
+		rule        Rule
+		kept, width []int
+	}{
+		{[]int{8, 8, 8}, Rule{Widths: []int{3, 8, 1}, Align: 1, AlignMode: Nearest}, []int{3, 8, 1}, []int{3, 8, 1}},
+		{[]int{8, 8, 8}, Rule{Widths: []int{3, 8, 1}, Align: 4, AlignMode: Nearest}, []int{4, 8, 4}, []int{4, 8, 4}},
+		{[]int{8, 8, 8}, Rule{Widths: []int{3, 7, 1}, Align: 4, AlignMode: Pad}, []int{3, 8, 1}, []int{4, 8, 4}},
+		{[]int{8, 8, 8}, Rule{Widths: []int{3, 9, 1}, Drop: []int{1}, Align: 1, AlignMode: Nearest}, []int{3, 1}, []int{3, 1}},
+		{[]int{8, 8}, Rule{Widths: []int{8, 8}, Align: 4, AlignMode: Nearest}, []int{8, 8}, []int{8, 8}}, // keep all
+		// A model whose layers differ already.
+		{[]int{8, 4, 6}, Rule{Ratio: ptr(0.5), Align: 1, AlignMode: Nearest}, []int{4, 2, 3}, []int{4, 2, 3}},
+		{[]int{8, 4, 6}, Rule{Ratio: ptr(0.5), Align: 4, AlignMode: Nearest}, []int{4, 4, 4}, []int{4, 4, 4}},
+	} {
+		p, err := Build(scores(test.model...), spec(test.model...), test.rule)
+		if err != nil {
+			t.Errorf("%s of %v: %v", test.rule.String(), test.model, err)
+			continue
+		}
+		var kept []int
+		for _, l := range p.Kept() {
+			kept = append(kept, len(l.Keep))
+		}
+		if !reflect.DeepEqual(kept, test.kept) || !reflect.DeepEqual(p.Widths(), test.width) {
+			t.Errorf("%s of %v: kept %v, widths %v; want %v, %v", test.rule.String(), test.model, kept, p.Widths(), test.kept, test.width)
+		}
 	}
 }
 
@@ -205,7 +256,9 @@ func FuzzDecode(f *testing.F) {
 			return
 		}
 		p.Uniform()
-		p.Padded()
+		for _, form := range Forms {
+			p.InForm(form, &arch.Spec{Family: &arch.Families[0], Hidden: p.Hidden, Layers: len(p.Layers), Widths: p.Widths()})
+		}
 		out, err := p.Encode()
 		if err != nil {
 			t.Fatal(err)

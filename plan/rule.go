@@ -20,13 +20,16 @@ const (
 	Pad     AlignMode = "pad"
 )
 
-// Rule says how many neurons stay. At most one of Ratio, Width and Expansion is set;
-// with none, no neuron goes (layers may still be dropped).
+// Rule says how many neurons stay. At most one of Ratio, Width, Expansion and Widths is
+// set; with none, no neuron goes (layers may still be dropped).
 type Rule struct {
-	Ratio     *float64  `json:"ratio,omitempty"`     // share of each layer's neurons to remove, in (0, 1)
-	Width     *int      `json:"width,omitempty"`     // neurons to keep
-	Expansion *float64  `json:"expansion,omitempty"` // neurons to keep, as a multiple of hidden_size
-	Layers    []int     `json:"layers,omitempty"`    // the layers to prune; empty: all
+	Ratio     *float64 `json:"ratio,omitempty"`     // share of each layer's neurons to remove, in (0, 1)
+	Width     *int     `json:"width,omitempty"`     // neurons to keep
+	Expansion *float64 `json:"expansion,omitempty"` // neurons to keep, as a multiple of hidden_size
+	// Widths are the neurons to keep, one number for each layer of the model, before
+	// alignment; those of dropped layers do not count.
+	Widths    []int     `json:"widths,omitempty"`
+	Layers    []int     `json:"layers,omitempty"` // the layers to prune; empty: all
 	Drop      []int     `json:"drop_layers,omitempty"`
 	Align     int       `json:"align"`
 	AlignMode AlignMode `json:"align_mode"`
@@ -45,16 +48,20 @@ func ruleErrorf(format string, args ...any) error {
 // the model.
 func (r *Rule) Check() error {
 	set := 0
-	for _, given := range []bool{r.Ratio != nil, r.Width != nil, r.Expansion != nil} {
+	for _, given := range []bool{r.Ratio != nil, r.Width != nil, r.Expansion != nil, len(r.Widths) > 0} {
 		if given {
 			set++
 		}
 	}
 	switch {
 	case set > 1:
-		return ruleErrorf("--ratio, --width and --expansion exclude one another")
+		return ruleErrorf("--ratio, --width, --expansion and --widths exclude one another")
 	case set == 0 && len(r.Drop) == 0:
-		return ruleErrorf("one of --ratio, --width, --expansion or --drop-layers is needed")
+		return ruleErrorf("one of --ratio, --width, --expansion, --widths or --drop-layers is needed")
+	case len(r.Widths) > 0 && len(r.Layers) > 0:
+		return ruleErrorf("--widths says the width of every layer; leave --layers out")
+	case slices.ContainsFunc(r.Widths, func(w int) bool { return w < 1 }):
+		return ruleErrorf("--widths %s: expected at least 1, the number of neurons to keep", joinInts(r.Widths))
 	case r.Ratio != nil && !(*r.Ratio > 0 && *r.Ratio < 1):
 		return ruleErrorf("--ratio %v: expected a number between 0 and 1, the share of neurons to remove", *r.Ratio)
 	case r.Width != nil && *r.Width < 1:
@@ -90,72 +97,95 @@ func (r *Rule) CheckFor(spec *arch.Spec) error {
 			}
 		}
 	}
+	if n := len(r.Widths); n > 0 && n != spec.Layers {
+		return ruleErrorf("--widths has %d numbers; the model has %d layers and needs one for each", n, spec.Layers)
+	}
+	return r.checkShrinks(spec)
+}
+
+// checkShrinks is an error if a layer cannot have the width that the rule means, or if
+// rounding keeps whole every layer that the rule means to cut.
+func (r *Rule) checkShrinks(spec *arch.Spec) error {
+	var nothing error
+	shrinks := false
 	for l, d := range spec.Widths {
-		if r.prunes(l) && !slices.Contains(r.Drop, l) {
-			if _, _, err := r.widths(d, spec.Hidden); err != nil {
-				return err
-			}
+		if !r.prunes(l) || slices.Contains(r.Drop, l) {
+			continue
+		}
+		_, width, err := r.widths(l, d, spec.Hidden)
+		if err != nil {
+			return err
+		}
+		shrinks = shrinks || width < d
+		if wanted, asked := r.wanted(l, d, spec.Hidden); nothing == nil && width == d && (wanted < d || r.Ratio != nil) {
+			_, width = r.rounded(wanted)
+			nothing = ruleErrorf("%s with --align %d prunes nothing: %d neurons become %d, and the model has %d; choose a larger ratio or a smaller alignment", asked, r.Align, wanted, width, d)
 		}
 	}
-	return nil
+	if shrinks {
+		return nil
+	}
+	return nothing
 }
 
 // prunes reports whether neurons of a layer go.
 func (r *Rule) prunes(layer int) bool {
-	return (r.Ratio != nil || r.Width != nil || r.Expansion != nil) && (len(r.Layers) == 0 || slices.Contains(r.Layers, layer))
+	return (r.Ratio != nil || r.Width != nil || r.Expansion != nil || len(r.Widths) > 0) && (len(r.Layers) == 0 || slices.Contains(r.Layers, layer))
 }
 
-// wanted returns how many of a layer's d neurons the rule keeps before rounding, and
-// how the user said so.
-func (r *Rule) wanted(d, hidden int) (keep int, asked string) {
+// wanted returns how many of the d neurons of a layer the rule keeps before rounding,
+// and how the user said so.
+func (r *Rule) wanted(layer, d, hidden int) (keep int, asked string) {
 	switch {
 	case r.Ratio != nil:
 		// The published recipe (arXiv 2512.22671): int(ratio*d) neurons go, at least one stays.
 		return d - min(int(*r.Ratio*float64(d)), d-1), "--ratio " + formatFloat(*r.Ratio)
 	case r.Width != nil:
 		return *r.Width, "--width " + strconv.Itoa(*r.Width)
-	default:
+	case r.Expansion != nil:
 		return int(math.Round(*r.Expansion * float64(hidden))), "--expansion " + formatFloat(*r.Expansion)
+	default:
+		return r.Widths[layer], "--widths"
 	}
 }
 
-// widths returns how many of a layer's d neurons stay and the width that results. The
-// width is never above d; a rule that rounding turns into nothing is an error, but for
-// a width that was asked for as a number.
-func (r *Rule) widths(d, hidden int) (keep, width int, err error) {
-	unrounded, asked := r.wanted(d, hidden)
-	if unrounded < 1 || unrounded > d {
-		return 0, 0, ruleErrorf("%s means a width of %d; the model's layers are %d wide", asked, unrounded, d)
+// widths returns how many of a layer's d neurons stay and the width that results, never
+// above d: a layer that rounding would leave no narrower stays whole.
+func (r *Rule) widths(layer, d, hidden int) (keep, width int, err error) {
+	wanted, asked := r.wanted(layer, d, hidden)
+	if wanted < 1 || wanted > d {
+		return 0, 0, ruleErrorf("%s means a width of %d; layer %d of the model is %d wide", asked, wanted, layer, d)
 	}
-	if unrounded == d && r.Ratio == nil {
+	keep, width = r.rounded(wanted)
+	if wanted == d || width >= d {
 		return d, d, nil
 	}
-	a := r.Align
-	keep = unrounded
-	switch r.AlignMode {
-	case Nearest:
-		keep = max(a, (keep+a/2)/a*a)
-		width = keep
-	case Down:
-		keep = keep / a * a
-		width = keep
-	case Pad:
-		width = (keep + a - 1) / a * a
-	}
 	if keep == 0 {
-		return 0, 0, ruleErrorf("%s rounded down to a multiple of --align %d leaves no neuron of %d", asked, a, d)
-	}
-	if width >= d {
-		return 0, 0, ruleErrorf("%s with --align %d prunes nothing: %d neurons become %d, and the model has %d; choose a larger ratio or a smaller alignment", asked, a, unrounded, width, d)
+		return 0, 0, ruleErrorf("%s rounded down to a multiple of --align %d leaves no neuron of the %d of layer %d", asked, r.Align, d, layer)
 	}
 	return keep, width, nil
+}
+
+// rounded returns how many neurons stay where so many are wanted, and the width, whatever
+// the layer has.
+func (r *Rule) rounded(wanted int) (keep, width int) {
+	a := r.Align
+	switch r.AlignMode {
+	case Nearest:
+		keep = max(a, (wanted+a/2)/a*a)
+		return keep, keep
+	case Down:
+		return wanted / a * a, wanted / a * a
+	default: // Pad
+		return wanted, (wanted + a - 1) / a * a
+	}
 }
 
 // WidthAt is the width that a ratio gives for d neurons, rounded to the nearest multiple
 // of align but never above d: what inspect shows.
 func WidthAt(ratio float64, d, align int) int {
 	r := Rule{Ratio: &ratio, Align: align, AlignMode: Nearest}
-	_, width, err := r.widths(d, 0)
+	_, width, err := r.widths(0, d, 0)
 	if err != nil {
 		return d
 	}
@@ -163,6 +193,15 @@ func WidthAt(ratio float64, d, align int) int {
 }
 
 func formatFloat(f float64) string { return strconv.FormatFloat(f, 'g', -1, 64) }
+
+// joinInts is a list as the flags take it.
+func joinInts(list []int) string {
+	words := make([]string, len(list))
+	for i, n := range list {
+		words[i] = strconv.Itoa(n)
+	}
+	return strings.Join(words, ",")
+}
 
 // ParseLayers reads a list of layers such as 2-20,24; the result is ascending and holds
 // each layer once.

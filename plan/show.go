@@ -18,6 +18,9 @@ func (p *Plan) Show(w io.Writer) error {
 	fmt.Fprintf(w, "model      %s, %d layers, hidden size %d, width %d\n           %s\n", p.Family, len(p.Layers), p.Hidden, p.Intermediate, p.Model)
 	fmt.Fprintf(w, "method     %s (seed %d)\nrule       %s\n\n", method, p.Seed, p.Rule.String())
 	p.showCalibration(w)
+	if p.Form != "" {
+		fmt.Fprintf(w, "form       %s\n\n", p.Form)
+	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "layer\twidth\tkept\tzero\tkept %\texpansion\t")
 	for _, l := range p.Layers {
@@ -66,6 +69,8 @@ func (r *Rule) String() string {
 		s = fmt.Sprintf("--width %d ", *r.Width)
 	case r.Expansion != nil:
 		s = "--expansion " + formatFloat(*r.Expansion) + " "
+	case len(r.Widths) > 0:
+		s = "--widths " + joinInts(r.Widths) + " "
 	}
 	if len(r.Layers) > 0 {
 		s += fmt.Sprintf("--layers %v ", r.Layers)

@@ -11,6 +11,7 @@ package surgery
 
 import (
 	"fmt"
+	"io"
 	"slices"
 
 	"github.com/coppice-lm/coppice/arch"
@@ -26,7 +27,8 @@ type Program struct {
 	Spec   arch.Spec    // of the output
 	Notes  []string     // what the user should be told
 
-	refit *refitter // nil where the plan refits nothing
+	files map[string][]byte // what the form adds; of nil content: what it leaves out of the input
+	refit *refitter         // nil where the plan refits nothing
 }
 
 // Step makes one output tensor out of one input tensor.
@@ -51,15 +53,6 @@ func (s *Step) name() string {
 	return s.In.Name
 }
 
-// WidthsError says that the layers would have different widths, which a plain
-// checkpoint of the family cannot say.
-type WidthsError struct{ Widths []int }
-
-func (e *WidthsError) Error() string {
-	return fmt.Sprintf("the layers would be %d to %d neurons wide, but a checkpoint has one intermediate_size and plain Llama loaders (transformers, vLLM, llama.cpp) refuse others; use the same width for all layers, or --pad to fill the narrower ones with zero neurons (which saves no bytes)",
-		slices.Min(e.Widths), slices.Max(e.Widths))
-}
-
 // DType returns the element type that a --dtype value asks for. Same keeps the stored
 // type of each tensor; block types, which only a GGUF has, become F16.
 func DType(name string) (tensor.DType, error) {
@@ -74,7 +67,7 @@ func DType(name string) (tensor.DType, error) {
 
 // Compile turns a plan for a checkpoint into a program that writes tensors of type to
 // (Invalid: the stored type, F16 if that is a block type). A plan for another model, or
-// one whose layers differ in width, is refused.
+// one in a form that cannot say its widths, is refused.
 func Compile(p *plan.Plan, c *checkpoint.Checkpoint, to tensor.DType) (*Program, error) {
 	fingerprint, err := c.Fingerprint()
 	if err != nil {
@@ -83,13 +76,11 @@ func Compile(p *plan.Plan, c *checkpoint.Checkpoint, to tensor.DType) (*Program,
 	if err := p.CheckModel(fingerprint, &c.Spec); err != nil {
 		return nil, err
 	}
-	if !p.Uniform() {
-		return nil, &WidthsError{p.Widths()}
-	}
 	if to == tensor.Invalid && c.Quantised() {
 		to = tensor.F16
 	}
 	prog := &Program{Spec: c.Spec.WithWidths(p.Widths()), Notes: slices.Clone(c.Notes)}
+	prog.Spec.Form = p.Arch()
 	units := map[string]arch.Unit{}
 	for _, t := range c.Spec.Tensors() {
 		units[t.Name] = t.Unit
@@ -112,13 +103,13 @@ func Compile(p *plan.Plan, c *checkpoint.Checkpoint, to tensor.DType) (*Program,
 	if err := prog.addRefit(p, c); err != nil {
 		return nil, err
 	}
-	prog.Config, err = outputConfig(p, c, prog.Spec, to)
-	if err != nil {
+	if prog.Config, err = outputConfig(p, c, &prog.Spec, to); err != nil {
 		return nil, err
 	}
-	if n := zeroNeurons(p); n > 0 {
-		prog.Notes = append(prog.Notes, fmt.Sprintf("%d zero neurons pad the layers to %d: they compute nothing and save no bytes", n, prog.Spec.Intermediate))
+	if err := prog.modelingFile(c); err != nil {
+		return nil, err
 	}
+	prog.noteZeros(p)
 	return prog, nil
 }
 
@@ -152,22 +143,69 @@ func renumbering(p *plan.Plan) map[int]int {
 	return m
 }
 
-func zeroNeurons(p *plan.Plan) int {
-	n := 0
+// noteZeros tells how many zero neurons there are, and why.
+func (prog *Program) noteZeros(p *plan.Plan) {
+	neurons, layers := 0, 0
 	for _, l := range p.Kept() {
-		n += l.Width - len(l.Keep)
+		if n := l.Width - len(l.Keep); n > 0 {
+			neurons, layers = neurons+n, layers+1
+		}
 	}
-	return n
+	switch {
+	case neurons == 0:
+	case p.Form == plan.DeciLM:
+		prog.Notes = append(prog.Notes, fmt.Sprintf("%d zero neurons round %d of %d layers up to multiples of %d, which is what --form decilm can say: they compute nothing and save no bytes", neurons, layers, prog.Spec.Layers, arch.DeciMultiple))
+	case p.Uniform():
+		prog.Notes = append(prog.Notes, fmt.Sprintf("%d zero neurons pad the layers to %d: they compute nothing and save no bytes", neurons, prog.Spec.Intermediate))
+	default:
+		prog.Notes = append(prog.Notes, fmt.Sprintf("%d zero neurons pad %d of %d layers: they compute nothing and save no bytes", neurons, layers, prog.Spec.Layers))
+	}
+}
+
+// modelingFile says what becomes of the file through which transformers loads forms that
+// are not plain: it is written for them, and an input's is left out of plain outputs. A
+// file of that name that is someone else's is not overwritten.
+func (prog *Program) modelingFile(c *checkpoint.Checkpoint) error {
+	inWay := false
+	for _, f := range c.Extra() {
+		if f.Name != arch.ModelingName {
+			continue
+		}
+		ours, err := isOurs(f)
+		if err != nil {
+			return fmt.Errorf("%s: %s: %w", c.Path, f.Name, err)
+		}
+		if ours {
+			prog.files = map[string][]byte{f.Name: nil}
+		}
+		inWay = !ours
+	}
+	switch {
+	case prog.Spec.Form == arch.Plain:
+		return nil
+	case inWay:
+		return fmt.Errorf("%s: holds a %s that Coppice did not write, and the output needs one of its own; rename it, or choose --form padded", c.Path, arch.ModelingName)
+	}
+	prog.files = map[string][]byte{arch.ModelingName: arch.ModelingFile}
+	return nil
+}
+
+func isOurs(f checkpoint.ExtraFile) (bool, error) {
+	r, err := f.Open()
+	if err != nil {
+		return false, err
+	}
+	defer r.Close()
+	b, err := io.ReadAll(io.LimitReader(r, 1<<16))
+	return arch.IsModelingFile(b), err
 }
 
 // outputConfig changes in the input's config.json what the program changes in the
 // model, and nothing else.
-func outputConfig(p *plan.Plan, c *checkpoint.Checkpoint, spec arch.Spec, to tensor.DType) (*arch.Config, error) {
+func outputConfig(p *plan.Plan, c *checkpoint.Checkpoint, spec *arch.Spec, to tensor.DType) (*arch.Config, error) {
 	cfg := c.Config.Clone()
-	if spec.Intermediate != c.Spec.Intermediate {
-		if err := cfg.Set("intermediate_size", spec.Intermediate); err != nil {
-			return nil, err
-		}
+	if err := arch.SetForm(cfg, &c.Spec, spec); err != nil {
+		return nil, fmt.Errorf("%s: config.json: %w", c.Path, err)
 	}
 	if spec.MLPBias != c.Spec.MLPBias {
 		if err := cfg.Set("mlp_bias", spec.MLPBias); err != nil {

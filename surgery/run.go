@@ -32,16 +32,22 @@ func (p *Program) Run(ctx context.Context, c *checkpoint.Checkpoint, sink *check
 		return err
 	}
 	for _, f := range c.Extra() {
-		if _, replaced := files[f.Name]; replaced {
+		_, replaced := files[f.Name]
+		if _, ours := p.files[f.Name]; replaced || ours {
 			continue
 		}
 		if err := sink.CopyFile(f); err != nil {
 			return err
 		}
 	}
-	for name, b := range files {
-		if err := sink.WriteFile(name, bytes.NewReader(b)); err != nil {
-			return err
+	for _, more := range []map[string][]byte{p.files, files} {
+		for name, b := range more {
+			if b == nil {
+				continue
+			}
+			if err := sink.WriteFile(name, bytes.NewReader(b)); err != nil {
+				return err
+			}
 		}
 	}
 	if err := ctx.Err(); err != nil {
@@ -52,6 +58,9 @@ func (p *Program) Run(ctx context.Context, c *checkpoint.Checkpoint, sink *check
 
 // Verify compares a checkpoint with what the program makes, byte for byte.
 func (p *Program) Verify(ctx context.Context, c, made *checkpoint.Checkpoint, opt Options) error {
+	if made.Spec.Form != p.Spec.Form {
+		return fmt.Errorf("%s: config.json is of the form %v; the plan makes %v", made.Path, made.Spec.Form, p.Spec.Form)
+	}
 	expected := map[string]bool{}
 	for _, s := range p.Steps {
 		expected[s.Out.Name] = true

@@ -215,20 +215,6 @@ func TestDropLayers(t *testing.T) {
 	}
 }
 
-func TestDifferentWidthsAreRefusedUnlessPadded(t *testing.T) {
-	c := model(t, tensor.BF16, nil)
-	p := keepAll(t, c)
-	p.Layers[1].Keep, p.Layers[1].Width = []int{3, 4}, 2
-	_, err := Compile(p, c, tensor.Invalid)
-	if !errors.As(err, new(*WidthsError)) || !strings.Contains(err.Error(), "--pad") {
-		t.Fatal(err)
-	}
-	out := run(t, c, p.Padded(), tensor.Invalid)
-	if out.Bytes() != c.Bytes() {
-		t.Errorf("padding saved bytes: %d, %d", out.Bytes(), c.Bytes())
-	}
-}
-
 func TestPlanForAnotherModel(t *testing.T) {
 	c := model(t, tensor.BF16, nil)
 	other := model(t, tensor.BF16, map[string]any{"vocab_size": 65})

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -254,6 +255,9 @@ func TestGGUFFiles(t *testing.T) {
 		if config[key] != want {
 			t.Errorf("%s is %v, want %v", key, config[key], want)
 		}
+	}
+	if names := fmt.Sprint(config["model_input_names"]); names != "[input_ids attention_mask]" {
+		t.Errorf("model_input_names is %s", names)
 	}
 	if !bytes.Contains(files[tokenizerFile], []byte(`"<|end|>":0,"1":1,"2":2`)) {
 		t.Error("the vocabulary is not in the order of the ids, or its tokens are escaped")

@@ -105,6 +105,8 @@ func (v *ggufVocab) config() map[string]any {
 	c := v.specialTokens()
 	c["tokenizer_class"] = "PreTrainedTokenizerFast"
 	c["clean_up_tokenization_spaces"] = false
+	// Before version 5 transformers added token_type_ids, which no decoder takes.
+	c["model_input_names"] = []string{"input_ids", "attention_mask"}
 	c["model_max_length"] = float64(unlimitedLength)
 	if v.contextLength > 0 && v.contextLength < math.MaxInt32 {
 		c["model_max_length"] = v.contextLength

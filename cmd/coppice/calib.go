@@ -29,7 +29,7 @@ type textFlags struct {
 
 func (f *textFlags) register(cmd *cobra.Command) {
 	fl := cmd.Flags()
-	fl.StringArrayVar(&f.sources, "calib", nil, "calibration text: a file or a directory (JSON Lines, Parquet, UTF-8 text); may be given several times")
+	fl.StringArrayVar(&f.sources, "calib", nil, "calibration text: a file or a directory (JSON Lines, Parquet, UTF-8 text); may be given several times (default: a small text that the program carries)")
 	fl.IntVar(&f.tokens, "tokens", calib.DefaultTokens, "calibration tokens")
 	fl.IntVar(&f.ctx, "ctx", calib.DefaultContext, "tokens of a row of calibration text")
 	fl.StringVar(&f.rows, "rows", string(calib.Packed), "how documents fill rows: packed (one after another) or padded (each in rows of its own)")
@@ -73,6 +73,9 @@ func (a *app) collect(ctx context.Context, path string, c *checkpoint.Checkpoint
 			return nil, badInput(fmt.Errorf("--calib %w", err))
 		}
 	}
+	if len(f.sources) == 0 {
+		a.note("without --calib the text is the built-in one, excerpts in English of works in the public domain; calibrate on text like that on which the model will be used")
+	}
 	m, err := lm.Open(ctx, path, lm.Options{Precision: f.precision, Threads: a.threads})
 	if err != nil {
 		return nil, badInput(err)
@@ -92,12 +95,13 @@ func (a *app) calib() *cobra.Command {
 	var seed uint64
 	var force bool
 	cmd := &cobra.Command{
-		Use:   "calib MODEL --calib PATH... -o FILE",
+		Use:   "calib MODEL [--calib PATH...] -o FILE",
 		Short: "Run a model over text and add up what its neurons do",
 		Long: `Run a model over calibration text and write statistics of its MLPs: sums, from which
 activation-aware scores and refits are made. Documents are shuffled by --seed and used
 once; a tenth of them is held back to judge choices on. Calibrate on text like that on
-which the model will be used, and never on text that it is evaluated on.
+which the model will be used, and never on text that it is evaluated on. Without --calib
+a small text is used that the program carries: excerpts of works in the public domain.
 
 A run that was interrupted or killed goes on where it was when the same command is given
 again, and ends with the same bytes. Statistics of different texts can be added up.`,
@@ -109,9 +113,6 @@ again, and ends with the same bytes. Statistics of different texts can be added 
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := f.check(); err != nil {
 				return err
-			}
-			if len(f.sources) == 0 {
-				return usagef("--calib PATH is needed: a file or a directory of text")
 			}
 			if out == "" {
 				return usagef("-o FILE is needed: the file to write")

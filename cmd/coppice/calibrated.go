@@ -3,7 +3,9 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +14,7 @@ import (
 
 	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/checkpoint"
+	"github.com/coppice-lm/coppice/lm"
 	"github.com/coppice-lm/coppice/plan"
 	"github.com/coppice-lm/coppice/score"
 	"github.com/coppice-lm/coppice/surgery"
@@ -119,11 +122,22 @@ func (f *statsFlags) reason() string {
 	return "--refit " + f.refit
 }
 
-// checkStats refuses statistics of another model.
+// checkStats refuses statistics of another model, or of its text as another tokenizer
+// cuts it.
 func checkStats(st *score.Stats, c *checkpoint.Checkpoint) error {
 	fingerprint, err := c.Fingerprint()
 	if err == nil {
 		err = st.CheckModel(fingerprint, &c.Spec)
+	}
+	if err != nil {
+		return badInput(err)
+	}
+	tok, err := lm.Tokenizer(c)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // the weights are the ones
+	}
+	if err == nil && tok.Fingerprint() != st.Tokenizer {
+		err = fmt.Errorf("%s: the statistics were made with another tokenizer than that of %s; make them anew with `coppice calib`", st.Path(), c.Path)
 	}
 	return badInput(err)
 }
@@ -131,7 +145,7 @@ func checkStats(st *score.Stats, c *checkpoint.Checkpoint) error {
 // compute scores a checkpoint as the flags say, from statistics where the method needs
 // them.
 func (f *statsFlags) compute(ctx context.Context, a *app, c *checkpoint.Checkpoint, st *score.Stats) (*score.Scores, error) {
-	if err := c.RequireUniform(); err != nil {
+	if err := c.RequireWidths(); err != nil {
 		return nil, badInput(err)
 	}
 	method := score.Method(f.method)
@@ -199,7 +213,7 @@ func (f *planFlags) fit(cmd *cobra.Command, spec *arch.Spec) error {
 	if f.best && !changed("align-mode") {
 		f.rule.AlignMode = plan.Pad
 	}
-	return cmp.Or(f.rule.CheckFor(spec), surgery.CheckRefit(spec, plan.RefitMethod(f.refit)))
+	return cmp.Or(plan.CheckForm(f.rule, plan.Form(f.form), spec), surgery.CheckRefit(spec, plan.RefitMethod(f.refit)))
 }
 
 // decide makes the plan from scores, which are computed where none are given, and from
@@ -213,18 +227,18 @@ func (f *planFlags) decide(ctx context.Context, a *app, c *checkpoint.Checkpoint
 	if p, err = plan.Build(sc, &c.Spec, f.rule); err != nil {
 		return nil, badInput(err)
 	}
-	if f.pad {
-		p = p.Padded()
+	if p, err = p.InForm(plan.Form(f.form), &c.Spec); err != nil {
+		return nil, err
 	}
 	return p, f.planRefit(ctx, a, c, p, st)
 }
 
-// statistics returns those that prune uses: of --stats, or collected from --calib, into
-// the file that --stats names or into a hidden one that discard removes. Of a run that is
+// statistics returns those that prune uses: of --stats, or collected from --calib or the
+// built-in text, into the file that --stats names or into a hidden one that discard removes. Of a run that is
 // interrupted the hidden one is kept, and the same command goes on from there.
 func (a *app) statistics(ctx context.Context, path string, c *checkpoint.Checkpoint, f *planFlags, text *textFlags, out string) (st *score.Stats, discard func(), err error) {
 	keep := func() {}
-	if len(text.sources) == 0 || !f.needed() {
+	if !f.needed() || len(text.sources) == 0 && f.stats != "" {
 		st, err = f.open(c)
 		return st, keep, err
 	}
@@ -251,14 +265,11 @@ func checkText(cmd *cobra.Command, f *planFlags, text *textFlags) error {
 	if err := text.check(); err != nil {
 		return err
 	}
-	given, needed := len(text.sources) > 0, f.needed()
-	if !needed && given {
+	given := len(text.sources) > 0
+	if !f.needed() && given {
 		return usagef("--calib: --method %s looks at weights alone, and nothing is refitted", f.method)
 	}
-	if needed && !given && f.stats == "" {
-		return usagef("%s needs calibration text: --calib PATH (a file or a directory), or --stats FILE made by `coppice calib`", f.reason())
-	}
-	if i := slices.IndexFunc(text.names(), cmd.Flags().Changed); i >= 0 && !given {
+	if i := slices.IndexFunc(text.names(), cmd.Flags().Changed); i >= 0 && !given && (f.stats != "" || !f.needed()) {
 		return usagef("--%s needs --calib PATH", text.names()[i])
 	}
 	return nil

@@ -109,7 +109,8 @@ type ruleFlags struct {
 	width, align     int
 	mode             string
 	layers, drop     string
-	pad              bool
+	widths           string
+	form             formFlag
 }
 
 func (f *ruleFlags) register(cmd *cobra.Command) {
@@ -121,7 +122,8 @@ func (f *ruleFlags) register(cmd *cobra.Command) {
 	fl.StringVar(&f.drop, "drop-layers", "", "drop these layers whole")
 	fl.IntVar(&f.align, "align", 1, "round the width to a multiple of this (activation-aware methods: 32, 64 or 256 by the width)")
 	fl.StringVar(&f.mode, "align-mode", string(plan.Nearest), "how to round: nearest, down, or pad (with zero neurons)")
-	fl.BoolVar(&f.pad, "pad", false, "fill narrower layers with zero neurons up to the widest (saves no bytes)")
+	fl.StringVar(&f.widths, "widths", "", "neurons to keep, one number for each layer: a list such as 384,512,512, or a file of numbers")
+	f.form.register(cmd)
 	completeWords(cmd, "align-mode", string(plan.Nearest), string(plan.Down), string(plan.Pad))
 }
 
@@ -138,6 +140,12 @@ func (f *ruleFlags) parse(cmd *cobra.Command) (plan.Rule, error) {
 	if changed("expansion") {
 		r.Expansion = &f.expansion
 	}
+	if changed("widths") {
+		var err error
+		if r.Widths, err = readWidths(f.widths); err != nil {
+			return r, err
+		}
+	}
 	for _, l := range []struct {
 		flag, text string
 		to         *[]int
@@ -149,6 +157,9 @@ func (f *ruleFlags) parse(cmd *cobra.Command) (plan.Rule, error) {
 		if *l.to, err = plan.ParseLayers(l.text); err != nil {
 			return r, &usageError{fmt.Errorf("--%s: %w", l.flag, err)}
 		}
+	}
+	if err := f.form.check(); err != nil {
+		return r, err
 	}
 	return r, r.Check()
 }

@@ -85,6 +85,25 @@ func TestEvalKill(t *testing.T) {
 	}
 }
 
+// A second evaluation into a directory in which one is running is refused, and harms it not.
+func TestEvalTwice(t *testing.T) {
+	args := longEval(t)
+	dir := t.TempDir()
+	whole, out := filepath.Join(dir, "whole"), filepath.Join(dir, "out")
+	succeed(t, append(args, "-o", whole, "--quiet")...)
+	p := start(t, append(args, "-o", out)...)
+	signalAt(p, syscall.SIGSTOP, filepath.Join(out, "ledger.jsonl"), 1000)
+	refuse(t, exitUsage, []string{"is being written by another run of Coppice"}, append(args, "-o", out)...)
+	refuse(t, exitUsage, []string{"is being written by another run of Coppice"}, append(args, "-o", out, "--force")...)
+	p.Process.Signal(syscall.SIGCONT)
+	if code := p.end(t); code != exitDone {
+		t.Fatalf("exit code %d\n%s", code, &p.stderr)
+	}
+	if err := compareResults(whole, out); err != nil {
+		t.Error(err)
+	}
+}
+
 // Interrupted, an evaluation says what it keeps, exits with 4, and the same command goes on.
 func TestEvalInterrupt(t *testing.T) {
 	args := longEval(t)

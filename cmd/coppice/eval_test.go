@@ -324,7 +324,7 @@ func TestEvalZeroPadding(t *testing.T) {
 
 	// Some layers only, the others filled up to them.
 	padded := filepath.Join(dir, "padded")
-	succeed(t, "prune", m, "-o", padded, "--width", "50", "--layers", "1", "--pad", "--quiet")
+	succeed(t, "prune", m, "-o", padded, "--width", "50", "--layers", "1", "--form", "padded", "--quiet")
 	cut := rewrite(t, m, nil, func(c *checkpoint.Checkpoint, info tensor.Info) []named {
 		p := open(t, padded)
 		if strings.HasPrefix(info.Name, "model.layers.1.mlp") {

@@ -47,8 +47,10 @@ type inspection struct {
 	Family       string           `json:"family"`
 	Architecture string           `json:"architecture"`
 	Hidden       int              `json:"hidden_size"`
-	Intermediate int              `json:"intermediate_size"`
-	Widths       []int            `json:"widths"`
+	Form         string           `json:"form"`              // how config.json says the widths
+	Intermediate int              `json:"intermediate_size"` // the widest layer's, as config.json says
+	Widths       []int            `json:"widths"`            // of the layers, as the tensors say
+	AsConfigured bool             `json:"widths_as_configured"`
 	Layers       int              `json:"num_hidden_layers"`
 	Heads        int              `json:"num_attention_heads"`
 	KVHeads      int              `json:"num_key_value_heads"`
@@ -56,7 +58,7 @@ type inspection struct {
 	Vocab        int              `json:"vocab_size"`
 	MaxPositions int              `json:"max_position_embeddings"`
 	Tied         bool             `json:"tie_word_embeddings"`
-	Expansion    float64          `json:"expansion_ratio"`
+	Expansion    float64          `json:"expansion_ratio"` // the mean of the layers'
 	Total        int64            `json:"total_parameters"`
 	Parameters   map[string]int64 `json:"parameters"` // by role
 	Bytes        int64            `json:"bytes"`      // as stored; 0 without weights
@@ -69,7 +71,7 @@ type inspection struct {
 // parameter, or two without weights.
 type ratioRow struct {
 	Ratio        float64 `json:"ratio"`
-	Width        int     `json:"width"`
+	Width        int     `json:"width"` // of the widest layer
 	AlignedWidth int     `json:"aligned_width"`
 	Expansion    float64 `json:"expansion_ratio"`
 	Parameters   int64   `json:"parameters"`
@@ -82,7 +84,9 @@ func (a *app) inspection(model string) (*inspection, error) {
 	if err == nil {
 		defer c.Close()
 		a.notes(c.Notes)
-		return inspect(model, &c.Spec, c.Tensors()), nil
+		r := inspect(model, &c.Spec, c.Tensors())
+		r.AsConfigured = c.RequireWidths() == nil
+		return r, nil
 	}
 	config := model
 	var none *checkpoint.NoWeightsError
@@ -113,10 +117,10 @@ func alignment(width int) int {
 func inspect(model string, s *arch.Spec, infos []tensor.Info) *inspection {
 	byRole, total := s.Parameters()
 	r := &inspection{
-		Model: model, Family: s.Family.ModelType, Architecture: s.Family.Architecture,
-		Hidden: s.Hidden, Intermediate: s.Intermediate, Widths: s.Widths, Layers: s.Layers,
+		Model: model, Family: s.Family.ModelType, Architecture: s.Architecture(),
+		Form: s.Form.String(), AsConfigured: true, Hidden: s.Hidden, Intermediate: s.Intermediate, Widths: s.Widths, Layers: s.Layers,
 		Heads: s.Heads, KVHeads: s.KVHeads, HeadDim: s.HeadDim, Vocab: s.Vocab, MaxPositions: s.MaxPositions, Tied: s.Tied,
-		Expansion: float64(s.Intermediate) / float64(s.Hidden), Total: total,
+		Expansion: meanWidth(s) / float64(s.Hidden), Total: total,
 		Parameters: map[string]int64{}, ByType: map[string]int64{}, Memory: map[string]int64{"f32": 4 * total, "f16": 2 * total, "bf16": 2 * total},
 	}
 	for role, n := range byRole {
@@ -136,10 +140,14 @@ func inspect(model string, s *arch.Spec, infos []tensor.Info) *inspection {
 	for percent := 10; percent <= 90; percent += 10 {
 		ratio := float64(percent) / 100
 		row := ratioRow{Ratio: ratio, KVBytes: kvBytes(s)}
-		row.Width = plan.WidthAt(ratio, s.Intermediate, 1)
-		row.AlignedWidth = plan.WidthAt(ratio, s.Intermediate, alignment(s.Intermediate))
-		row.Expansion = float64(row.Width) / float64(s.Hidden)
-		pruned := s.WithWidths(slices.Repeat([]int{row.Width}, s.Layers))
+		widths := make([]int, s.Layers)
+		for l, w := range s.Widths {
+			widths[l] = plan.WidthAt(ratio, w, 1)
+		}
+		pruned := s.WithWidths(widths)
+		row.Width = pruned.Intermediate
+		row.AlignedWidth = plan.WidthAt(ratio, slices.Max(s.Widths), alignment(s.Intermediate))
+		row.Expansion = meanWidth(&pruned) / float64(s.Hidden)
 		_, row.Parameters = pruned.Parameters()
 		row.Bytes = int64(perParameter * float64(row.Parameters))
 		r.Ratios = append(r.Ratios, row)
@@ -150,11 +158,14 @@ func inspect(model string, s *arch.Spec, infos []tensor.Info) *inspection {
 func (r *inspection) print(a *app) {
 	a.printf("%s\n", r.Model)
 	a.printf("  family          %s (%s)\n", r.Family, r.Architecture)
-	a.printf("  shape           %d layers, hidden size %d, MLP width %d, %d/%d heads of %d, vocabulary %s, context %s\n",
-		r.Layers, r.Hidden, r.Intermediate, r.Heads, r.KVHeads, r.HeadDim, countText(int64(r.Vocab)), countText(int64(r.MaxPositions)))
+	a.printf("  shape           %d layers, hidden size %d, MLP width %s, %d/%d heads of %d, vocabulary %s, context %s\n",
+		r.Layers, r.Hidden, widthsText(r.Widths), r.Heads, r.KVHeads, r.HeadDim, countText(int64(r.Vocab)), countText(int64(r.MaxPositions)))
 	a.printf("  expansion       %.3f (MLP width / hidden size)\n", r.Expansion)
-	if slices.Min(r.Widths) != slices.Max(r.Widths) || r.Widths[0] != r.Intermediate {
+	switch {
+	case !r.AsConfigured:
 		a.printf("  widths          %v: not what config.json says (%d); plain loaders refuse this checkpoint\n", r.Widths, r.Intermediate)
+	case r.Form != arch.Plain.String():
+		a.printf("  widths          %v (form %s)\n", r.Widths, r.Form)
 	}
 	head := "own head"
 	if r.Tied {

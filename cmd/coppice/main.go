@@ -103,7 +103,6 @@ func exitCode(err error) int {
 		usage  *usageError
 		rule   *plan.RuleError
 		output *checkpoint.OutputError
-		widths *surgery.WidthsError
 		refit  *surgery.RefitError
 		input  *inputError
 	)
@@ -112,7 +111,7 @@ func exitCode(err error) int {
 		return exitDone
 	case errors.Is(err, context.Canceled):
 		return exitInterrupted
-	case errors.As(err, &usage), errors.As(err, &rule), errors.As(err, &output), errors.As(err, &widths), errors.As(err, &refit):
+	case errors.As(err, &usage), errors.As(err, &rule), errors.As(err, &output), errors.As(err, &refit):
 		return exitUsage
 	case errors.As(err, &input):
 		return exitInput

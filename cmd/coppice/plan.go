@@ -108,7 +108,7 @@ func (a *app) readScores(path string, c *checkpoint.Checkpoint) (*score.Scores, 
 	if s.Model != fingerprint {
 		return nil, badInput(fmt.Errorf("%s: the scores are of another model (scores: %s, model: %s); make them for this one with `coppice score`", path, s.Model, fingerprint))
 	}
-	return s, badInput(c.RequireUniform())
+	return s, badInput(c.RequireWidths())
 }
 
 func (a *app) planShow() *cobra.Command {

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"text/tabwriter"
 	"time"
 
@@ -29,14 +31,22 @@ original loads. It is the same as score, plan and apply one after the other, and
 is kept in the output as ` + checkpoint.PlanName + `. The default is the published recipe:
 scores by maximum absolute weight (maxabs), the same width in all layers.
 
-With --calib, or statistics made by ` + "`coppice calib`" + `, neurons are scored by what they do on
-a text, and what stays can be refitted to make up for what goes. The output has the same
-size and is far better. --method best is the best recipe known: ` + string(bestMethod) + ` with a ` + string(bestRefit) + `
-refit. --calib with --stats FILE keeps the statistics there, which verify needs.`,
+With --method best, neurons are scored by what they do on a text (` + string(bestMethod) + `), and what stays
+is refitted to make up for what goes (` + string(bestRefit) + `). The output has the same size and is far
+better. The text is that of --calib, or a small one that the program carries, or it was
+run over before by ` + "`coppice calib`" + ` (--stats). --calib with --stats FILE keeps the statistics
+there, which verify needs.
+
+Layers of different widths (--widths, --layers) are written in a form that can say them:
+--form transformers, with a small modelling file that transformers loads with
+trust_remote_code=True; --form decilm for vLLM, widths rounded up to multiples of 256 by
+zero neurons; --form padded, a plain checkpoint as large as if all layers were as wide as
+the widest.`,
 		Example: `  coppice prune ./Llama-3.2-3B -o pruned60 --ratio 0.6
   coppice prune ./Llama-3.2-3B -o pruned40 --ratio 0.4 --align 256 --dtype f16
   coppice prune SmolLM2-135M-Instruct.Q4_1.gguf -o smol60 --ratio 0.6
   coppice prune ./Llama-3.2-3B -o best60 --ratio 0.6 --method best --calib wiki.txt --calib c4.jsonl --stats stats.safetensors
+  coppice prune ./Llama-3.2-3B -o uneven --widths widths.json --form decilm
   coppice prune ./Llama-3.2-3B --width 4096 --dry-run`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
@@ -88,7 +98,8 @@ func orDot(path string) string {
 func (a *app) apply() *cobra.Command {
 	var o outFlags
 	var planFile, stats string
-	var pad, allowNonFinite bool
+	var form formFlag
+	var allowNonFinite bool
 	cmd := &cobra.Command{
 		Use:   "apply MODEL --plan FILE -o DIR",
 		Short: "Carry a plan out",
@@ -97,11 +108,15 @@ One that refits weights needs the statistics that it was made with; the same pla
 statistics give the same bytes.`,
 		Example: `  coppice apply ./Llama-3.2-3B --plan plan.json -o pruned60
   coppice apply ./Llama-3.2-3B --plan plan.json --stats stats.safetensors -o pruned60
-  coppice apply ./Llama-3.2-3B --plan plan.json -o pruned60 --dtype f16`,
+  coppice apply ./Llama-3.2-3B --plan plan.json -o pruned60 --dtype f16
+  coppice apply ./Llama-3.2-3B --plan uneven.json -o uneven --form padded`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			start := time.Now()
 			if err := o.check(args[0]); err != nil {
+				return err
+			}
+			if err := form.check(); err != nil {
 				return err
 			}
 			if planFile == "" {
@@ -119,11 +134,13 @@ statistics give the same bytes.`,
 				return err
 			}
 			defer c.Close()
-			if err := c.RequireUniform(); err != nil {
+			if err := c.RequireWidths(); err != nil {
 				return badInput(err)
 			}
-			if pad {
-				p = p.Padded()
+			if form != "" {
+				if p, err = p.InForm(plan.Form(form), &c.Spec); err != nil {
+					return err
+				}
 			}
 			st, err := optionalStats(stats)
 			if err != nil {
@@ -136,7 +153,7 @@ statistics give the same bytes.`,
 	o.register(cmd, "same", "same, f16, bf16 or f32 (same is f16 for a quantised GGUF)")
 	cmd.Flags().StringVar(&planFile, "plan", "", "the plan to carry out")
 	cmd.Flags().StringVar(&stats, "stats", "", "the statistics that the plan refits from")
-	cmd.Flags().BoolVar(&pad, "pad", false, "fill narrower layers with zero neurons up to the widest (saves no bytes)")
+	form.register(cmd)
 	cmd.Flags().BoolVar(&allowNonFinite, "allow-nonfinite", false, "go on where a weight is NaN or infinite")
 	return cmd
 }
@@ -169,6 +186,9 @@ func (a *app) carryOut(cmd *cobra.Command, model string, c *checkpoint.Checkpoin
 		stats = " --stats " + st.Path()
 	}
 	a.printf("\nwritten to %s in %.1f s; next:\n  coppice verify %s --against %s%s\n  coppice inspect %s\n", o.out, sum.Seconds, o.out, model, stats, o.out)
+	if prog.Spec.Form != arch.Plain {
+		a.printf("in Python: AutoModelForCausalLM.from_pretrained(%q, trust_remote_code=True)\n", o.out)
+	}
 	return nil
 }
 
@@ -183,8 +203,10 @@ func optionalStats(path string) (*score.Stats, error) {
 // side is one side of a comparison.
 type side struct {
 	Layers       int     `json:"num_hidden_layers"`
-	Width        int     `json:"intermediate_size"`
-	Expansion    float64 `json:"expansion_ratio"`
+	Form         string  `json:"form"`
+	Width        int     `json:"intermediate_size"` // the widest layer's
+	Widths       []int   `json:"widths"`
+	Expansion    float64 `json:"expansion_ratio"` // the mean of the layers'
 	Parameters   int64   `json:"parameters"`
 	Bytes        int64   `json:"bytes"`
 	MemoryOf1000 int64   `json:"memory_with_1000_tokens"` // weights and the KV cache of 1,000 tokens
@@ -202,9 +224,26 @@ type summary struct {
 func summarise(c *checkpoint.Checkpoint, prog *surgery.Program) summary {
 	make := func(spec arch.Spec, bytes int64) side {
 		_, n := spec.Parameters()
-		return side{spec.Layers, spec.Intermediate, float64(spec.Intermediate) / float64(spec.Hidden), n, bytes, bytes + kvBytes(&spec)}
+		return side{spec.Layers, spec.Form.String(), spec.Intermediate, spec.Widths, meanWidth(&spec) / float64(spec.Hidden), n, bytes, bytes + kvBytes(&spec)}
 	}
 	return summary{Before: make(c.Spec, c.Bytes()), After: make(prog.Spec, prog.Bytes())}
+}
+
+// meanWidth is the mean width of the layers.
+func meanWidth(spec *arch.Spec) float64 {
+	sum := 0
+	for _, w := range spec.Widths {
+		sum += w
+	}
+	return float64(sum) / float64(spec.Layers)
+}
+
+// widthsText is the width of the layers, or the narrowest and the widest.
+func widthsText(widths []int) string {
+	if least, most := slices.Min(widths), slices.Max(widths); least < most {
+		return fmt.Sprintf("%d to %d", least, most)
+	}
+	return strconv.Itoa(widths[0])
 }
 
 // kvBytes is the size of the keys and values of 1,000 tokens at two bytes each.
@@ -223,7 +262,7 @@ func (s *summary) table(a *app) {
 	if s.Before.Layers != s.After.Layers {
 		row("layers", func(s side) string { return fmt.Sprint(s.Layers) }, func(s side) float64 { return float64(s.Layers) })
 	}
-	row("MLP width", func(s side) string { return fmt.Sprint(s.Width) }, func(s side) float64 { return float64(s.Width) })
+	row("MLP width", func(s side) string { return widthsText(s.Widths) }, func(s side) float64 { return s.Expansion })
 	row("expansion ratio", func(s side) string { return fmt.Sprintf("%.3f", s.Expansion) }, func(s side) float64 { return s.Expansion })
 	row("parameters", func(s side) string { return countText(s.Parameters) }, func(s side) float64 { return float64(s.Parameters) })
 	row("weights", func(s side) string { return bytesText(s.Bytes) }, func(s side) float64 { return float64(s.Bytes) })

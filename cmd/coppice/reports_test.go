@@ -256,6 +256,58 @@ func TestReportWidths(t *testing.T) {
 	if _, err := os.Stat(out); err == nil {
 		t.Error("something was written")
 	}
+
+	// The way out: the widths, said in the config. A list that is not the tensors' is
+	// refused as the single width was.
+	say := func(widths string) string {
+		c := config.Clone()
+		for key, value := range map[string]string{"model_type": `"coppice_llama"`, "intermediate_sizes": widths} {
+			if err := c.Set(key, rawJSON(value)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return writeModel(t, filepath.Join(t.TempDir(), "said"), c.Bytes(), infos, func(i tensor.Info) []byte { return random(t, i) })
+	}
+	said := say("[48,32,40]")
+	succeed(t, "prune", said, "-o", out, "--ratio", "0.5")
+	decode(t, succeed(t, "inspect", out, "--json").stdout, &r)
+	if !slices.Equal(r.Widths, []int{24, 16, 20}) || !r.AsConfigured || r.Form != "transformers" {
+		t.Errorf("pruned by half: %v, as configured %v, form %s", r.Widths, r.AsConfigured, r.Form)
+	}
+	wrong := say("[48,32,41]")
+	want = []string{"layer 2 is 40 neurons wide", `41 \(key "intermediate_sizes"\)`, "correct config.json"}
+	refuse(t, exitInput, want, "prune", wrong, "-o", out, "--ratio", "0.5", "--force")
+	refuse(t, exitInput, want, "verify", wrong)
+	if text := succeed(t, "inspect", wrong).stdout; !strings.Contains(text, "[48 32 40]: not what config.json says") {
+		t.Errorf("inspect prints\n%s", text)
+	}
+	refuse(t, exitInput, []string{"has 2 entries, but num_hidden_layers is 3"}, "inspect", say("[48,32]"))
+}
+
+// The same for block_configs: an ffn_mult that means a width which the tensors lack.
+func TestReportBlockWidths(t *testing.T) {
+	dir := t.TempDir()
+	m, deci := filepath.Join(dir, "m"), filepath.Join(dir, "deci")
+	if err := synthModel(m, []string{"width=512"}); err != nil {
+		t.Fatal(err)
+	}
+	succeed(t, "prune", m, "-o", deci, "--widths", "512,256,300", "--form", "decilm", "--quiet")
+	file := filepath.Join(deci, "config.json")
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed := strings.Replace(string(b), `"ffn_mult":6.0`, `"ffn_mult":6.1`, 1)
+	if changed == string(b) {
+		t.Fatalf("no ffn_mult 6.0 in\n%s", b)
+	}
+	if err := os.WriteFile(file, []byte(changed), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"layer 1 is 256 neurons wide", `512 \(key "block_configs"\)`}
+	refuse(t, exitInput, want, "verify", deci)
+	refuse(t, exitInput, want, "prune", deci, "-o", filepath.Join(dir, "x"), "--ratio", "0.5")
+	refuse(t, exitInput, want, "verify", deci, "--against", m)
 }
 
 // vllm#51665: a head that differs from the embedding it is said to be tied to was dropped.

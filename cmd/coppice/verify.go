@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -21,7 +22,7 @@ func (a *app) verify() *cobra.Command {
 		Use:   "verify DIR [--against MODEL [--plan FILE] [--stats FILE]]",
 		Short: "Check that a checkpoint is whole, loadable, and what its plan says",
 		Long: `Check a checkpoint: every file is there and whole, config and tensors agree, all layers
-have the width that the config says, every weight is a number. With --against, also make
+have the widths that the config says, every weight is a number. With --against, also make
 the checkpoint again from the original and its plan (--plan, or the plan kept in DIR) and
 compare byte for byte.`,
 		Example: `  coppice verify pruned60
@@ -51,11 +52,11 @@ compare byte for byte.`,
 				}
 			}
 			_, n := c.Spec.Parameters()
-			a.printf("%s: whole: %d tensors, %s parameters, %s, width %d, every weight finite\n", args[0], len(c.Tensors()), countText(n), bytesText(c.Bytes()), c.Spec.Intermediate)
+			a.printf("%s: whole: %d tensors, %s parameters, %s, width %s, every weight finite\n", args[0], len(c.Tensors()), countText(n), bytesText(c.Bytes()), widthsText(c.Spec.Widths))
 			if against != "" {
 				a.printf("%s: every byte is what the plan makes of %s\n", args[0], against)
 			}
-			return a.result(map[string]any{"ok": true, "tensors": len(c.Tensors()), "parameters": n, "bytes": c.Bytes(), "intermediate_size": c.Spec.Intermediate, "against": against})
+			return a.result(map[string]any{"ok": true, "tensors": len(c.Tensors()), "parameters": n, "bytes": c.Bytes(), "form": c.Spec.Form.String(), "intermediate_size": c.Spec.Intermediate, "widths": c.Spec.Widths, "against": against})
 		},
 	}
 	cmd.Flags().StringVar(&against, "against", "", "the model that DIR was made from")
@@ -67,7 +68,10 @@ compare byte for byte.`,
 
 // verifyWhole checks what Open cannot know from headers.
 func (a *app) verifyWhole(ctx context.Context, c *checkpoint.Checkpoint, opt surgery.Options) error {
-	if err := c.RequireUniform(); err != nil {
+	if err := c.RequireWidths(); err != nil {
+		return err
+	}
+	if err := checkModeling(c); err != nil {
 		return err
 	}
 	if err := arch.CheckLayerLists(c.Config, c.Spec.Layers); err != nil {
@@ -77,6 +81,15 @@ func (a *app) verifyWhole(ctx context.Context, c *checkpoint.Checkpoint, opt sur
 	defer bar.finish()
 	opt.Progress = bar.add
 	return surgery.CheckWeights(ctx, c, opt)
+}
+
+// checkModeling is an error if a form that transformers loads through a modelling file
+// comes without it.
+func checkModeling(c *checkpoint.Checkpoint) error {
+	if c.Spec.Form != arch.PerLayer || slices.ContainsFunc(c.Extra(), func(f checkpoint.ExtraFile) bool { return f.Name == arch.ModelingName }) {
+		return nil
+	}
+	return fmt.Errorf("%s: %s is missing, through which transformers loads layers of different widths; copy it from another output of --form transformers", c.Path, arch.ModelingName)
 }
 
 // verifyAgainst makes the checkpoint again and compares.

@@ -27,11 +27,12 @@ import (
 //	score1b    the same with the larger model, which takes 20 GB of disk and of memory
 //	attention  causal attention over 4,096 tokens against torch
 //	decode     tokens one by one against llama.cpp and the memory's speed
+//	calib      statistics of 65,536 tokens, obs and a least-squares refit against torch
 //	card       five benchmarks against lm-eval, with memory and the answers' agreement
 //	start      one record against lm-eval, which is mostly loading
 //
 // gemm to decode are of programs that stay loaded and take turns, each turn timed by the
-// program itself; card and start are of whole processes.
+// program itself; calib, card and start are of whole processes.
 
 // engineOptions are the flags of the suite.
 type engineOptions struct {
@@ -90,6 +91,7 @@ func engineSteps() []step {
 		{"score1b", (*bench).scoreOneB},
 		{"attention", (*bench).attention},
 		{"decode", (*bench).decode},
+		{"calib", (*bench).calibrate},
 		{"card", (*bench).card},
 		{"start", (*bench).start},
 	}

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -107,6 +108,20 @@ func TestNumbers(t *testing.T) {
 		got := numbers(len(tt.want), tt.first)
 		if diff := cmp.Diff(tt.want, got); diff != "" {
 			t.Error(diff)
+		}
+	}
+}
+
+// What torch printed counts only where both programs computed the same.
+func TestReadTorchCalib(t *testing.T) {
+	const line = `{"seconds": {"sums": 2, "obs": 1, "refit": 0.5}, "same_neurons": %s, "error_coppice": %s, "error_torch": 0.2}`
+	got, err := readTorchCalib([]byte("a warning\n" + fmt.Sprintf(line, "0.99", "0.2001") + "\n"))
+	if err != nil || got["sums"] != 2 || got["refit"] != 0.5 {
+		t.Errorf("%v %v", got, err)
+	}
+	for _, bad := range []string{fmt.Sprintf(line, "0.9", "0.2"), fmt.Sprintf(line, "0.99", "0.21"), "{}", "nothing"} {
+		if _, err := readTorchCalib([]byte(bad)); err == nil {
+			t.Errorf("%s is accepted", bad)
 		}
 	}
 }

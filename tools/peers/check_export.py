@@ -30,7 +30,6 @@ import torch
 import transformers
 from gguf import GGMLQuantizationType as Type
 from gguf.quants import dequantize, quantize
-from safetensors.torch import load_file, save_file
 
 from check_engine import Logits, gap
 from llamacpp import FILE_TYPES, loaded, quantise_file, quantise_rows
@@ -63,14 +62,9 @@ class Models:
         self.coppice("prune", self("dense"), "-o", path, "--ratio", "0.2", "--align", "256", "--drop-layers", "17", "--dtype", "f32")
 
     def make_layers(self, path):
-        """A width a layer, from 256 to all 1536, by cutting the last neurons."""
-        shutil.copytree(self("dense"), path)
-        weights = load_file(path / "model.safetensors")
-        for name, value in weights.items():
-            if ".mlp." in name:
-                width = 256 * (1 + int(name.split(".")[2]) % 6)
-                weights[name] = (value[:, :width] if "down_proj" in name else value[:width]).contiguous()
-        save_file(weights, path / "model.safetensors", {"format": "pt"})
+        """A width a layer, from 256 to all 1536."""
+        widths = ",".join(str(256 * (1 + layer % 6)) for layer in range(30))
+        self.coppice("prune", self("dense"), "-o", path, "--widths", widths, "--form", "transformers", "--dtype", "f32")
 
     def make_random(self, path):
         """Weights with heavy tails and rows that K types divide; the tokenizer is the real model's."""

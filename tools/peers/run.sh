@@ -1,7 +1,8 @@
 #!/bin/sh
 # Checks Coppice against the Python programs it replaces: builds the binary and
 # runs every check. PEERS_VENV names the virtual environment (`make peers-venv`
-# makes it), COPPICE_SHARED the real model and data; arguments go to every
+# makes it), PEERS_VENV_OLD that of transformers of two years before (default:
+# PEERS_VENV with -old), COPPICE_SHARED the real model and data; arguments go to every
 # check_*.py. CHECKS names the checks to run.
 set -eu
 cd "$(dirname "$0")/../.."
@@ -16,7 +17,7 @@ trap 'rm -rf "$work"' EXIT INT TERM
 CGO_ENABLED=0 go build -o "$work/coppice" ./cmd/coppice
 
 failed=""
-for check in ${CHECKS:-gguf families prune tokenizer engine eval export}; do
+for check in ${CHECKS:-gguf families prune forms best tokenizer engine eval export}; do
 	echo "== $check"
 	if [ "$check" = tokenizer ]; then
 		"$venv/bin/python" tools/peers/tokenizer_check.py --shared "$shared" --work "$work/tokenizer" --coppice "$work/coppice" || failed="$failed $check"
