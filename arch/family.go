@@ -74,7 +74,7 @@ type template struct {
 type Family struct {
 	ModelType    string // model_type in config.json
 	Architecture string // the class that loads it
-	GGUF         string // general.architecture, empty where import does not cover it
+	GGUF         string // general.architecture, empty where GGUF is not covered
 	Activation   string // hidden_act, where the config names none
 	GGUFPermuted bool   // q and k rows are interleaved in the GGUF (llama)
 	GGUFNormPlus bool   // norms are stored + 1 in the GGUF (gemma 1 to 3)
@@ -86,6 +86,10 @@ type Family struct {
 	attnBias when
 	layer    []template
 }
+
+// GGUFPerLayer is the general.architecture of llama's computation with widths that differ
+// from layer to layer (Nemotron's DeciLM, which llama.cpp runs).
+const GGUFPerLayer = "deci"
 
 // AttentionBiasInConfig reports whether the config decides about biases of the attention;
 // in other families it is fixed.
@@ -168,19 +172,19 @@ func join(parts ...[]template) []template {
 var Families = []Family{
 	{ModelType: "llama", Architecture: "LlamaForCausalLM", GGUF: "llama", GGUFPermuted: true, Activation: "silu", perLayer: true,
 		attnBias: ifAttentionBias, layer: join(attention, qkvBias, outBias, glu, gluBias, preNorms)},
-	{ModelType: "mistral", Architecture: "MistralForCausalLM", Activation: "silu", perLayer: true,
+	{ModelType: "mistral", Architecture: "MistralForCausalLM", GGUF: "llama", GGUFPermuted: true, Activation: "silu", perLayer: true,
 		kvHeads: 8, layer: join(attention, glu, preNorms)},
 	{ModelType: "qwen2", Architecture: "Qwen2ForCausalLM", GGUF: "qwen2", Activation: "silu", perLayer: true,
 		attnBias: always, layer: join(attention, qkvBias, glu, preNorms)},
-	{ModelType: "qwen3", Architecture: "Qwen3ForCausalLM", Activation: "silu",
+	{ModelType: "qwen3", Architecture: "Qwen3ForCausalLM", GGUF: "qwen3", Activation: "silu",
 		headDim: 128, attnBias: ifAttentionBias, layer: join(attention, qkvBias, outBias, headNorms, glu, preNorms)},
 	{ModelType: "gemma", Architecture: "GemmaForCausalLM", Activation: "gelu_pytorch_tanh", GGUFNormPlus: true,
 		tied: true, headDim: 256, attnBias: ifAttentionBias, layer: join(attention, qkvBias, outBias, glu, preNorms)},
 	{ModelType: "gemma2", Architecture: "Gemma2ForCausalLM", GGUF: "gemma2", Activation: "gelu_pytorch_tanh", GGUFNormPlus: true,
 		tied: true, headDim: 256, attnBias: ifAttentionBias, layer: join(attention, qkvBias, outBias, glu, sandwichNorms)},
-	{ModelType: "gemma3_text", Architecture: "Gemma3ForCausalLM", Activation: "gelu_pytorch_tanh", GGUFNormPlus: true,
+	{ModelType: "gemma3_text", Architecture: "Gemma3ForCausalLM", GGUF: "gemma3", Activation: "gelu_pytorch_tanh", GGUFNormPlus: true,
 		tied: true, headDim: 256, attnBias: ifAttentionBias, layer: join(attention, qkvBias, outBias, headNorms, glu, sandwichNorms)},
-	{ModelType: "phi3", Architecture: "Phi3ForCausalLM", Activation: "silu",
+	{ModelType: "phi3", Architecture: "Phi3ForCausalLM", GGUF: "phi3", Activation: "silu",
 		layer: join(fusedAttention, fusedGLU, preNorms)},
 	{ModelType: "olmo2", Architecture: "Olmo2ForCausalLM", Activation: "silu",
 		attnBias: ifAttentionBias, layer: join(attention, qkvBias, outBias, wholeNorms, glu, postNorms)},

@@ -77,7 +77,7 @@ func (c *Checkpoint) readGGUF(path string) error {
 // and the order that the family's Hugging Face checkpoints have.
 func (c *Checkpoint) nameTensors(parts []part) error {
 	first := parts[0]
-	fam, err := ggufFamily(first.File)
+	fam, prefix, err := ggufFamily(first.File)
 	if err != nil {
 		return fmt.Errorf("%s: %w", first.data.path, err)
 	}
@@ -111,7 +111,7 @@ func (c *Checkpoint) nameTensors(parts []part) error {
 		return fmt.Errorf("%s: tensor \"token_embd.weight\" is missing or no matrix; a file that holds a vocabulary alone cannot be imported", first.data.path)
 	}
 	_, untied := byName["output.weight"]
-	raw, err := configFromGGUF(first.File, fam, embed.Shape[0], !untied, freqs)
+	raw, err := configFromGGUF(first.File, fam, prefix, embed.Shape[0], !untied, freqs)
 	if err != nil {
 		return fmt.Errorf("%s: %w", first.data.path, err)
 	}
@@ -120,6 +120,11 @@ func (c *Checkpoint) nameTensors(parts []part) error {
 	}
 	if c.Spec, err = arch.FromConfig(c.Config); err != nil {
 		return fmt.Errorf("%s: %w", first.data.path, err)
+	}
+	if prefix == arch.GGUFPerLayer+"." {
+		if err := c.widthsFromGGUF(first.File, prefix); err != nil {
+			return fmt.Errorf("%s: %w", first.data.path, err)
+		}
 	}
 	c.Spec.AttentionBias = fam.AttentionBiasInConfig() && hasKey(byName, "blk.0.attn_q.bias")
 	c.Spec.MLPBias = hasKey(byName, "blk.0.ffn_gate.bias")
@@ -158,30 +163,48 @@ func (c *Checkpoint) nameTensors(parts []part) error {
 	return nil
 }
 
+// widthsFromGGUF gives the config the form that says a width a layer, where they differ.
+func (c *Checkpoint) widthsFromGGUF(f *gguf.File, prefix string) error {
+	m := &metadata{File: f, prefix: prefix}
+	widths := m.perLayer("feed_forward_length", c.Spec.Layers)
+	if m.err != nil || slices.Min(widths) == slices.Max(widths) {
+		return m.err
+	}
+	to := c.Spec.WithWidths(widths)
+	to.Form = arch.PerLayer
+	err := arch.SetForm(c.Config, &c.Spec, &to)
+	if err == nil {
+		c.Spec, err = arch.FromConfig(c.Config)
+	}
+	return err
+}
+
 func hasKey[T any](byName map[string]T, name string) bool {
 	_, ok := byName[name]
 	return ok
 }
 
-// ggufFamily finds the family of general.architecture.
-func ggufFamily(f *gguf.File) (*arch.Family, error) {
+// ggufFamily finds the family of general.architecture, and what its keys begin with. An
+// architecture of several families is that of the first.
+func ggufFamily(f *gguf.File) (fam *arch.Family, prefix string, err error) {
 	name, err := f.String("general.architecture")
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	var known []string
+	known := []string{arch.GGUFPerLayer}
 	for i := range arch.Families {
 		fam := &arch.Families[i]
-		if fam.GGUF == "" {
+		if fam.GGUF == "" || slices.Contains(known, fam.GGUF) {
 			continue
 		}
-		if fam.GGUF == name {
+		if fam.GGUF == name || fam.ModelType == "llama" && name == arch.GGUFPerLayer {
 			if n, err := f.Uint(name + ".expert_count"); err == nil && n > 1 {
-				return nil, fmt.Errorf("key %q is %d: a mixture of experts; only dense gated MLPs are supported", name+".expert_count", n)
+				return nil, "", fmt.Errorf("key %q is %d: a mixture of experts; only dense gated MLPs are supported", name+".expert_count", n)
 			}
-			return fam, nil
+			return fam, name + ".", nil
 		}
 		known = append(known, fam.GGUF)
 	}
-	return nil, fmt.Errorf("general.architecture is %q; import covers %s", name, strings.Join(known, ", "))
+	slices.Sort(known)
+	return nil, "", fmt.Errorf("general.architecture is %q; import covers %s", name, strings.Join(known, ", "))
 }

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/gguf"
@@ -63,6 +65,45 @@ func (m *metadata) uint(key string) int {
 	return int(min(v, math.MaxInt32))
 }
 
+// perLayer is a count of each layer, whether the file says it once or layer by layer.
+func (m *metadata) perLayer(key string, layers int) []int {
+	v, ok := m.Lookup(m.prefix + key)
+	if !ok || v.Type != gguf.Array {
+		n := m.uint(key)
+		if m.err != nil {
+			return nil
+		}
+		return slices.Repeat([]int{n}, layers)
+	}
+	list, err := m.Ints(m.prefix + key)
+	if err == nil && len(list) != layers {
+		err = fmt.Errorf("key %q has %d elements for %d layers", m.prefix+key, len(list), layers)
+	}
+	m.keep(err)
+	counts := make([]int, len(list))
+	for i, n := range list {
+		if n < 0 || n > math.MaxInt32 {
+			m.keep(fmt.Errorf("key %q: element %d is %d", m.prefix+key, i, n))
+		}
+		counts[i] = int(n)
+	}
+	return counts
+}
+
+// sameInAll is a count that every layer must share.
+func (m *metadata) sameInAll(key string, layers int) int {
+	counts := m.perLayer(key, layers)
+	for l, n := range counts {
+		if n != counts[0] {
+			m.keep(fmt.Errorf("key %q is %d in layer 0 and %d in layer %d; attention that differs from layer to layer is not supported", m.prefix+key, counts[0], n, l))
+		}
+	}
+	if m.err != nil || len(counts) == 0 {
+		return 0
+	}
+	return counts[0]
+}
+
 func (m *metadata) float(key string) single {
 	v, err := m.Float(m.prefix + key)
 	m.keep(err)
@@ -80,16 +121,22 @@ func (m *metadata) keep(err error) {
 	}
 }
 
-// configFromGGUF makes the config.json of a llama, qwen2 or gemma2 checkpoint out of a
-// GGUF file's metadata (keys: the GGUF specification of ggml). Freqs holds the rope
-// factors of the file, if it has any.
-func configFromGGUF(f *gguf.File, fam *arch.Family, vocab int, tied bool, freqs []float32) ([]byte, error) {
-	m := &metadata{File: f, prefix: fam.GGUF + "."}
-	hidden, heads := m.uint("embedding_length"), m.uint("attention.head_count")
+// configFromGGUF makes the config.json of a checkpoint out of a GGUF file's metadata, whose
+// keys begin with prefix (keys: the GGUF specification of ggml). Freqs holds the rope
+// factors of the file, if it has any. Where widths differ, intermediate_size is the widest.
+func configFromGGUF(f *gguf.File, fam *arch.Family, prefix string, vocab int, tied bool, freqs []float32) ([]byte, error) {
+	m := &metadata{File: f, prefix: prefix}
+	hidden, layers := m.uint("embedding_length"), m.uint("block_count")
+	if layers < 1 || layers > 1<<14 {
+		m.keep(fmt.Errorf("key %q is %d, expected a number of layers from 1 to %d", prefix+"block_count", layers, 1<<14))
+		layers = 0
+	}
+	heads := m.sameInAll("attention.head_count", layers)
 	kv := heads
 	if m.has("attention.head_count_kv") {
-		kv = m.uint("attention.head_count_kv")
+		kv = m.sameInAll("attention.head_count_kv", layers)
 	}
+	widths := m.perLayer("feed_forward_length", layers)
 	if m.err != nil {
 		return nil, m.err
 	}
@@ -102,7 +149,7 @@ func configFromGGUF(f *gguf.File, fam *arch.Family, vocab int, tied bool, freqs 
 	}
 	if m.has("rope.dimension_count") {
 		if n := m.uint("rope.dimension_count"); n != headDim {
-			return nil, fmt.Errorf("key %q is %d, but heads have %d dimensions: partial rotary embedding is not supported in %s", m.prefix+"rope.dimension_count", n, headDim, fam.GGUF)
+			return nil, fmt.Errorf("key %q is %d, but heads have %d dimensions: partial rotary embedding is not supported in %s", m.prefix+"rope.dimension_count", n, headDim, strings.TrimSuffix(prefix, "."))
 		}
 	}
 	theta := single(10000)
@@ -113,13 +160,12 @@ func configFromGGUF(f *gguf.File, fam *arch.Family, vocab int, tied bool, freqs 
 	if err != nil {
 		return nil, err
 	}
-	layers := m.uint("block_count")
 	o := &object{}
 	o.set("architectures", []string{fam.Architecture})
 	o.set("model_type", fam.ModelType)
 	o.set("hidden_act", fam.Activation)
 	o.set("hidden_size", hidden)
-	o.set("intermediate_size", m.uint("feed_forward_length"))
+	o.set("intermediate_size", slices.Max(widths))
 	o.set("num_hidden_layers", layers)
 	o.set("num_attention_heads", heads)
 	o.set("num_key_value_heads", kv)
@@ -130,8 +176,13 @@ func configFromGGUF(f *gguf.File, fam *arch.Family, vocab int, tied bool, freqs 
 	if scaling != nil {
 		o.set("rope_scaling", scaling)
 	}
-	if fam.ModelType == "gemma2" {
-		gemma2Config(o, m, layers, hidden, heads, headDim)
+	switch fam.ModelType {
+	case "gemma2":
+		gemmaConfig(o, m, layers == 46, hidden, heads, headDim)
+	case "gemma3_text":
+		gemmaConfig(o, m, layers == 62, hidden, heads, headDim)
+	case "phi3":
+		slidingWindow(o, m)
 	}
 	for _, id := range specialIDs(f) {
 		o.set(id.key, id.id)
@@ -145,29 +196,28 @@ func configFromGGUF(f *gguf.File, fam *arch.Family, vocab int, tied bool, freqs 
 	return o.bytes(), m.err
 }
 
-// gemma2Config adds what gemma2 alone has. The scale of the queries is not stored:
-// llama.cpp derives it from the size (46 layers: the 27B model, hidden/heads; else
-// head_dim), so it is derived alike here.
-func gemma2Config(o *object, m *metadata, layers, hidden, heads, headDim int) {
+// gemmaConfig adds what gemma2 and gemma3 have. The scale of the queries is not stored:
+// llama.cpp derives it from the size (the 27B models, of 46 and 62 layers: hidden/heads;
+// else head_dim), so it is derived alike here.
+func gemmaConfig(o *object, m *metadata, is27B bool, hidden, heads, headDim int) {
 	o.set("hidden_activation", "gelu_pytorch_tanh")
-	for _, v := range []struct {
-		key, from string
-	}{
-		{"attn_logit_softcapping", "attn_logit_softcapping"},
-		{"final_logit_softcapping", "final_logit_softcapping"},
-	} {
-		if m.has(v.from) {
-			o.set(v.key, m.float(v.from))
+	for _, key := range []string{"attn_logit_softcapping", "final_logit_softcapping"} {
+		if m.has(key) {
+			o.set(key, m.float(key))
 		}
 	}
-	if m.has("attention.sliding_window") {
-		o.set("sliding_window", m.uint("attention.sliding_window"))
-	}
+	slidingWindow(o, m)
 	scalar := headDim
-	if layers == 46 {
+	if is27B {
 		scalar = hidden / heads
 	}
 	o.set("query_pre_attn_scalar", scalar)
+}
+
+func slidingWindow(o *object, m *metadata) {
+	if m.has("attention.sliding_window") {
+		o.set("sliding_window", m.uint("attention.sliding_window"))
+	}
 }
 
 // ropeScaling turns the file's scaling into the config's. Factors are matched against

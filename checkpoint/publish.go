@@ -46,10 +46,10 @@ func (s *Sink) replace() error {
 }
 
 // old is where a replaced output stands between the two renames.
-func (s *Sink) old() string { return s.stage + "-old" }
+func (s *staging) old() string { return s.stage + "-old" }
 
 // restoreOld undoes what a run that was killed between the two renames left.
-func (s *Sink) restoreOld() error {
+func (s *staging) restoreOld() error {
 	if !exists(s.old()) {
 		return nil
 	}
@@ -87,7 +87,7 @@ func (s *Sink) publishInPlace() error {
 }
 
 // clearInPlace removes everything from the output directory but stage and lock.
-func (s *Sink) clearInPlace() error {
+func (s *staging) clearInPlace() error {
 	for _, name := range []string{configName, indexName} {
 		if err := os.RemoveAll(filepath.Join(s.out, name)); err != nil {
 			return err

@@ -6,13 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
-	"sync"
 	"sync/atomic"
 
-	"github.com/coppice-lm/coppice/internal/filelock"
 	"github.com/coppice-lm/coppice/safetensors"
 	"github.com/coppice-lm/coppice/tensor"
 )
@@ -33,15 +30,10 @@ func (e *WriteError) Unwrap() error { return e.Err }
 // Sink writes a Hugging Face directory. Nothing can be seen under the output's name
 // before Commit; what a killed run leaves is hidden, marked, and cleared by the next.
 type Sink struct {
-	place
-	force   bool
-	lockFd  *os.File
+	staging
 	shards  []*os.File
 	targets map[string]*target
-	dirty   atomic.Int64 // bytes written since writeback was last asked for
 	index   []byte
-	parents []string // directories made for the output, innermost first
-	done    bool
 }
 
 // target is where a tensor goes.
@@ -62,85 +54,9 @@ func Create(dir, input string, force bool) (*Sink, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Sink{place: p, force: force, targets: map[string]*target{}}
-	if err := s.makeParents(filepath.Dir(p.stage)); err != nil {
-		s.removeParents()
-		return nil, &WriteError{err}
-	}
-	if err := s.acquire(); err != nil {
-		s.removeParents()
-		return nil, err
-	}
-	if err := os.Mkdir(s.stage, 0o777); err != nil {
-		s.Abort()
-		return nil, &WriteError{err}
-	}
-	return s, nil
+	s := &Sink{staging: staging{place: p, force: force}, targets: map[string]*target{}}
+	return s, s.begin()
 }
-
-// makeParents makes the directory in which the output will be, and remembers which ones
-// were missing.
-func (s *Sink) makeParents(dir string) error {
-	for d := dir; !exists(d); d = filepath.Dir(d) {
-		s.parents = append(s.parents, d)
-	}
-	return os.MkdirAll(dir, 0o777)
-}
-
-// removeParents removes the directories that were made for the output, innermost first,
-// unless something is in them by now.
-func (s *Sink) removeParents() {
-	for _, d := range s.parents {
-		os.Remove(d)
-	}
-}
-
-// acquire takes the lock and clears what a killed run left under it.
-func (s *Sink) acquire() error {
-	_, err := os.Lstat(s.lock)
-	marked := err == nil
-	if _, err := os.Lstat(s.stage); err == nil && !marked {
-		return &OutputError{s.stage, "is in the way and was not left by Coppice; move it aside"}
-	}
-	if s.lockFd, err = filelock.Acquire(s.lock); errors.Is(err, filelock.ErrHeld) {
-		return &OutputError{s.out, err.Error()}
-	} else if err != nil {
-		return &WriteError{err}
-	}
-	if err := s.clearLeftovers(marked); err != nil {
-		s.release()
-		return &WriteError{err}
-	}
-	return nil
-}
-
-// clearLeftovers removes what a killed run left, if the lock was there before us, and
-// notes in the lock whether this run's output holds something that is not Coppice's.
-func (s *Sink) clearLeftovers(marked bool) error {
-	if marked {
-		ours := s.leftover()
-		if err := errors.Join(s.restoreOld(), os.RemoveAll(s.stage)); err != nil {
-			return err
-		}
-		if ours && s.inPlace {
-			return s.clearInPlace()
-		}
-		if ours {
-			return os.RemoveAll(s.out)
-		}
-	}
-	if entries, err := os.ReadDir(s.out); err != nil || len(entries) == 0 || s.inPlace && len(entries) == 1 {
-		return s.lockFd.Truncate(0) // nothing is there but, inside it, the lock
-	}
-	_, err := s.lockFd.WriteAt([]byte(markReplaces), 0)
-	return err
-}
-
-func (s *Sink) release() { filelock.Release(s.lockFd) }
-
-// writebackBytes is how much is written before the kernel is asked to begin writing it to
-// disk: enough for large requests, little enough that the final fsync finds little left.
-const writebackBytes = 32 << 20
 
 // Layout decides the shards, in the given order of tensors and of at most shardBytes
 // each (a larger tensor has one to itself), and writes their headers.
@@ -206,10 +122,7 @@ func (s *Sink) WriteAt(name string, p []byte, off int64) error {
 		return &WriteError{err}
 	}
 	t.written.Add(int64(len(p)))
-	if s.dirty.Add(int64(len(p))) > writebackBytes {
-		s.dirty.Store(0)
-		startWriteback(t.file)
-	}
+	s.wrote(t.file, len(p))
 	return nil
 }
 
@@ -253,7 +166,9 @@ func (s *Sink) Commit(config []byte) error {
 			return fmt.Errorf("tensor %q: %d of %d bytes were written", name, t.written.Load(), n)
 		}
 	}
-	if err := s.syncShards(); err != nil {
+	err := syncFiles(s.shards)
+	s.shards = nil
+	if err != nil {
 		return &WriteError{err}
 	}
 	if s.index != nil {
@@ -272,18 +187,6 @@ func (s *Sink) Commit(config []byte) error {
 	return nil
 }
 
-// syncShards makes the shards durable, all at once: their writeback overlaps.
-func (s *Sink) syncShards() error {
-	errs := make([]error, len(s.shards))
-	var wg sync.WaitGroup
-	for i, f := range s.shards {
-		wg.Go(func() { errs[i] = errors.Join(f.Sync(), f.Close()) })
-	}
-	wg.Wait()
-	s.shards = nil
-	return errors.Join(errs...)
-}
-
 // Abort removes what was written. After Commit it does nothing, so that it can be
 // deferred.
 func (s *Sink) Abort() {
@@ -294,13 +197,5 @@ func (s *Sink) Abort() {
 	for _, f := range s.shards {
 		f.Close()
 	}
-	os.RemoveAll(s.stage)
-	s.release()
-	s.removeParents()
-}
-
-// exists reports whether something has that name.
-func exists(path string) bool {
-	_, err := os.Lstat(path)
-	return !errors.Is(err, fs.ErrNotExist)
+	s.drop()
 }

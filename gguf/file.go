@@ -1,5 +1,6 @@
-// Package gguf reads what a GGUF file says of itself: its metadata and where its
-// tensors are. It never touches the weights themselves.
+// Package gguf reads what a GGUF file says of itself, its metadata and where its tensors
+// are, and lays out the files of a model to be written ([NewLayout]). It never touches the
+// weights themselves.
 //
 // A file is the magic "GGUF", a version, two counts, the metadata (keys with typed
 // values), the tensors' descriptions, padding, and the data:

@@ -13,11 +13,11 @@ import (
 // is.
 func FuzzRead(f *testing.F) {
 	f.Add(w.Build([]gguf.KeyValue{
-		w.Pair("general.alignment", w.Uint32(8)),
-		w.Pair("s", w.Strings("a", "bc")),
-		w.Pair("n", w.Array(gguf.Array, w.Int32s(1, 2), w.Strings("q"))),
-		w.Pair("f", w.Float32s(1, 2)),
-		w.Pair("b", w.Bool(true)),
+		w.Pair("general.alignment", gguf.Uint32Value(8)),
+		w.Pair("s", gguf.StringsValue("a", "bc")),
+		w.Pair("n", gguf.ArrayValue(gguf.Array, gguf.Int32sValue(1, 2), gguf.StringsValue("q"))),
+		w.Pair("f", gguf.Float32sValue(1, 2)),
+		w.Pair("b", gguf.BoolValue(true)),
 	}, []w.Tensor{zeros(f, "t", tensor.F16, 2, 3), zeros(f, "q", tensor.Q4_0, 1, 32)}, 2, 8))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		file, err := read(b)

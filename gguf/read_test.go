@@ -43,8 +43,8 @@ func wantError(t *testing.T, err error, parts ...string) {
 
 func TestRead(t *testing.T) {
 	kv := []gguf.KeyValue{
-		w.Pair("general.architecture", w.String("llama")),
-		w.Pair("general.alignment", w.Uint32(64)),
+		w.Pair("general.architecture", gguf.StringValue("llama")),
+		w.Pair("general.alignment", gguf.Uint32Value(64)),
 	}
 	tensors := []w.Tensor{
 		zeros(t, "token_embd.weight", tensor.Q8_0, 3, 64),
@@ -98,9 +98,9 @@ func TestTensorTypes(t *testing.T) {
 // Every prefix of a file is refused, unless it cuts only the padding before no data.
 func TestTruncated(t *testing.T) {
 	b := w.Build([]gguf.KeyValue{
-		w.Pair("a", w.Strings("x", "", "yz")),
-		w.Pair("b", w.Array(gguf.Array, w.Int32s(1, 2), w.Strings("q"))),
-		w.Pair("c", w.Bool(true)),
+		w.Pair("a", gguf.StringsValue("x", "", "yz")),
+		w.Pair("b", gguf.ArrayValue(gguf.Array, gguf.Int32sValue(1, 2), gguf.StringsValue("q"))),
+		w.Pair("c", gguf.BoolValue(true)),
 	}, []w.Tensor{zeros(t, "t", tensor.F32, 3)}, 3, 32)
 	if _, err := read(b); err != nil {
 		t.Fatal(err)
@@ -189,11 +189,11 @@ func TestHostile(t *testing.T) {
 		{"nested 8 deep", nested(8), []string{`key "k"`, "nest deeper than 8"}},
 		{"nested 100,000 deep", nested(100_000), []string{`key "k"`, "nest deeper than 8"}},
 
-		{"alignment 0", alignment(w.Uint32(0)), []string{`"general.alignment" is 0`, "power of two"}},
-		{"alignment 48", alignment(w.Uint32(48)), []string{`"general.alignment" is 48`, "power of two"}},
+		{"alignment 0", alignment(gguf.Uint32Value(0)), []string{`"general.alignment" is 0`, "power of two"}},
+		{"alignment 48", alignment(gguf.Uint32Value(48)), []string{`"general.alignment" is 48`, "power of two"}},
 		{"alignment uint64", alignment(w.Scalar(gguf.Uint64, 32)), []string{`"general.alignment"`, "uint64", "uint32"}},
-		{"alignment string", alignment(w.String("32")), []string{`"general.alignment"`, "string"}},
-		{"alignment beyond the file", w.Build([]gguf.KeyValue{w.Pair("general.alignment", w.Uint32(1<<31))},
+		{"alignment string", alignment(gguf.StringValue("32")), []string{`"general.alignment"`, "string"}},
+		{"alignment beyond the file", w.Build([]gguf.KeyValue{w.Pair("general.alignment", gguf.Uint32Value(1<<31))},
 			[]w.Tensor{zeros(t, "a", tensor.F32, 1)}, 3, 32), []string{`tensor "a"`, "outside the file"}},
 
 		{"tensor name length", join(head(1, 0), u64(1<<62), make([]byte, 64)), []string{"tensor 1 of 1", "4611686018427387904"}},

@@ -113,9 +113,9 @@ func BenchmarkRead(b *testing.B) {
 		list[i] = "token "[:i%7]
 	}
 	large := w.Build([]gguf.KeyValue{
-		w.Pair("tokenizer.ggml.tokens", w.Strings(list...)),
-		w.Pair("tokenizer.ggml.merges", w.Strings(list...)),
-		w.Pair("tokenizer.ggml.token_type", w.Int32s(make([]int32, len(list))...)),
+		w.Pair("tokenizer.ggml.tokens", gguf.StringsValue(list...)),
+		w.Pair("tokenizer.ggml.merges", gguf.StringsValue(list...)),
+		w.Pair("tokenizer.ggml.token_type", gguf.Int32sValue(make([]int32, len(list))...)),
 	}, nil, 3, 32)
 	b.Run("vocabulary=262144", func(b *testing.B) {
 		b.SetBytes(int64(len(large)))

@@ -35,6 +35,7 @@ var layers = map[string]int{
 	"engine/cpu":                       4,
 	"engine/cpu/kernel":                4,
 	"engine/enginetest":                4,
+	"export":                           4,
 	"lm":                               5,
 	"calib":                            5,
 	"cmd/coppice":                      8,

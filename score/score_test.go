@@ -166,3 +166,53 @@ func TestInterrupted(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// The diagonals alone give what the whole matrices give.
+func TestSecondMoments(t *testing.T) {
+	const d = 5
+	head := StatsHead{Version: StatsVersion, Body: 7, First: 2, Held: 3, Widths: []int{d, d}}
+	path := filepath.Join(t.TempDir(), "stats")
+	w, err := CreateStats(path, head)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var layers []*LayerStats
+	for l := range 2 {
+		s := NewLayerStats(d)
+		for c, m := range s.byClass() {
+			m.N = head.counts()[c]
+			for i := range m.Gram {
+				m.Gram[i] = float64(1 + (i*7+c*3+l)%11)
+			}
+		}
+		if err := w.WriteLayer(l, s); err != nil {
+			t.Fatal(err)
+		}
+		layers = append(layers, s)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	st, err := OpenStats(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	for l, s := range layers {
+		for _, limit := range []float64{0.1, 1} {
+			h, _ := s.Second(AllTokens, limit, 1)
+			got, err := st.SecondMoments(l, limit)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, x := range got {
+				if want := h.Row(i)[i]; math.Abs(x-want) > 1e-12*want {
+					t.Errorf("layer %d, limit %v: element %d is %v, want %v", l, limit, i, x, want)
+				}
+			}
+		}
+	}
+	if _, err := st.SecondMoments(2, 1); err == nil {
+		t.Error("layer 2 of 2: no error")
+	}
+}

@@ -194,6 +194,42 @@ func (s *Stats) Layer(layer int) (*LayerStats, error) {
 	return l, nil
 }
 
+// SecondMoments returns the mean square of each activation of a layer over all tokens, in
+// which first tokens have the weight that LayerStats.Second gives them for the limit: the
+// diagonal of its H. Only the diagonals are read.
+func (s *Stats) SecondMoments(layer int, limit float64) ([]float64, error) {
+	if layer < 0 || layer >= len(s.Widths) {
+		return nil, fmt.Errorf("%s: no layer %d of %d", s.path, layer, len(s.Widths))
+	}
+	d := s.Widths[layer]
+	var traces [3]float64
+	var squares [3][]float64
+	b := make([]byte, 8)
+	for i, class := range classes {
+		squares[i] = make([]float64, d)
+		e, _ := s.header.Lookup(statsTensor(layer, class, "gram"))
+		for j := range squares[i] {
+			if _, err := s.file.ReadAt(b, e.Begin+8*int64(triangle(j+1)-1)); err != nil {
+				return nil, fmt.Errorf("%s: tensor %q: %w", s.path, e.Name, err)
+			}
+			x := math.Float64frombits(binary.LittleEndian.Uint64(b))
+			if x-x != 0 || x < 0 {
+				return nil, fmt.Errorf("%s: layer %d: neuron %d has a sum of squares of %v; the file is damaged, make it again with `coppice calib`", s.path, layer, j, x)
+			}
+			squares[i][j] = x
+			traces[i] += x
+		}
+	}
+	const body, first, held = 0, 1, 2 // as in classes
+	weight := firstWeight(traces[body]+traces[held], traces[first], limit)
+	total := max(1, float64(s.Body+s.Held)+weight*float64(s.First))
+	mean := make([]float64, d)
+	for j := range mean {
+		mean[j] = (squares[body][j] + squares[held][j] + weight*squares[first][j]) / total
+	}
+	return mean, nil
+}
+
 // Fingerprint identifies the statistics: SHA-256 over the head, the sums of a and those
 // of the residual stream (not those of a a', of which there are d times as many).
 func (s *Stats) Fingerprint() (string, error) {

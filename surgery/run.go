@@ -103,53 +103,20 @@ func CheckWeights(ctx context.Context, c *checkpoint.Checkpoint, opt Options) er
 	return p.each(ctx, c, opt, func(chunk, []byte) error { return nil })
 }
 
-// made is a chunk that waits to be written, and the maker whose buffer it is in.
-type made struct {
-	chunk
-	bytes []byte
-	by    *maker
-}
-
 // stream makes the chunks on many goroutines and hands them to write on one, about in
-// order. Writers of one file would take turns in the kernel and spin while they wait;
-// one writer alone leaves the other processors to reading and gathering.
+// order.
 func (p *Program) stream(ctx context.Context, c *checkpoint.Checkpoint, opt Options, write func(chunk, []byte) error) error {
-	const waiting = 4 // chunks that are made ahead of the writer
-	free := make(chan *maker, max(1, opt.Threads)+waiting)
-	for range cap(free) {
-		free <- &maker{from: c, refit: p.refit, allowNonFinite: opt.AllowNonFinite}
-	}
-	ctx, stop := context.WithCancelCause(ctx)
-	defer stop(nil)
-	ready := make(chan made, cap(free))
 	chunks := p.chunks()
-	go func() {
-		defer close(ready)
-		err := parallel.Each(ctx, opt.Threads, len(chunks), func(_, i int) error {
-			m := <-free
-			b, err := m.make(chunks[i])
-			if err != nil {
-				free <- m
-				return err
-			}
-			ready <- made{chunks[i], b, m} // never blocks: there is room for every maker
-			return nil
-		})
-		if err != nil {
-			stop(err)
+	newMaker := func() *maker { return &maker{from: c, refit: p.refit, allowNonFinite: opt.AllowNonFinite} }
+	return parallel.Stream(ctx, opt.Threads, len(chunks), newMaker, func(m *maker, i int) ([]byte, error) {
+		return m.make(chunks[i])
+	}, func(i int, b []byte) error {
+		err := write(chunks[i], b)
+		if err == nil && opt.Progress != nil {
+			opt.Progress(int64(len(b)))
 		}
-	}()
-	for d := range ready {
-		if ctx.Err() == nil {
-			if err := write(d.chunk, d.bytes); err != nil {
-				stop(err)
-			} else if opt.Progress != nil {
-				opt.Progress(int64(len(d.bytes)))
-			}
-		}
-		free <- d.by
-	}
-	return context.Cause(ctx)
+		return err
+	})
 }
 
 // each makes every chunk of the program, in order but many at a time, and hands it to

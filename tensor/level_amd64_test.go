@@ -1,6 +1,7 @@
 package tensor
 
 import (
+	"bytes"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -151,4 +152,48 @@ func randomBytes(rng *rand.Rand, n, size, special int, specials []uint32) []byte
 		}
 	}
 	return b
+}
+
+// The vector code makes the bytes of the plain one, of numbers of every kind: halves, ties of
+// the greatest magnitude, zeros of both signs, steps that F16 and float32 do not hold.
+func TestQuantiseFast(t *testing.T) {
+	requireAVX2(t)
+	was := useAVX2
+	t.Cleanup(func() { useAVX2 = was })
+	useAVX2 = true
+	r := rand.New(rand.NewPCG(7, 8))
+	for _, d := range []DType{Q8_0, Q4_0} {
+		for range 2000 {
+			x := make([]float32, 32)
+			scale := math.Exp2(float64(r.IntN(60) - 40))
+			coarse := r.IntN(2) == 0
+			for i := range x {
+				v := r.NormFloat64() * scale
+				if coarse {
+					v = scale * math.Round(v/scale*4) / 8
+				}
+				x[i] = float32(v)
+			}
+			switch r.IntN(8) {
+			case 0:
+				clear(x)
+				x[0] = float32(math.Copysign(0, -1))
+			case 1:
+				x[r.IntN(32)] = float32(math.Inf(-1))
+			case 2:
+				for i := range x {
+					x[i] = math.SmallestNonzeroFloat32 * float32(r.IntN(9)-4)
+				}
+			}
+			got, want := make([]byte, d.BlockBytes()), make([]byte, d.BlockBytes())
+			n := quantiseFast(got, x, d)
+			step := quantisers[d](want, x, nil)
+			if fits := finite(x) && abs32(step) < 65520; fits != (n == 1) {
+				t.Fatalf("%v of %v: %d blocks, step %v", d, x, n, step)
+			}
+			if n == 1 && !bytes.Equal(got, want) {
+				t.Fatalf("%v of %v: got %x, want %x", d, x, got, want)
+			}
+		}
+	}
 }

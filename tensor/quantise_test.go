@@ -10,11 +10,13 @@ import (
 	"testing"
 )
 
-var quantised = []DType{Q8_0, Q4_0, Q4_1}
+var quantised = []DType{Q8_0, Q4_0, Q4_1, Q5_0, Q5_1}
 
 // testdata/quantise.json was written by testdata/quantise.py with the Python package
 // gguf.
-func TestQuantiseEqualsGGUF(t *testing.T) {
+func TestQuantiseEqualsGGUF(t *testing.T) { eachLevel(t, testQuantiseEqualsGGUF) }
+
+func testQuantiseEqualsGGUF(t *testing.T) {
 	text, err := os.ReadFile("testdata/quantise.json")
 	if err != nil {
 		t.Fatal(err)
@@ -48,7 +50,9 @@ func TestQuantiseEqualsGGUF(t *testing.T) {
 
 // Blocks that gguf makes no sense of: what is not finite becomes NaN, next to blocks
 // that stay whole; what is far too small becomes 0; a step beyond F16 is an error.
-func TestQuantiseExtremes(t *testing.T) {
+func TestQuantiseExtremes(t *testing.T) { eachLevel(t, testQuantiseExtremes) }
+
+func testQuantiseExtremes(t *testing.T) {
 	nan, inf := float32(math.NaN()), float32(math.Inf(1))
 	for _, d := range quantised {
 		x := make([]float32, 5*32)
@@ -86,7 +90,7 @@ func TestQuantiseExtremes(t *testing.T) {
 }
 
 func TestQuantiseRefuses(t *testing.T) {
-	for _, d := range []DType{Invalid, F16, Q5_0, Q4_K, I8, numDTypes} {
+	for _, d := range []DType{Invalid, F16, Q2_K, I8, numDTypes} {
 		if err := Quantise(nil, nil, d); err == nil {
 			t.Errorf("%v: no error", d)
 		}

@@ -132,3 +132,25 @@ func sumsBF16(acc *moments, src []byte) {
 	}
 	sumsBF16Go(acc, src[2*n:])
 }
+
+func latticeSums(r *latticeResult, x, w []float32, base, inv *perLane, lo, hi float32) {
+	if !useAVX2 {
+		latticeSumsGo(r, x, w, base, inv, lo, hi)
+		return
+	}
+	latticeSumsAVX2(&r[0][0], &x[0], &w[0], len(x), &base[0], &inv[0], lo, hi)
+}
+
+// quantiseFast makes blocks from the start of src until one that is not finite or has no
+// step in F16, or none, and returns how many.
+func quantiseFast(dst []byte, src []float32, d DType) (blocks int) {
+	switch {
+	case !useAVX2 || len(src) == 0:
+		return 0
+	case d == Q8_0:
+		return quantiseQ8_0AVX2(&dst[0], &src[0], len(src)/32)
+	case d == Q4_0:
+		return quantiseQ4_0AVX2(&dst[0], &src[0], len(src)/32)
+	}
+	return 0
+}

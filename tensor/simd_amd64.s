@@ -693,3 +693,294 @@ done:
 	VMOVUPD Y11, 352(AX)
 	VZEROUPPER
 	RET
+
+// func latticeSumsAVX2(r *float32, x *float32, w *float32, n int, base *float32, inv *float32, lo float32, hi float32)
+// Requires: AVX, AVX2, SSE
+TEXT ·latticeSumsAVX2(SB), NOSPLIT, $0-56
+	MOVQ         r+0(FP), AX
+	MOVQ         x+8(FP), CX
+	MOVQ         w+16(FP), DX
+	MOVQ         n+24(FP), BX
+	MOVQ         base+32(FP), SI
+	VMOVUPS      (SI), Y0
+	MOVQ         inv+40(FP), SI
+	VMOVUPS      (SI), Y1
+	MOVSS        lo+48(FP), X2
+	VBROADCASTSS X2, Y2
+	MOVSS        hi+52(FP), X3
+	VBROADCASTSS X3, Y3
+	VXORPS       Y4, Y4, Y4
+	VXORPS       Y5, Y5, Y5
+	VXORPS       Y6, Y6, Y6
+
+loop:
+	CMPQ     BX, $0x00
+	JLE      done
+	VMOVUPS  (CX), Y7
+	VSUBPS   Y0, Y7, Y7
+	VMULPS   Y1, Y7, Y8
+	VMAXPS   Y2, Y8, Y8
+	VMINPS   Y3, Y8, Y8
+	VROUNDPS $0x08, Y8, Y8
+	VMULPS   (DX), Y8, Y9
+	VADDPS   Y9, Y4, Y4
+	VMULPS   Y9, Y8, Y8
+	VADDPS   Y8, Y5, Y5
+	VMULPS   Y9, Y7, Y8
+	VADDPS   Y8, Y6, Y6
+	ADDQ     $0x20, CX
+	ADDQ     $0x20, DX
+	SUBQ     $0x08, BX
+	JMP      loop
+
+done:
+	VMOVUPS Y4, (AX)
+	VMOVUPS Y5, 32(AX)
+	VMOVUPS Y6, 64(AX)
+	VZEROUPPER
+	RET
+
+// func quantiseQ8_0AVX2(dst *byte, src *float32, n int) (done int)
+// Requires: AVX, AVX2, F16C
+TEXT ·quantiseQ8_0AVX2(SB), NOSPLIT, $0-32
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         n+16(FP), DX
+	XORQ         BX, BX
+	VPCMPEQD     Y0, Y0, Y0
+	VPSRLD       $0x01, Y0, Y0
+	MOVL         $0x3f800000, SI
+	VMOVD        SI, X1
+	VPBROADCASTD X1, Y1
+	MOVL         $0x477ff000, SI
+	VMOVD        SI, X2
+	VPBROADCASTD X2, Y2
+	MOVL         $0x7f7fffff, SI
+	VMOVD        SI, X3
+	VPBROADCASTD X3, Y3
+
+block:
+	CMPQ         BX, DX
+	JGE          end
+	VMOVUPS      (CX), Y5
+	VPAND        Y0, Y5, Y9
+	VMOVUPS      32(CX), Y6
+	VPAND        Y0, Y6, Y11
+	VMOVUPS      64(CX), Y7
+	VPAND        Y0, Y7, Y4
+	VMOVUPS      96(CX), Y8
+	VPAND        Y0, Y8, Y10
+	VPMAXSD      Y9, Y11, Y9
+	VPMAXSD      Y4, Y10, Y4
+	VPMAXSD      Y9, Y4, Y4
+	VPERM2I128   $0x01, Y4, Y4, Y9
+	VPMAXSD      Y9, Y4, Y4
+	VPSHUFD      $0x4e, Y4, Y9
+	VPMAXSD      Y9, Y4, Y4
+	VPSHUFD      $0xb1, Y4, Y9
+	VPMAXSD      Y9, Y4, Y4
+	VDIVSS       q8_range<>+0(SB), X4, X4
+	VPAND        X0, X4, X9
+	VUCOMISS     X2, X9
+	JCC          end
+	JPS          end
+	VDIVSS       X4, X1, X10
+	VPAND        X0, X10, X9
+	VCMPSS       $0x02, X3, X9, X9
+	VPAND        X9, X10, X10
+	VBROADCASTSS X10, Y10
+	VCVTPS2PH    $0x00, X4, X4
+	VPEXTRW      $0x00, X4, (AX)
+	VMULPS       Y10, Y5, Y5
+	VANDPS       q8_sign<>+0(SB), Y5, Y4
+	VORPS        q8_half<>+0(SB), Y4, Y4
+	VADDPS       Y4, Y5, Y5
+	VCVTTPS2DQ   Y5, Y5
+	VMULPS       Y10, Y6, Y6
+	VANDPS       q8_sign<>+0(SB), Y6, Y4
+	VORPS        q8_half<>+0(SB), Y4, Y4
+	VADDPS       Y4, Y6, Y6
+	VCVTTPS2DQ   Y6, Y6
+	VMULPS       Y10, Y7, Y7
+	VANDPS       q8_sign<>+0(SB), Y7, Y4
+	VORPS        q8_half<>+0(SB), Y4, Y4
+	VADDPS       Y4, Y7, Y7
+	VCVTTPS2DQ   Y7, Y7
+	VMULPS       Y10, Y8, Y8
+	VANDPS       q8_sign<>+0(SB), Y8, Y4
+	VORPS        q8_half<>+0(SB), Y4, Y4
+	VADDPS       Y4, Y8, Y8
+	VCVTTPS2DQ   Y8, Y8
+	VPACKSSDW    Y6, Y5, Y4
+	VPACKSSDW    Y8, Y7, Y5
+	VPACKSSWB    Y5, Y4, Y4
+	VMOVDQU      q8_order<>+0(SB), Y5
+	VPERMD       Y4, Y5, Y4
+	VMOVDQU      Y4, 2(AX)
+	ADDQ         $0x80, CX
+	ADDQ         $0x00000022, AX
+	INCQ         BX
+	JMP          block
+
+end:
+	MOVQ BX, done+24(FP)
+	VZEROUPPER
+	RET
+
+DATA q8_range<>+0(SB)/4, $0x42fe0000
+GLOBL q8_range<>(SB), RODATA|NOPTR, $4
+
+DATA q8_sign<>+0(SB)/4, $0x80000000
+DATA q8_sign<>+4(SB)/4, $0x80000000
+DATA q8_sign<>+8(SB)/4, $0x80000000
+DATA q8_sign<>+12(SB)/4, $0x80000000
+DATA q8_sign<>+16(SB)/4, $0x80000000
+DATA q8_sign<>+20(SB)/4, $0x80000000
+DATA q8_sign<>+24(SB)/4, $0x80000000
+DATA q8_sign<>+28(SB)/4, $0x80000000
+GLOBL q8_sign<>(SB), RODATA|NOPTR, $32
+
+DATA q8_half<>+0(SB)/4, $0x3effffff
+DATA q8_half<>+4(SB)/4, $0x3effffff
+DATA q8_half<>+8(SB)/4, $0x3effffff
+DATA q8_half<>+12(SB)/4, $0x3effffff
+DATA q8_half<>+16(SB)/4, $0x3effffff
+DATA q8_half<>+20(SB)/4, $0x3effffff
+DATA q8_half<>+24(SB)/4, $0x3effffff
+DATA q8_half<>+28(SB)/4, $0x3effffff
+GLOBL q8_half<>(SB), RODATA|NOPTR, $32
+
+DATA q8_order<>+0(SB)/4, $0x00000000
+DATA q8_order<>+4(SB)/4, $0x00000004
+DATA q8_order<>+8(SB)/4, $0x00000001
+DATA q8_order<>+12(SB)/4, $0x00000005
+DATA q8_order<>+16(SB)/4, $0x00000002
+DATA q8_order<>+20(SB)/4, $0x00000006
+DATA q8_order<>+24(SB)/4, $0x00000003
+DATA q8_order<>+28(SB)/4, $0x00000007
+GLOBL q8_order<>(SB), RODATA|NOPTR, $32
+
+// func quantiseQ4_0AVX2(dst *byte, src *float32, n int) (done int)
+// Requires: AVX, AVX2, F16C
+TEXT ·quantiseQ4_0AVX2(SB), NOSPLIT, $0-32
+	MOVQ         dst+0(FP), AX
+	MOVQ         src+8(FP), CX
+	MOVQ         n+16(FP), DX
+	XORQ         BX, BX
+	VPCMPEQD     Y0, Y0, Y0
+	VPSRLD       $0x01, Y0, Y0
+	MOVL         $0x3f800000, SI
+	VMOVD        SI, X1
+	VPBROADCASTD X1, Y1
+	MOVL         $0x477ff000, SI
+	VMOVD        SI, X2
+	VPBROADCASTD X2, Y2
+	MOVL         $0x7f7fffff, SI
+	VMOVD        SI, X3
+	VPBROADCASTD X3, Y3
+
+block:
+	CMPQ         BX, DX
+	JGE          end
+	VMOVUPS      (CX), Y5
+	VPAND        Y0, Y5, Y6
+	VMOVUPS      32(CX), Y7
+	VPAND        Y0, Y7, Y8
+	VMOVUPS      64(CX), Y9
+	VPAND        Y0, Y9, Y10
+	VMOVUPS      96(CX), Y11
+	VPAND        Y0, Y11, Y12
+	VPMAXSD      Y6, Y8, Y13
+	VPMAXSD      Y10, Y12, Y4
+	VPMAXSD      Y13, Y4, Y4
+	VPERM2I128   $0x01, Y4, Y4, Y13
+	VPMAXSD      Y13, Y4, Y4
+	VPSHUFD      $0x4e, Y4, Y13
+	VPMAXSD      Y13, Y4, Y4
+	VPSHUFD      $0xb1, Y4, Y13
+	VPMAXSD      Y13, Y4, Y4
+	VPCMPEQD     Y4, Y12, Y12
+	VMOVMSKPS    Y12, SI
+	VPCMPEQD     Y4, Y10, Y10
+	VMOVMSKPS    Y10, DI
+	SHLL         $0x08, SI
+	ORL          DI, SI
+	VPCMPEQD     Y4, Y8, Y8
+	VMOVMSKPS    Y8, DI
+	SHLL         $0x08, SI
+	ORL          DI, SI
+	VPCMPEQD     Y4, Y6, Y4
+	VMOVMSKPS    Y4, DI
+	SHLL         $0x08, SI
+	ORL          DI, SI
+	BSFL         SI, SI
+	VMOVSS       (CX)(SI*4), X4
+	VDIVSS       q4_range<>+0(SB), X4, X4
+	VPAND        X0, X4, X6
+	VUCOMISS     X2, X6
+	JCC          end
+	JPS          end
+	VDIVSS       X4, X1, X8
+	VPAND        X0, X8, X6
+	VCMPSS       $0x02, X3, X6, X6
+	VPAND        X6, X8, X8
+	VBROADCASTSS X8, Y8
+	VCVTPS2PH    $0x00, X4, X4
+	VPEXTRW      $0x00, X4, (AX)
+	VMULPS       Y8, Y5, Y5
+	VADDPS       q4_half<>+0(SB), Y5, Y5
+	VCVTTPS2DQ   Y5, Y5
+	VPMINSD      q4_last<>+0(SB), Y5, Y5
+	VMULPS       Y8, Y7, Y7
+	VADDPS       q4_half<>+0(SB), Y7, Y7
+	VCVTTPS2DQ   Y7, Y7
+	VPMINSD      q4_last<>+0(SB), Y7, Y7
+	VMULPS       Y8, Y9, Y9
+	VADDPS       q4_half<>+0(SB), Y9, Y9
+	VCVTTPS2DQ   Y9, Y9
+	VPMINSD      q4_last<>+0(SB), Y9, Y9
+	VMULPS       Y8, Y11, Y11
+	VADDPS       q4_half<>+0(SB), Y11, Y11
+	VCVTTPS2DQ   Y11, Y11
+	VPMINSD      q4_last<>+0(SB), Y11, Y11
+	VPSLLD       $0x04, Y9, Y9
+	VPOR         Y9, Y5, Y5
+	VPSLLD       $0x04, Y11, Y11
+	VPOR         Y11, Y7, Y7
+	VPACKSSDW    Y7, Y5, Y4
+	VPERMQ       $0xd8, Y4, Y4
+	VEXTRACTI128 $0x01, Y4, X5
+	VPACKUSWB    X5, X4, X5
+	VMOVDQU      X5, 2(AX)
+	ADDQ         $0x80, CX
+	ADDQ         $0x00000012, AX
+	INCQ         BX
+	JMP          block
+
+end:
+	MOVQ BX, done+24(FP)
+	VZEROUPPER
+	RET
+
+DATA q4_range<>+0(SB)/4, $0xc1000000
+GLOBL q4_range<>(SB), RODATA|NOPTR, $4
+
+DATA q4_half<>+0(SB)/4, $0x41080000
+DATA q4_half<>+4(SB)/4, $0x41080000
+DATA q4_half<>+8(SB)/4, $0x41080000
+DATA q4_half<>+12(SB)/4, $0x41080000
+DATA q4_half<>+16(SB)/4, $0x41080000
+DATA q4_half<>+20(SB)/4, $0x41080000
+DATA q4_half<>+24(SB)/4, $0x41080000
+DATA q4_half<>+28(SB)/4, $0x41080000
+GLOBL q4_half<>(SB), RODATA|NOPTR, $32
+
+DATA q4_last<>+0(SB)/4, $0x0000000f
+DATA q4_last<>+4(SB)/4, $0x0000000f
+DATA q4_last<>+8(SB)/4, $0x0000000f
+DATA q4_last<>+12(SB)/4, $0x0000000f
+DATA q4_last<>+16(SB)/4, $0x0000000f
+DATA q4_last<>+20(SB)/4, $0x0000000f
+DATA q4_last<>+24(SB)/4, $0x0000000f
+DATA q4_last<>+28(SB)/4, $0x0000000f
+GLOBL q4_last<>(SB), RODATA|NOPTR, $32

@@ -17,3 +17,9 @@ func maxMagnitude32(src []byte) uint32   { return maxMagnitude32Go(src) }
 func sumsF32(acc *moments, src []byte)  { sumsF32Go(acc, src) }
 func sumsF16(acc *moments, src []byte)  { sumsF16Go(acc, src) }
 func sumsBF16(acc *moments, src []byte) { sumsBF16Go(acc, src) }
+
+func latticeSums(r *latticeResult, x, w []float32, base, inv *perLane, lo, hi float32) {
+	latticeSumsGo(r, x, w, base, inv, lo, hi)
+}
+
+func quantiseFast(dst []byte, src []float32, d DType) (blocks int) { return 0 }

@@ -58,3 +58,21 @@ func sumsF16AVX2(acc *[48]float64, p *byte, n int)
 //
 //go:noescape
 func sumsBF16AVX2(acc *[48]float64, p *byte, n int)
+
+// latticeSumsAVX2 rounds (x-base)*inv to whole numbers q within [lo, hi] and stores the sums
+// of w*q, w*q*q and w*q*(x-base) of eight lanes at r; n, the floats at x, is a multiple of 8.
+//
+//go:noescape
+func latticeSumsAVX2(r *float32, x *float32, w *float32, n int, base *float32, inv *float32, lo float32, hi float32)
+
+// quantiseQ8_0AVX2 makes n blocks of Q8_0 and returns how many it made: all, or those before one
+// with a NaN, an infinity or a step beyond F16.
+//
+//go:noescape
+func quantiseQ8_0AVX2(dst *byte, src *float32, n int) (done int)
+
+// quantiseQ4_0AVX2 makes n blocks of Q4_0 and returns how many it made: all, or those before one
+// with a NaN, an infinity or a step beyond F16.
+//
+//go:noescape
+func quantiseQ4_0AVX2(dst *byte, src *float32, n int) (done int)

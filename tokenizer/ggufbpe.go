@@ -12,7 +12,7 @@ func (v *ggufVocab) byteLevelFile() (*fileJSON, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(v.merges) == 0 {
+	if v.merges == nil {
 		return nil, fmt.Errorf(`the vocabulary has no merges (tokenizer.ggml.merges), which model "gpt2" needs`)
 	}
 	merges := make(mergeList, len(v.merges))

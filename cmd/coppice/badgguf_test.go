@@ -16,7 +16,7 @@ import (
 func badGGUF(path, kind string) error {
 	u64 := func(n uint64) []byte { return binary.LittleEndian.AppendUint64(nil, n) }
 	pair := ggufwrite.Pair
-	architecture := pair("general.architecture", ggufwrite.String("llama"))
+	architecture := pair("general.architecture", gguf.StringValue("llama"))
 	one := func(shape tensor.Shape) []ggufwrite.Tensor {
 		return []ggufwrite.Tensor{{Info: tensor.Info{Name: "token_embd.weight", DType: tensor.F32, Shape: shape}, Data: make([]byte, 64)}}
 	}
@@ -32,14 +32,14 @@ func badGGUF(path, kind string) error {
 	case "string-past-end":
 		kv = append(kv, pair("long", gguf.Value{Type: gguf.String, Data: append(u64(1<<40), "short"...)}))
 	case "key-length":
-		kv = append(kv, pair(string(make([]byte, 70000)), ggufwrite.Uint32(1)))
+		kv = append(kv, pair(string(make([]byte, 70000)), gguf.Uint32Value(1)))
 	case "array": // 2^62 numbers
 		head := binary.LittleEndian.AppendUint32(nil, uint32(gguf.Uint64))
 		kv = append(kv, pair("many", gguf.Value{Type: gguf.Array, Data: append(head, u64(1<<62)...)}))
 	case "nested": // arrays of arrays, a thousand deep
-		v := ggufwrite.Array(gguf.Uint8, ggufwrite.Scalar(gguf.Uint8, 1))
+		v := gguf.ArrayValue(gguf.Uint8, ggufwrite.Scalar(gguf.Uint8, 1))
 		for range 1000 {
-			v = ggufwrite.Array(gguf.Array, v)
+			v = gguf.ArrayValue(gguf.Array, v)
 		}
 		kv = append(kv, pair("deep", v))
 	case "value-type":
@@ -51,9 +51,9 @@ func badGGUF(path, kind string) error {
 	case "outside":
 		tensors = one(tensor.Shape{1 << 20, 4})
 	case "alignment":
-		kv = append(kv, pair("general.alignment", ggufwrite.Uint32(3)))
+		kv = append(kv, pair("general.alignment", gguf.Uint32Value(3)))
 	case "architecture":
-		kv = []gguf.KeyValue{pair("general.architecture", ggufwrite.String("rwkv7"))}
+		kv = []gguf.KeyValue{pair("general.architecture", gguf.StringValue("rwkv7"))}
 	case "no-architecture":
 		kv = nil
 	default:

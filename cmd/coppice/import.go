@@ -15,7 +15,8 @@ func (a *app) importGGUF() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "import FILE.gguf -o DIR",
 		Short: "Turn a GGUF file into a Hugging Face directory",
-		Long: `Write a GGUF file (architectures llama, qwen2, gemma2) as a Hugging Face directory:
+		Long: `Write a GGUF file (architectures llama, qwen2, qwen3, gemma2, gemma3, phi3) as a Hugging
+Face directory:
 weights dequantised, tokenizer, chat template, config. Name the first part of a split file.`,
 		Example: `  coppice import SmolLM2-135M-Instruct.Q4_1.gguf -o smol
   coppice import SmolLM2-135M-Instruct.Q4_1.gguf -o smol --dtype f32`,

@@ -54,14 +54,14 @@ func sparseGGUF(t testing.TB, path, config string) string {
 	t.Helper()
 	spec := specOf(t, config)
 	number := func(key string, n int) gguf.KeyValue {
-		return ggufwrite.Pair("llama."+key, ggufwrite.Uint32(uint32(n)))
+		return ggufwrite.Pair("llama."+key, gguf.Uint32Value(uint32(n)))
 	}
 	kv := []gguf.KeyValue{
-		ggufwrite.Pair("general.architecture", ggufwrite.String("llama")),
+		ggufwrite.Pair("general.architecture", gguf.StringValue("llama")),
 		number("block_count", spec.Layers), number("context_length", spec.MaxPositions),
 		number("embedding_length", spec.Hidden), number("feed_forward_length", spec.Intermediate),
 		number("attention.head_count", spec.Heads), number("attention.head_count_kv", spec.KVHeads),
-		ggufwrite.Pair("llama.attention.layer_norm_rms_epsilon", ggufwrite.Float32(1e-5)),
+		ggufwrite.Pair("llama.attention.layer_norm_rms_epsilon", gguf.Float32Value(1e-5)),
 	}
 	var tensors []ggufwrite.Tensor
 	for _, at := range spec.Tensors() {

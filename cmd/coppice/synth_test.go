@@ -99,16 +99,16 @@ func ggufOf(c *checkpoint.Checkpoint, matrices tensor.DType, vocabulary bool) ([
 	s := &c.Spec
 	name := s.Family.GGUF
 	number := func(key string, n int) gguf.KeyValue {
-		return ggufwrite.Pair(name+"."+key, ggufwrite.Uint32(uint32(n)))
+		return ggufwrite.Pair(name+"."+key, gguf.Uint32Value(uint32(n)))
 	}
 	kv := []gguf.KeyValue{
-		ggufwrite.Pair("general.architecture", ggufwrite.String(name)),
+		ggufwrite.Pair("general.architecture", gguf.StringValue(name)),
 		number("block_count", s.Layers), number("context_length", s.MaxPositions),
 		number("embedding_length", s.Hidden), number("feed_forward_length", s.Intermediate),
 		number("attention.head_count", s.Heads), number("attention.head_count_kv", s.KVHeads),
 		number("attention.key_length", s.HeadDim),
-		ggufwrite.Pair(name+".attention.layer_norm_rms_epsilon", ggufwrite.Float32(1e-5)),
-		ggufwrite.Pair(name+".rope.freq_base", ggufwrite.Float32(10000)),
+		ggufwrite.Pair(name+".attention.layer_norm_rms_epsilon", gguf.Float32Value(1e-5)),
+		ggufwrite.Pair(name+".rope.freq_base", gguf.Float32Value(10000)),
 	}
 	if vocabulary {
 		kv = append(kv, byteVocabulary(s.Vocab)...)
@@ -196,13 +196,13 @@ func byteVocabulary(n int) []gguf.KeyValue {
 		}
 	}
 	return []gguf.KeyValue{
-		ggufwrite.Pair("tokenizer.ggml.model", ggufwrite.String("gpt2")),
-		ggufwrite.Pair("tokenizer.ggml.pre", ggufwrite.String("gpt-2")),
-		ggufwrite.Pair("tokenizer.ggml.tokens", ggufwrite.Strings(tokens[:n]...)),
-		ggufwrite.Pair("tokenizer.ggml.token_type", ggufwrite.Int32s(types...)),
-		ggufwrite.Pair("tokenizer.ggml.merges", ggufwrite.Strings("h e")),
-		ggufwrite.Pair("tokenizer.ggml.bos_token_id", ggufwrite.Uint32(0)),
-		ggufwrite.Pair("tokenizer.ggml.eos_token_id", ggufwrite.Uint32(0)),
+		ggufwrite.Pair("tokenizer.ggml.model", gguf.StringValue("gpt2")),
+		ggufwrite.Pair("tokenizer.ggml.pre", gguf.StringValue("gpt-2")),
+		ggufwrite.Pair("tokenizer.ggml.tokens", gguf.StringsValue(tokens[:n]...)),
+		ggufwrite.Pair("tokenizer.ggml.token_type", gguf.Int32sValue(types...)),
+		ggufwrite.Pair("tokenizer.ggml.merges", gguf.StringsValue("h e")),
+		ggufwrite.Pair("tokenizer.ggml.bos_token_id", gguf.Uint32Value(0)),
+		ggufwrite.Pair("tokenizer.ggml.eos_token_id", gguf.Uint32Value(0)),
 	}
 }
 

@@ -5,7 +5,6 @@ package ggufwrite
 import (
 	"encoding/binary"
 	"fmt"
-	"math"
 
 	"github.com/coppice-lm/coppice/gguf"
 	"github.com/coppice-lm/coppice/tensor"
@@ -69,30 +68,8 @@ func appendString(b []byte, s string) []byte {
 	return append(b, s...)
 }
 
-// Pair is a key and a value, made by one of the functions below.
+// Pair is a key and a value, as package gguf makes them.
 func Pair(key string, v gguf.Value) gguf.KeyValue { return gguf.KeyValue{Key: key, Value: v} }
-
-// String is a value of type string.
-func String(s string) gguf.Value { return gguf.Value{Type: gguf.String, Data: appendString(nil, s)} }
-
-// Bool is a value of type bool.
-func Bool(b bool) gguf.Value {
-	v := gguf.Value{Type: gguf.Bool, Data: []byte{0}}
-	if b {
-		v.Data[0] = 1
-	}
-	return v
-}
-
-// Uint32 is a value of type uint32, that of most counts.
-func Uint32(n uint32) gguf.Value {
-	return gguf.Value{Type: gguf.Uint32, Data: binary.LittleEndian.AppendUint32(nil, n)}
-}
-
-// Float32 is a value of type float32.
-func Float32(x float32) gguf.Value {
-	return gguf.Value{Type: gguf.Float32, Data: binary.LittleEndian.AppendUint32(nil, math.Float32bits(x))}
-}
 
 // Scalar is a value of any type of fixed size, from the bits of the number.
 func Scalar(t gguf.Type, bits uint64) gguf.Value {
@@ -102,33 +79,4 @@ func Scalar(t gguf.Type, bits uint64) gguf.Value {
 		gguf.Uint64: 8, gguf.Int64: 8, gguf.Float64: 8,
 	}[t]
 	return gguf.Value{Type: t, Data: binary.LittleEndian.AppendUint64(nil, bits)[:size]}
-}
-
-// Array is an array of elements of type elem, whose own types are not written.
-func Array(elem gguf.Type, elems ...gguf.Value) gguf.Value {
-	data := binary.LittleEndian.AppendUint32(nil, uint32(elem))
-	data = binary.LittleEndian.AppendUint64(data, uint64(len(elems)))
-	for _, e := range elems {
-		data = append(data, e.Data...)
-	}
-	return gguf.Value{Type: gguf.Array, Data: data}
-}
-
-// Strings is an array of strings.
-func Strings(list ...string) gguf.Value { return array(gguf.String, list, String) }
-
-// Int32s is an array of int32, that of token types.
-func Int32s(list ...int32) gguf.Value {
-	return array(gguf.Int32, list, func(n int32) gguf.Value { return Scalar(gguf.Int32, uint64(uint32(n))) })
-}
-
-// Float32s is an array of float32, that of token scores.
-func Float32s(list ...float32) gguf.Value { return array(gguf.Float32, list, Float32) }
-
-func array[T any](elem gguf.Type, list []T, value func(T) gguf.Value) gguf.Value {
-	elems := make([]gguf.Value, len(list))
-	for i, x := range list {
-		elems[i] = value(x)
-	}
-	return Array(elem, elems...)
 }

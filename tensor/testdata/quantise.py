@@ -23,6 +23,6 @@ x[6][[3, 20]] = [-4, 4]
 x[7] = np.arange(-16, 16) / np.float32(2)
 x[8] = np.append(np.arange(31) / np.float32(2), np.float32(127))
 out = {"float32": x.tobytes().hex()}
-for name in ["Q8_0", "Q4_0", "Q4_1"]:
+for name in ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"]:
     out[name] = quantize(x, gguf.GGMLQuantizationType[name]).tobytes().hex()
 print(json.dumps(out, indent=0))

@@ -15,7 +15,7 @@
 //
 // All times are of whole processes, from start to exit; medians are compared, never best
 // cases. That is the suite of files. -suite engine measures what runs models instead; see
-// engine.go. Either prints a table and writes everything it measured as JSON. Linux only: peak
+// engine.go, and -suite export what writes GGUF files; see export.go. Each prints a table and writes everything it measured as JSON. Linux only: peak
 // memory comes from wait4, and the machine's description from /proc.
 package main
 
@@ -59,7 +59,7 @@ func run(ctx context.Context, args []string) error {
 	flags.IntVar(&o.layers, "layers", fullLayers, "layers of the checkpoint; fewer make a quick run, whose goals do not count")
 	flags.IntVar(&o.reps, "n", 5, "repetitions of each measurement")
 	flags.IntVar(&o.peerReps, "peer-n", 2, "repetitions of transformers and optipfair, which are slow")
-	suite := flags.String("suite", "files", "what to measure: files or engine")
+	suite := flags.String("suite", "files", "what to measure: files, engine or export")
 	o.engine.define(flags)
 	child := flags.String("child", "", "internal: the part to run as a process of its own")
 	if err := flags.Parse(args); err != nil {
@@ -79,8 +79,10 @@ func run(ctx context.Context, args []string) error {
 		return measureAll(ctx, o)
 	case "engine":
 		return measureEngine(ctx, o)
+	case "export":
+		return measureExport(ctx, o)
 	}
-	return fmt.Errorf("-suite %q: expected files or engine", *suite)
+	return fmt.Errorf("-suite %q: expected files, engine or export", *suite)
 }
 
 // runChild runs a part that takes much memory. It needs a process of its own because

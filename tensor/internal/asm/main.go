@@ -47,6 +47,9 @@ func main() {
 		VPSLLD(Imm(16), x.AsX(), x.AsX())
 		VCVTPS2PD(x.AsX(), x)
 	})
+	latticeSums()
+	quantiseQ8_0()
+	quantiseQ4_0()
 	Generate()
 }
 

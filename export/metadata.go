@@ -1,0 +1,131 @@
+package export
+
+import (
+	"fmt"
+	"math"
+	"strings"
+
+	"github.com/coppice-lm/coppice/arch"
+	"github.com/coppice-lm/coppice/gguf"
+)
+
+// quantisationVersion is GGML_QNT_VERSION: what the layout of the block types is called.
+const quantisationVersion = 2
+
+// metadata makes the keys of the file: what it is, the architecture's numbers, and the
+// tokenizer (names: the GGUF specification of ggml, docs/gguf.md).
+func (p *Program) metadata(t *arch.Transformer, name string) ([]gguf.KeyValue, error) {
+	s := &p.from.Spec
+	var err error
+	if p.Card, err = readCard(p.from); err != nil {
+		return nil, err
+	}
+	if name == "" {
+		name = modelName(p.from.Path)
+	}
+	k := &keys{prefix: p.Architecture + "."}
+	k.general("architecture", gguf.StringValue(p.Architecture))
+	k.general("type", gguf.StringValue("model"))
+	k.general("name", gguf.StringValue(name))
+	_, parameters := s.Parameters()
+	k.general("size_label", gguf.StringValue(sizeLabel(parameters)))
+	p.Card.addTo(k)
+	k.general("file_type", gguf.Uint32Value(p.mix.fileType))
+	k.general("quantization_version", gguf.Uint32Value(quantisationVersion))
+
+	k.count("block_count", s.Layers)
+	k.count("context_length", t.MaxPositions)
+	k.count("embedding_length", s.Hidden)
+	if p.Architecture == arch.GGUFPerLayer {
+		k.counts("feed_forward_length", s.Widths)
+		k.counts("attention.head_count", repeat(s.Heads, s.Layers))
+		k.counts("attention.head_count_kv", repeat(s.KVHeads, s.Layers))
+	} else {
+		k.count("feed_forward_length", s.Widths[0])
+		k.count("attention.head_count", s.Heads)
+		k.count("attention.head_count_kv", s.KVHeads)
+	}
+	k.count("attention.key_length", s.HeadDim)
+	k.count("attention.value_length", s.HeadDim)
+	k.add("attention.layer_norm_rms_epsilon", gguf.Float32Value(t.NormEpsilon))
+	k.count("vocab_size", s.Vocab)
+	k.rope(&t.Ropes[0])
+	if window := widestWindow(t); window > 0 {
+		k.count("attention.sliding_window", window)
+	}
+	if t.AttentionCap > 0 {
+		k.add("attn_logit_softcapping", gguf.Float32Value(t.AttentionCap))
+	}
+	if t.LogitCap > 0 {
+		k.add("final_logit_softcapping", gguf.Float32Value(t.LogitCap))
+	}
+	vocabulary, err := p.tokenizerKeys()
+	return append(k.list, vocabulary...), err
+}
+
+// keys collects metadata.
+type keys struct {
+	prefix string // of the architecture's keys
+	list   []gguf.KeyValue
+}
+
+func (k *keys) general(key string, v gguf.Value) {
+	k.list = append(k.list, gguf.KeyValue{Key: "general." + key, Value: v})
+}
+
+func (k *keys) add(key string, v gguf.Value) {
+	k.list = append(k.list, gguf.KeyValue{Key: k.prefix + key, Value: v})
+}
+
+// count adds a number that arch bounds below 2^31.
+func (k *keys) count(key string, n int) { k.add(key, gguf.Uint32Value(uint32(n))) }
+
+func (k *keys) counts(key string, list []int) {
+	v := make([]int32, len(list))
+	for i, n := range list {
+		v[i] = int32(n)
+	}
+	k.add(key, gguf.Int32sValue(v...))
+}
+
+func (k *keys) rope(r *arch.Rope) {
+	k.count("rope.dimension_count", r.Dim)
+	k.add("rope.freq_base", gguf.Float32Value(float32(r.Theta)))
+	if r.Type == arch.RopeLinear {
+		k.add("rope.scaling.type", gguf.StringValue("linear"))
+		k.add("rope.scaling.factor", gguf.Float32Value(float32(r.Factor)))
+	}
+}
+
+func repeat(n, times int) []int {
+	list := make([]int, times)
+	for i := range list {
+		list[i] = n
+	}
+	return list
+}
+
+func widestWindow(t *arch.Transformer) int {
+	window := 0
+	for _, l := range t.Layers {
+		window = max(window, l.Window)
+	}
+	return window
+}
+
+// sizeLabel is a number of parameters in two digits or more, as "135M" or "1.9B", the way
+// the gguf package (gguf.utility.size_label) writes it.
+func sizeLabel(n int64) string {
+	x, unit := float64(n)*1e-3, "K"
+	for _, u := range []struct {
+		scale float64
+		unit  string
+	}{{1e-12, "T"}, {1e-9, "B"}, {1e-6, "M"}} {
+		if float64(n)*u.scale >= 1 {
+			x, unit = float64(n)*u.scale, u.unit
+			break
+		}
+	}
+	digits := len(strings.TrimLeft(fmt.Sprintf("%.0f", math.RoundToEven(x)), "0"))
+	return fmt.Sprintf("%.*f%s", max(2-digits, 0), x, unit)
+}
