@@ -111,7 +111,7 @@ func (c *collector) finished() (*score.Stats, error) {
 		if c.opt.Replace {
 			return nil, nil
 		}
-		return nil, fmt.Errorf("%s: holds other statistics (text %s, this text %s); remove it or choose another file", c.files.out, st.Text, c.head.Text)
+		return nil, fmt.Errorf("%s: holds other statistics: %s; remove it or choose another file", c.files.out, st.Unlike(&c.head))
 	}
 	c.files.remove() // left by a run that was killed after its last step
 	return st, nil

@@ -289,7 +289,7 @@ func TestRefitInTheFile(t *testing.T) {
 	for _, c := range []struct{ from, to, want string }{
 		{`"least-squares"`, `"other"`, "unknown refit"},
 		{`"damping":0.01`, `"damping":0`, "layer 1: damping 0"},
-		{`"damping":0.01`, `"damping":2`, "layer 1: damping 2"},
+		{`"damping":0.01`, `"damping":20`, "layer 1: damping 20"},
 		{`"method": "least-squares",
     "stats": "sha256:s"`, `"method": "least-squares", "stats": ""`, "fingerprint"},
 		{`"first_token_cap": 0.5

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"github.com/coppice-lm/coppice/linalg"
 )
@@ -38,6 +39,25 @@ type StatsHead struct {
 
 // Tokens is the number of tokens that were run.
 func (h *StatsHead) Tokens() int64 { return h.Body + h.First + h.Held }
+
+// Unlike says in what two heads differ, in words; empty if in nothing.
+func (h *StatsHead) Unlike(o *StatsHead) string {
+	var differ []string
+	for _, f := range []struct {
+		name string
+		a, b any
+	}{
+		{"version", h.Version, o.Version}, {"model", h.Model, o.Model}, {"tokenizer", h.Tokenizer, o.Tokenizer},
+		{"text", h.Text, o.Text}, {"context", h.Context, o.Context}, {"rows", h.Rows, o.Rows}, {"seed", h.Seed, o.Seed},
+		{"dtype", h.DType, o.DType}, {"documents", h.Documents, o.Documents}, {"tokens", fmt.Sprint(h.Body, h.First, h.Held), fmt.Sprint(o.Body, o.First, o.Held)},
+		{"widths", fmt.Sprint(h.Widths), fmt.Sprint(o.Widths)},
+	} {
+		if f.a != f.b {
+			differ = append(differ, fmt.Sprintf("%s %v instead of %v", f.name, f.a, f.b))
+		}
+	}
+	return strings.Join(differ, ", ")
+}
 
 func (h *StatsHead) check() error {
 	switch {
