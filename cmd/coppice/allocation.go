@@ -31,7 +31,7 @@ type allocationFlags struct {
 
 func (f *allocationFlags) register(cmd *cobra.Command) {
 	fl := cmd.Flags()
-	fl.StringVar(&f.allocation, "allocation", uniform, "how what stays is shared out: uniform (one width); or a width for each layer, as many parameters in all: global (by error curves; needs statistics) or measured (by the loss of the pruned model on held-back text; needs --calib and some minutes)")
+	fl.StringVar(&f.allocation, "allocation", uniform, "how what stays is shared out: uniform (one width); or a width for each layer, as many parameters in all: global (by error curves; needs statistics) or measured (by the loss of the pruned model on held-back text; needs --calib and some minutes; not shown to be better than global)")
 	fl.StringVar(&f.curve, "allocation-curve", string(plan.Residual), "what a layer's error is measured against by --allocation global: the energy of the residual stream, or of the layer's output")
 	fl.IntVar(&f.step, "allocation-step", 0, "widths of --allocation global and measured are multiples of this (default 64 or the alignment)")
 	fl.IntVar(&f.rounds, "allocation-rounds", calib.DefaultRounds, "how often --allocation measured measures what layers count")
