@@ -3,7 +3,7 @@
 Written by Coppice (https://github.com/coppice-lm/coppice) beside a checkpoint whose
 layers it pruned to different widths. Everything but the MLPs is transformers' own Llama,
 Mistral or Qwen2: the config lists the width of each layer, and each layer gets an MLP of
-that width. Works with transformers 4.46 and later. Apache-2.0 like Coppice itself.
+that width. Checked with transformers 4.46 and 5.24. Apache-2.0 like Coppice itself.
 
     model = AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True)
 """

@@ -90,6 +90,12 @@ func checkAttention(t *arch.Transformer, name string, s *arch.Spec) error {
 	if name == "gemma3" && (t.AttentionCap != 0 || t.LogitCap != 0) {
 		return fmt.Errorf("attn_logit_softcapping or final_logit_softcapping is set, which llama.cpp's gemma3 does not compute")
 	}
+	if name == "gemma2" && (t.AttentionCap == 0 || t.LogitCap == 0) {
+		return fmt.Errorf("attn_logit_softcapping or final_logit_softcapping is not set, and llama.cpp's gemma2 always computes both")
+	}
+	if s.AttentionBias && name != "llama" && name != "deci" && name != "qwen2" {
+		return fmt.Errorf("attention_bias: llama.cpp's %s has no biases in its attention", name)
+	}
 	return nil
 }
 

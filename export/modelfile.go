@@ -103,7 +103,9 @@ func probe(t *tokenizer.Tokenizer) (turns, error) {
 		if !ok || !strings.HasSuffix(inner, v.sysPost) {
 			return turns{}, fmt.Errorf("the chat template begins a chat without a system message otherwise")
 		}
-		v.system = strings.TrimSuffix(inner, v.sysPost)
+		if v.system = strings.TrimSuffix(inner, v.sysPost); v.system == "" {
+			return turns{}, fmt.Errorf("the chat template says a system turn where the chat has none")
+		}
 	}
 	for _, s := range []string{v.sysPre, v.sysPost, v.userPre, v.replyPre, v.replyEnd} {
 		if strings.Contains(s, "{{") {

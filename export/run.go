@@ -193,6 +193,9 @@ func (m *maker) quantise(k chunk, b []byte, size int) ([]byte, error) {
 			return nil, m.nonFinite(k, b)
 		}
 		err := tensor.Decode(m.floats, row, s.in.DType)
+		if err == nil && slices.ContainsFunc(m.floats, func(x float32) bool { return x-x != 0 }) { // a step that is no number
+			err = errors.New("a block has values that are not finite; the input is damaged")
+		}
 		if err == nil {
 			err = tensor.QuantiseWeighted(m.out[r*out:][:out], m.floats, w, s.out.DType)
 		}

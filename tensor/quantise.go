@@ -74,9 +74,6 @@ var quantisers = [numDTypes]func(b []byte, x, w []float32) float32{
 	Q4_K: quantiseQ4_K, Q5_K: quantiseQ5_K, Q6_K: quantiseQ6_K,
 }
 
-// CanQuantise reports whether Quantise makes blocks of d.
-func CanQuantise(d DType) bool { return quantisers[d.known()] != nil }
-
 // scaleBytes is where a block's F16 step is, which as NaN makes every element NaN.
 func scaleBytes(d DType) []int {
 	if d == Q6_K {

@@ -8,7 +8,7 @@ import (
 // spacePrefix reports whether a SentencePiece tokenizer puts a space in front of text, or
 // is an error where it does anything to text but that and marking spaces.
 func (w *ggufWriter) spacePrefix() (bool, error) {
-	if !w.file.Model.ByteFallback && !w.file.Model.FuseUnk {
+	if !w.file.Model.ByteFallback {
 		return false, fmt.Errorf("the model %s has neither a ByteLevel pre-tokenizer nor byte_fallback; a GGUF holds byte-level BPE and SentencePiece's BPE", w.file.Model.Type)
 	}
 	marksSpaces, prefix := false, false

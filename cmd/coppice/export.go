@@ -110,6 +110,9 @@ func (a *app) exportFiles(cmd *cobra.Command, c *checkpoint.Checkpoint, prog *ex
 		return err
 	}
 	defer sink.Abort()
+	if modelfile && len(paths) > 1 {
+		return usagef("--modelfile: its FROM names one file, and the model would be in %d; leave out --split-max-size", len(paths))
+	}
 	if modelfile {
 		text, notes := prog.Modelfile(filepath.Base(paths[0]))
 		a.notes(notes)
