@@ -16,7 +16,7 @@ import (
 const DefaultRounds = 3
 
 // reaches are how many steps the widths that are proposed may be away from those at which
-// the slopes were measured. Trying one costs a thirtieth of what the slopes cost.
+// the slopes were measured. Trying one of L layers costs 2/(L+3) of what the slopes cost.
 var reaches = []int{1, 2, 4, 8}
 
 // measuringDamping is the damping of refits while widths are measured; that of the plan is
@@ -55,6 +55,9 @@ func ShareWidths(ctx context.Context, m *lm.Layerwise, c *checkpoint.Checkpoint,
 	}
 	batches, err := heldBackText(m, st, sources, &text)
 	if err != nil {
+		return fail(err)
+	}
+	if err := sc.Curves.CheckStats(st); err != nil {
 		return fail(err)
 	}
 	s := &sharer{ctx: ctx, checkpoint: c, stats: st, scores: sc, opt: opt, threads: text.Threads,

@@ -230,6 +230,13 @@ func TestShareWidthsRefuses(t *testing.T) {
 	if _, _, err := plain.share(f.widths()); err == nil || !strings.Contains(err.Error(), "no error curves") {
 		t.Errorf("no curves: %v", err)
 	}
+	curves := *f.scores.Curves
+	curves.Stats = "sha256:other"
+	unlike := *f
+	unlike.scores = &score.Scores{Layers: f.scores.Layers, Curves: &curves}
+	if _, _, err := unlike.share(f.widths()); err == nil || !strings.Contains(err.Error(), "sha256:other") {
+		t.Errorf("curves of other statistics: %v", err)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	if _, _, err := ShareWidths(ctx, f.model, f.checkpoint, f.stats, f.scores, []string{f.text}, f.options, f.widths()); err != context.Canceled {

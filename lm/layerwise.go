@@ -12,8 +12,8 @@ import (
 	"github.com/coppice-lm/coppice/tokenizer"
 )
 
-// Layerwise is a model that runs one layer at a time, for work over much text that needs
-// no logits: only one layer's weights are in memory.
+// Layerwise is a model that runs one layer at a time, for work over much text: only
+// one layer's weights are in memory.
 type Layerwise struct {
 	engine    engine.Layerwise
 	options   cpu.Options

@@ -109,7 +109,7 @@ type AllocateOptions struct {
 	// Slopes, of Measured, say what one unit of each layer's error counts.
 	Slopes []float64
 	// Near, if not nil, are widths, of the same sum, from which no layer's may be further
-	// away than Reach.
+	// away than Reach. A Reach of 0 takes them as they are.
 	Near  []int
 	Reach int
 }
@@ -158,7 +158,15 @@ func Allocate(curves *score.Curves, spec *arch.Spec, rule Rule, opt AllocateOpti
 	if budget < len(layers)*step {
 		return rule, nil, ruleErrorf("%d neurons in all are too few for %d layers in steps of %d: choose a smaller --allocation-step", budget, len(layers), step)
 	}
-	for i, w := range share(layers, budget, step) {
+	var chosen []int
+	if opt.Near != nil && opt.Reach == 0 { // nothing to choose
+		for _, c := range layers {
+			chosen = append(chosen, opt.Near[c.layer])
+		}
+	} else if chosen = share(layers, budget, step); chosen == nil {
+		return rule, nil, fmt.Errorf("no widths within %d of %v, in steps of %d, have %d neurons in all", opt.Reach, opt.Near, step, budget)
+	}
+	for i, w := range chosen {
 		widths[layers[i].layer] = w
 		a.Error += layers[i].costs[w]
 	}
@@ -223,7 +231,8 @@ type choice struct {
 // a step, and the costs to the least: dynamic programming over the layers, exact for
 // curves of any form. Where the model's width is no multiple of the step a whole layer is
 // counted as one step more than it has, and what that leaves over is given out after,
-// where it helps most. The budget is at least one step a layer.
+// where it helps most. The budget is at least one step a layer. It returns nil if no widths
+// that the layers may have add up to it.
 func share(layers []choice, budget, step int) []int {
 	units := func(w int) int { return (w + step - 1) / step }
 	most := 0
@@ -255,6 +264,9 @@ func share(layers []choice, budget, step int) []int {
 			}
 		}
 		least, reached = next, has
+	}
+	if !reached[total] {
+		return nil
 	}
 	chosen, at := make([]int, len(layers)), total
 	sum := 0

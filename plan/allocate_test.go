@@ -183,6 +183,34 @@ func TestAllocateSomeLayers(t *testing.T) {
 	}
 }
 
+// Near taken as it is, and left by little, also where it has more steps than the budget: a
+// whole layer is counted as one more than it has.
+func TestAllocateNear(t *testing.T) {
+	d := []int{10, 10, 10, 10, 10}
+	curves, rule := curvesFor(4, d...), Rule{Width: ptr(9), Align: 1, AlignMode: Nearest}
+	near := []int{4, 10, 10, 10, 10}
+	opt := AllocateOptions{Curve: Residual, Step: 4, Refit: LeastSquares, Near: near}
+	got, a, err := Allocate(curves, spec(d...), rule, opt)
+	if err != nil || !slices.Equal(got.Widths, near) {
+		t.Fatalf("%v, %v", got.Widths, err)
+	}
+	want := 0.0
+	for l, w := range near {
+		want += float64(curves.Layers[l].Held[w]) / curves.Layers[l].HeldStream
+	}
+	if math.Abs(a.Error-want) > 1e-12*want {
+		t.Errorf("costs %v, want %v", a.Error, want)
+	}
+	opt.Reach = 4
+	if got, _, err = Allocate(curves, spec(d...), rule, opt); err != nil || sum(got.Widths) > 45 || sum(got.Widths) <= 41 {
+		t.Errorf("within a step: %v, %v", got.Widths, err)
+	}
+	opt.Reach = 1
+	if _, _, err = Allocate(curves, spec(d...), rule, opt); err == nil || !strings.Contains(err.Error(), "no widths within 1") {
+		t.Errorf("within less than a step: %v", err)
+	}
+}
+
 func TestAllocateRefuses(t *testing.T) {
 	s := spec(16, 16)
 	half := Rule{Ratio: ptr(0.5), Align: 1, AlignMode: Nearest}

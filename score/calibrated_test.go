@@ -315,29 +315,6 @@ func TestStatsOfAnotherModel(t *testing.T) {
 	}
 }
 
-// StreamEnergy is a mean over the tokens, and with the weights, of Second.
-func TestStreamEnergy(t *testing.T) {
-	one := func(n int64, trace, energy float64) Moments {
-		return Moments{N: n, Sum: []float64{0}, Gram: []float64{trace}, Stream: Stream{Energy: energy}}
-	}
-	s := &LayerStats{1, one(10, 30, 100), one(4, 90, 800), one(5, 15, 60)}
-	for _, c := range []struct {
-		part  Part
-		limit float64
-		want  float64
-	}{
-		{Fit, 1, 900. / 14}, {Fit, 0, 10}, {AllTokens, 0, 160. / 15},
-		{AllTokens, 0.5, (160 + 400) / (15. + 2)}, // a weight of 45/90
-	} {
-		if got := s.StreamEnergy(c.part, c.limit); math.Abs(got-c.want) > 1e-12*c.want {
-			t.Errorf("part %d, first tokens up to %v: %v, want %v", c.part, c.limit, got, c.want)
-		}
-	}
-	if got := NewLayerStats(1).StreamEnergy(Fit, 0.5); got != 0 {
-		t.Errorf("of no tokens: %v", got)
-	}
-}
-
 // Statistics of another version are refused with what to do.
 func TestStatsVersion(t *testing.T) {
 	h := StatsHead{Version: 1, Body: 1, Widths: []int{1}}

@@ -92,6 +92,15 @@ type Curves struct {
 	Layers  []Curve `json:"layers"`
 }
 
+// CheckStats refuses statistics that the curves were not made from.
+func (c *Curves) CheckStats(st *Stats) error {
+	fingerprint, err := st.Fingerprint()
+	if err == nil && fingerprint != c.Stats {
+		err = fmt.Errorf("%s: the scores' error curves are of other statistics (curves: %s, statistics: %s); name those, or make the scores from these with `coppice score`", st.Path(), c.Stats, fingerprint)
+	}
+	return err
+}
+
 // Order lists the neurons of a layer from the highest score to the lowest; of equal
 // scores the lower index comes first.
 func Order(scores []float32) []int {

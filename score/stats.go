@@ -195,19 +195,6 @@ func (s *LayerStats) Weights(part Part, limit float64) (first, scale float64) {
 	return first, 1 / total
 }
 
-// StreamEnergy is the weighted mean of |r|^2, the energy of the residual stream at the
-// layer's output, over the tokens and with the weights of Second. The squared output
-// error tr(D H D') of a layer, over this, says how much of what the layer hands on is
-// wrong.
-func (s *LayerStats) StreamEnergy(part Part, limit float64) float64 {
-	weight, scale := s.Weights(part, limit)
-	e := s.Body.Stream.Energy + weight*s.First.Stream.Energy
-	if part == AllTokens {
-		e += s.Held.Stream.Energy
-	}
-	return e * scale
-}
-
 // HeldBack returns the mean of a a' over the held-back tokens; nil where there are none.
 func (s *LayerStats) HeldBack() *linalg.Matrix {
 	if s.Held.N == 0 {

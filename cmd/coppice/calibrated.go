@@ -43,12 +43,12 @@ func (f *statsFlags) register(cmd *cobra.Command, refits bool) {
 	f.scoreFlags.register(cmd)
 	fl := cmd.Flags()
 	fl.StringVar(&f.stats, "stats", "", "statistics of the model, made by `coppice calib`")
-	fl.Float64Var(&f.cap, "first-token-cap", score.DefaultCap, "most of the trace of H that first tokens have, between 0 and 1")
+	fl.Float64Var(&f.cap, "first-token-cap", score.DefaultCap, "most of the trace of H that first tokens have, between 0 and 1 (error curves in a file of scores keep theirs)")
 	fl.Float64Var(&f.damping, "damping", score.DefaultDamping, "ridge of leverage and obs, as a multiple of H's mean diagonal")
 	f.refit = "none"
 	if refits {
 		fl.StringVar(&f.refit, "refit", "none", "how down_proj makes up for what goes: none, least-squares or bias")
-		fl.Float64Var(&f.refitDamping, "refit-damping", 0, "ridge of the least-squares refit, and of error curves (default: chosen on held-back text; of curves 0.01)")
+		fl.Float64Var(&f.refitDamping, "refit-damping", 0, "ridge of the least-squares refit, and of error curves (default: chosen on held-back text; of curves 0.01; those in a file of scores keep theirs)")
 		completeWords(cmd, "refit", "none", string(plan.LeastSquares), string(plan.Bias))
 	}
 }
@@ -82,6 +82,9 @@ func (f *statsFlags) check(cmd *cobra.Command, shared bool) error {
 		return usagef("--refit-damping %v: expected a number above 0 and at most %v", f.refitDamping, plan.MaxDamping)
 	}
 	if f.needed() {
+		if m := score.Method(f.method); changed("damping") && m != score.Leverage && m != score.OBS {
+			return usagef("--damping is the ridge of the methods %s and %s; --method %s has none", score.Leverage, score.OBS, m)
+		}
 		return nil
 	}
 	for _, name := range []string{"stats", "first-token-cap", "damping", "refit-damping"} {

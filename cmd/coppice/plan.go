@@ -40,6 +40,11 @@ give the same bytes. ` + "`coppice apply`" + ` carries a plan out.`,
 			case f.allocation.allocation != measured && len(f.text.sources) > 0:
 				return usagef("--calib: a plan is made from --stats; text is run for --allocation measured alone")
 			}
+			for _, name := range f.text.names() {
+				if cmd.Flags().Changed(name) && f.allocation.allocation != measured {
+					return usagef("--%s: a plan is made from --stats; text is run for --allocation measured alone", name)
+				}
+			}
 			if err := f.allocation.checkText(&f.text); err != nil {
 				return err
 			}
@@ -62,11 +67,16 @@ give the same bytes. ` + "`coppice apply`" + ` carries a plan out.`,
 				return err
 			}
 			var st *score.Stats
-			if sc == nil || f.refit != "none" || f.curves && sc.Curves == nil || f.allocation.allocation == measured {
+			if sc == nil || f.refit != "none" || f.curves && (sc.Curves == nil || f.stats != "") || f.allocation.allocation == measured {
 				if st, err = f.open(c); err != nil {
 					return err
 				}
 				defer st.Close()
+			}
+			if f.curves && st != nil && sc != nil && sc.Curves != nil {
+				if err := sc.Curves.CheckStats(st); err != nil {
+					return badInput(fmt.Errorf("--scores %s: %w", scores, err))
+				}
 			}
 			p, err := f.decide(cmd.Context(), a, c, sc, st)
 			if err != nil {

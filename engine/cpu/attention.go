@@ -144,7 +144,7 @@ func (p *pass) attend(layer int, only []int) {
 	}
 	p.member.run(len(blocks)*t.KVHeads, func(_, unit int) {
 		if err := p.ctx.Err(); unit == 0 && err != nil {
-			p.crew.fail(err)
+			p.fail(err)
 		}
 		// The last positions see the most keys: they come first.
 		b, head := blocks[len(blocks)-1-unit/t.KVHeads], unit%t.KVHeads

@@ -16,7 +16,13 @@ import (
 // the others. Outside of units it must not look at anything that units write.
 type crew struct {
 	lanes []lane // one a thread
-	err   atomic.Pointer[error]
+	end   atomic.Pointer[failure]
+}
+
+// failure is why a pass ends, and after which step.
+type failure struct {
+	step uint64
+	err  error
 }
 
 // lane is a thread's part of what a crew knows, in cache lines of their own.
@@ -31,14 +37,10 @@ type lane struct {
 
 func newCrew(threads int) *crew { return &crew{lanes: make([]lane, threads)} }
 
-// fail makes all threads end the pass after the current step. It is called in a unit, so
-// that all know before any goes on.
-func (c *crew) fail(err error) { c.err.Store(&err) }
-
-// failed is why the pass ends, or nil.
+// failed is why the pass ended, or nil.
 func (c *crew) failed() error {
-	if err := c.err.Load(); err != nil {
-		return *err
+	if end := c.end.Load(); end != nil {
+		return end.err
 	}
 	return nil
 }
@@ -51,6 +53,20 @@ type member struct {
 	units int64 // of all steps so far
 	// ahead is what it prefetches while it waits.
 	ahead [][]byte
+}
+
+// fail makes all threads end the pass after the current step. It is called in a unit, so
+// that all know before any goes on to the next step.
+func (m *member) fail(err error) { m.crew.end.CompareAndSwap(nil, &failure{m.step, err}) }
+
+// failed is why the pass ends after a step that this thread has been through, or nil: one
+// that is behind must not see what units of later steps said, as it would then leave the
+// pass before the others.
+func (m *member) failed() error {
+	if end := m.crew.end.Load(); end != nil && end.step <= m.step {
+		return end.err
+	}
+	return nil
 }
 
 // run shares a step of n units: it calls f for those that fall to this thread, and

@@ -1,6 +1,7 @@
 package cpu
 
 import (
+	"errors"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -53,6 +54,43 @@ func TestCrew(t *testing.T) {
 					}
 				}
 			}
+		}
+	}
+}
+
+// A pass that a unit ends is left by all threads after the same step, also by one that is
+// put aside between the step before and its look at whether the pass goes on.
+func TestCrewCancelled(t *testing.T) {
+	const steps, threads, passes = 12, 4, 500
+	why := errors.New("why")
+	for pass := range passes {
+		c := newCrew(threads)
+		last := 1 + pass%(steps-1)
+		var left [threads]int
+		walk := func(id int) {
+			m := &member{crew: c, id: id}
+			for n := range steps {
+				m.run(8, func(_, unit int) {
+					if n == last && unit == pass%8 {
+						m.fail(why)
+					}
+				})
+				if id == pass%threads {
+					time.Sleep(time.Microsecond)
+				}
+				if left[id] = n; m.failed() != nil {
+					return
+				}
+			}
+		}
+		var group sync.WaitGroup
+		for id := 1; id < threads; id++ {
+			group.Go(func() { walk(id) })
+		}
+		walk(0)
+		group.Wait()
+		if want := [threads]int{last, last, last, last}; left != want || c.failed() != why {
+			t.Fatalf("pass %d: threads left after steps %v, want %v; %v", pass, left, want, c.failed())
 		}
 	}
 }

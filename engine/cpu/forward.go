@@ -191,12 +191,12 @@ func (p *pass) layer(i int) {
 func (p *pass) stopped(layer int) bool {
 	if p.probe != nil {
 		p.alone(func() {
-			if p.crew.failed() == nil && p.probe(layer) {
-				p.crew.fail(errStopped)
+			if p.failed() == nil && p.probe(layer) {
+				p.fail(errStopped)
 			}
 		})
 	}
-	return p.crew.failed() != nil
+	return p.failed() != nil
 }
 
 // then says which matrices are read after the next product.
@@ -323,10 +323,10 @@ func (p *pass) mlp(layer int) {
 					Input: in.values, Activations: act.values, Output: out, Residual: p.ws.x[r0*h : r1*h],
 					Heads: p.ws.att.values[r0*p.ws.att.width : r1*p.ws.att.width],
 				}); err != nil {
-					p.crew.fail(err)
+					p.fail(err)
 				}
 			})
-			if p.crew.failed() != nil {
+			if p.failed() != nil {
 				return
 			}
 		}
