@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/coppice-lm/coppice/checkpoint"
 	"github.com/coppice-lm/coppice/engine"
@@ -305,6 +306,43 @@ func TestRefitSameBytes(t *testing.T) {
 	opt.Target = plan.MLPTarget
 	if _, err := Refit(context.Background(), d.m, d.Checkpoint, d.thirds(t), []string{text}, path, opt); err == nil || !strings.Contains(err.Error(), "other refitted weights") {
 		t.Errorf("another target: %v", err)
+	}
+}
+
+// A run of another kind that died in between, and emptied the partial output, leaves
+// nothing that the first can go on from.
+func TestRefitAfterAnother(t *testing.T) {
+	dir, text := tinyDir(t), writeText(t, 60)
+	d := openDense(t, dir)
+	opt := d.options(plan.StreamTarget)
+	_, path := d.refit(t, d.thirds(t), text, opt)
+	want := read(t, path)
+	out := filepath.Join(t.TempDir(), "weights")
+	opt.Memory, opt.Save = 1, time.Hour
+	other := opt
+	other.Memory = 0
+	for _, run := range []struct {
+		opt RefitOptions
+		die int
+	}{{opt, 3}, {other, 1}} {
+		seen := 0
+		run.opt.Progress = func(int64, int64) {
+			if seen++; seen == run.die {
+				panic("dead")
+			}
+		}
+		func() {
+			defer func() { _ = recover() }()
+			_, _ = Refit(context.Background(), d.m, d.Checkpoint, d.thirds(t), []string{text}, out, run.opt)
+		}()
+	}
+	w, err := Refit(context.Background(), d.m, d.Checkpoint, d.thirds(t), []string{text}, out, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	if !bytes.Equal(read(t, out), want) {
+		t.Error("other bytes after a run with other memory")
 	}
 }
 
