@@ -77,7 +77,9 @@ func Refit(ctx context.Context, m *lm.Layerwise, c *checkpoint.Checkpoint, p *pl
 		return nil, err
 	}
 	f := &refitter{run: r, plan: p, from: c, fit: opt}
-	f.describe()
+	if err := f.describe(); err != nil {
+		return nil, err
+	}
 	held, err := lock(out)
 	if err != nil {
 		return nil, err
@@ -159,9 +161,13 @@ type refitter struct {
 	weighed       []float32 // activations times those
 }
 
-func (f *refitter) describe() {
+func (f *refitter) describe() error {
+	selection, err := f.plan.Selection()
+	if err != nil {
+		return err
+	}
 	info := f.model.Info()
-	f.head = surgery.WeightsHead{Version: surgery.WeightsVersion, Model: f.opt.Model, Tokenizer: info.Tokenizer, Text: f.text.fingerprint(),
+	f.head = surgery.WeightsHead{Version: surgery.WeightsVersion, Model: f.opt.Model, Plan: selection, Tokenizer: info.Tokenizer, Text: f.text.fingerprint(),
 		Context: f.opt.Context, Rows: string(f.opt.Rows), Seed: f.opt.Seed, DType: info.DType,
 		Body: f.text.body, First: f.text.first, Held: f.text.held,
 		Recipe: fmt.Sprintf("%s, target %s, weigh %v, cap %v, damping %v, rounds %d, attention %v", plan.Propagated, f.fit.Target, f.fit.Weigh, f.fit.Cap, f.fit.Damping, f.fit.Rounds, f.fit.Attention),
@@ -177,6 +183,7 @@ func (f *refitter) describe() {
 	if m := f.model.Engine().Model(); f.fit.Attention {
 		f.head.Heads, f.head.Outs = m.Heads*m.HeadDim, outs(f.plan.Layers, f.refits)
 	}
+	return nil
 }
 
 func (f *refitter) refits(l plan.Layer) bool { return !l.Drop && len(l.Keep) < f.plan.Intermediate }
@@ -188,11 +195,7 @@ func (f *refitter) finished() (*surgery.Weights, error) {
 	}
 	w, err := surgery.OpenWeights(f.files.out)
 	if err == nil {
-		head := f.head
-		if head.Plan, err = f.plan.Selection(); err != nil {
-			return nil, err
-		}
-		if reflect.DeepEqual(w.WeightsHead, head) {
+		if reflect.DeepEqual(w.WeightsHead, f.head) {
 			f.files.remove()
 			return w, nil
 		}
@@ -217,11 +220,7 @@ func (f *refitter) intoPlan(w *surgery.Weights) error {
 
 // all makes the partial output, from where an earlier run was.
 func (f *refitter) all() error {
-	selection, err := f.plan.Selection()
-	if err != nil {
-		return err
-	}
-	at, err := f.resume([]any{&f.head, selection})
+	at, err := f.resume(&f.head)
 	if err != nil {
 		return err
 	}
@@ -255,9 +254,6 @@ func (f *refitter) all() error {
 		if f.files.spill || f.due() {
 			err = f.keep(at.place, at.Layer-1, w.Sync, nil, f.dense, f.pruned)
 		}
-	}
-	if err == nil {
-		err = writeError(w.Finish(selection))
 	}
 	if e := w.Close(); err == nil {
 		err = writeError(e)

@@ -346,6 +346,30 @@ func TestRefitAfterAnother(t *testing.T) {
 	}
 }
 
+// A run whose output is whole but not in its place goes on from there.
+func TestRefitBeforeRename(t *testing.T) {
+	dir, text := tinyDir(t), writeText(t, 60)
+	d := openDense(t, dir)
+	opt := d.options(plan.StreamTarget)
+	opt.Memory, opt.Replace = 1, true
+	out := filepath.Join(t.TempDir(), "weights")
+	if err := os.Mkdir(out, 0o777); err != nil { // so that the rename fails
+		t.Fatal(err)
+	}
+	if _, err := Refit(context.Background(), d.m, d.Checkpoint, d.thirds(t), []string{text}, out, opt); !errors.As(err, new(*checkpoint.WriteError)) {
+		t.Fatalf("an output over a directory: %v", err)
+	}
+	if err := os.Remove(out); err != nil {
+		t.Fatal(err)
+	}
+	opt.Progress = func(int64, int64) { t.Error("ran a layer again") }
+	w, err := Refit(context.Background(), d.m, d.Checkpoint, d.thirds(t), []string{text}, out, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+}
+
 func TestRefitRefusals(t *testing.T) {
 	d, text := openDense(t, tinyDir(t)), writeText(t, 60)
 	out := filepath.Join(t.TempDir(), "weights")
