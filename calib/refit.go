@@ -123,7 +123,10 @@ func (o *RefitOptions) checkFit(m *arch.Transformer) error {
 		}
 	}
 	for _, l := range m.Layers {
-		if o.Rounds > 0 && (m.Activation != arch.SiLU || l.Gate.Bias != "" || l.Up.Bias != "" || l.Down.Bias != "") {
+		if l.Down.Bias != "" {
+			return &surgery.RefitError{Reason: "a down_proj with a bias is not refitted on a text; use --refit least-squares of plan or prune"}
+		}
+		if o.Rounds > 0 && (m.Activation != arch.SiLU || l.Gate.Bias != "" || l.Up.Bias != "") {
 			return &surgery.RefitError{Reason: "steps on gate and up are for MLPs with SiLU and without biases; refit down alone (no rounds)"}
 		}
 		if o.Target == plan.StreamTarget && l.MLPOut != "" {

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/checkpoint"
 	"github.com/coppice-lm/coppice/engine"
 	"github.com/coppice-lm/coppice/lm"
@@ -385,8 +386,12 @@ func TestRefitRefusals(t *testing.T) {
 			t.Errorf("%s: %v", want, err)
 		}
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	biased := &arch.Transformer{Layers: []arch.Layer{{Down: arch.Projection{Weight: "down", Bias: "bias"}}}}
 	opt := d.options(plan.MLPTarget)
+	if err := opt.checkFit(biased); !errors.As(err, new(*surgery.RefitError)) || !strings.Contains(err.Error(), "down_proj with a bias") {
+		t.Errorf("a bias of down_proj: %v", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
 	opt.Progress = func(int64, int64) { cancel() }
 	if _, err := Refit(ctx, d.m, d.Checkpoint, d.thirds(t), []string{text}, out, opt); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
