@@ -189,7 +189,7 @@ func (f *refitter) describe() error {
 	return nil
 }
 
-func (f *refitter) refits(l plan.Layer) bool { return !l.Drop && len(l.Keep) < f.plan.Intermediate }
+func (f *refitter) refits(l plan.Layer) bool { return l.Prunes(f.from.Spec.Widths[l.Layer]) }
 
 // finished returns what is already there.
 func (f *refitter) finished() (*surgery.Weights, error) {
