@@ -187,7 +187,8 @@ func (f *refitter) round(mlp *engine.MLPWeights) (stepped bool, err error) {
 
 // fitInner makes rounds of a step on gate and up and a refit of down to its own part of the
 // target, as long as steps help. sums are those of the neurons as they are, and become
-// those of the neurons as they are fitted; without is down fitted without held-back text.
+// those of the neurons as they are fitted; without is down fitted without held-back text;
+// later fits leave it out too, but start from weights that have seen it.
 func (f *refitter) fitInner(sums *targets, mlp *engine.MLPWeights, without *linalg.Matrix, fit *LayerFit) (*linalg.Matrix, error) {
 	first, _ := sums.stats.Weights(score.Fit, f.fit.Cap)
 	f.pairs.setWeights(f.text.rows, first)

@@ -40,7 +40,8 @@ type RefitOptions struct {
 // LayerFit says how a layer was fitted. Errors are means over held-back tokens of the
 // squared distance from the target, over the target's mean square; zero where no text is
 // held back. The error after is that of a down_proj fitted without these tokens; the one
-// that is kept is fitted to all.
+// that is kept is fitted to all. With rounds, both steps and the weights that the ridge of
+// each further fit pulls to have seen them.
 type LayerFit struct {
 	Layer         int
 	Damping       float64 // of the MLP's own part of the target
@@ -77,7 +78,9 @@ func Refit(ctx context.Context, m *lm.Layerwise, c *checkpoint.Checkpoint, p *pl
 		return nil, err
 	}
 	f := &refitter{run: r, plan: p, from: c, fit: opt}
-	f.describe()
+	if err := f.describe(); err != nil {
+		return nil, err
+	}
 	held, err := lock(out)
 	if err != nil {
 		return nil, err
@@ -121,7 +124,10 @@ func (o *RefitOptions) checkFit(m *arch.Transformer) error {
 		}
 	}
 	for _, l := range m.Layers {
-		if o.Rounds > 0 && (m.Activation != arch.SiLU || l.Gate.Bias != "" || l.Up.Bias != "" || l.Down.Bias != "") {
+		if l.Down.Bias != "" {
+			return &surgery.RefitError{Reason: "a down_proj with a bias is not refitted on a text; use --refit least-squares of plan or prune"}
+		}
+		if o.Rounds > 0 && (m.Activation != arch.SiLU || l.Gate.Bias != "" || l.Up.Bias != "") {
 			return &surgery.RefitError{Reason: "steps on gate and up are for MLPs with SiLU and without biases; refit down alone (no rounds)"}
 		}
 		if o.Target == plan.StreamTarget && l.MLPOut != "" {
@@ -159,9 +165,13 @@ type refitter struct {
 	weighed       []float32 // activations times those
 }
 
-func (f *refitter) describe() {
+func (f *refitter) describe() error {
+	selection, err := f.plan.Selection()
+	if err != nil {
+		return err
+	}
 	info := f.model.Info()
-	f.head = surgery.WeightsHead{Version: surgery.WeightsVersion, Model: f.opt.Model, Tokenizer: info.Tokenizer, Text: f.text.fingerprint(),
+	f.head = surgery.WeightsHead{Version: surgery.WeightsVersion, Model: f.opt.Model, Plan: selection, Tokenizer: info.Tokenizer, Text: f.text.fingerprint(),
 		Context: f.opt.Context, Rows: string(f.opt.Rows), Seed: f.opt.Seed, DType: info.DType,
 		Body: f.text.body, First: f.text.first, Held: f.text.held,
 		Recipe: fmt.Sprintf("%s, target %s, weigh %v, cap %v, damping %v, rounds %d, attention %v", plan.Propagated, f.fit.Target, f.fit.Weigh, f.fit.Cap, f.fit.Damping, f.fit.Rounds, f.fit.Attention),
@@ -177,9 +187,10 @@ func (f *refitter) describe() {
 	if m := f.model.Engine().Model(); f.fit.Attention {
 		f.head.Heads, f.head.Outs = m.Heads*m.HeadDim, outs(f.plan.Layers, f.refits)
 	}
+	return nil
 }
 
-func (f *refitter) refits(l plan.Layer) bool { return !l.Drop && len(l.Keep) < f.plan.Intermediate }
+func (f *refitter) refits(l plan.Layer) bool { return l.Prunes(f.from.Spec.Widths[l.Layer]) }
 
 // finished returns what is already there.
 func (f *refitter) finished() (*surgery.Weights, error) {
@@ -188,11 +199,7 @@ func (f *refitter) finished() (*surgery.Weights, error) {
 	}
 	w, err := surgery.OpenWeights(f.files.out)
 	if err == nil {
-		head := f.head
-		if head.Plan, err = f.plan.Selection(); err != nil {
-			return nil, err
-		}
-		if reflect.DeepEqual(w.WeightsHead, head) {
+		if reflect.DeepEqual(w.WeightsHead, f.head) {
 			f.files.remove()
 			return w, nil
 		}
@@ -217,11 +224,7 @@ func (f *refitter) intoPlan(w *surgery.Weights) error {
 
 // all makes the partial output, from where an earlier run was.
 func (f *refitter) all() error {
-	selection, err := f.plan.Selection()
-	if err != nil {
-		return err
-	}
-	at, err := f.resume([]any{&f.head, selection})
+	at, err := f.resume(&f.head)
 	if err != nil {
 		return err
 	}
@@ -255,9 +258,6 @@ func (f *refitter) all() error {
 		if f.files.spill || f.due() {
 			err = f.keep(at.place, at.Layer-1, w.Sync, nil, f.dense, f.pruned)
 		}
-	}
-	if err == nil {
-		err = writeError(w.Finish(selection))
 	}
 	if e := w.Close(); err == nil {
 		err = writeError(e)

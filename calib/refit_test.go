@@ -10,7 +10,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/checkpoint"
 	"github.com/coppice-lm/coppice/engine"
 	"github.com/coppice-lm/coppice/lm"
@@ -308,6 +310,67 @@ func TestRefitSameBytes(t *testing.T) {
 	}
 }
 
+// A run of another kind that died in between, and emptied the partial output, leaves
+// nothing that the first can go on from.
+func TestRefitAfterAnother(t *testing.T) {
+	dir, text := tinyDir(t), writeText(t, 60)
+	d := openDense(t, dir)
+	opt := d.options(plan.StreamTarget)
+	_, path := d.refit(t, d.thirds(t), text, opt)
+	want := read(t, path)
+	out := filepath.Join(t.TempDir(), "weights")
+	opt.Memory, opt.Save = 1, time.Hour
+	other := opt
+	other.Memory = 0
+	for _, run := range []struct {
+		opt RefitOptions
+		die int
+	}{{opt, 3}, {other, 1}} {
+		seen := 0
+		run.opt.Progress = func(int64, int64) {
+			if seen++; seen == run.die {
+				panic("dead")
+			}
+		}
+		func() {
+			defer func() { _ = recover() }()
+			_, _ = Refit(context.Background(), d.m, d.Checkpoint, d.thirds(t), []string{text}, out, run.opt)
+		}()
+	}
+	w, err := Refit(context.Background(), d.m, d.Checkpoint, d.thirds(t), []string{text}, out, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	if !bytes.Equal(read(t, out), want) {
+		t.Error("other bytes after a run with other memory")
+	}
+}
+
+// A run whose output is whole but not in its place goes on from there.
+func TestRefitBeforeRename(t *testing.T) {
+	dir, text := tinyDir(t), writeText(t, 60)
+	d := openDense(t, dir)
+	opt := d.options(plan.StreamTarget)
+	opt.Memory, opt.Replace = 1, true
+	out := filepath.Join(t.TempDir(), "weights")
+	if err := os.Mkdir(out, 0o777); err != nil { // so that the rename fails
+		t.Fatal(err)
+	}
+	if _, err := Refit(context.Background(), d.m, d.Checkpoint, d.thirds(t), []string{text}, out, opt); !errors.As(err, new(*checkpoint.WriteError)) {
+		t.Fatalf("an output over a directory: %v", err)
+	}
+	if err := os.Remove(out); err != nil {
+		t.Fatal(err)
+	}
+	opt.Progress = func(int64, int64) { t.Error("ran a layer again") }
+	w, err := Refit(context.Background(), d.m, d.Checkpoint, d.thirds(t), []string{text}, out, opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+}
+
 func TestRefitRefusals(t *testing.T) {
 	d, text := openDense(t, tinyDir(t)), writeText(t, 60)
 	out := filepath.Join(t.TempDir(), "weights")
@@ -323,8 +386,12 @@ func TestRefitRefusals(t *testing.T) {
 			t.Errorf("%s: %v", want, err)
 		}
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	biased := &arch.Transformer{Layers: []arch.Layer{{Down: arch.Projection{Weight: "down", Bias: "bias"}}}}
 	opt := d.options(plan.MLPTarget)
+	if err := opt.checkFit(biased); !errors.As(err, new(*surgery.RefitError)) || !strings.Contains(err.Error(), "down_proj with a bias") {
+		t.Errorf("a bias of down_proj: %v", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
 	opt.Progress = func(int64, int64) { cancel() }
 	if _, err := Refit(ctx, d.m, d.Checkpoint, d.thirds(t), []string{text}, out, opt); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)

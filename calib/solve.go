@@ -60,7 +60,8 @@ func (f *refitter) repairs(sums *targets, held *surgery.Fit, mlp *engine.MLPWeig
 }
 
 // own fits down_proj to its own part of the target, on all tokens, and returns what it is
-// fitted to without those that are held back.
+// fitted to without those that are held back; from the second fit of a layer on, the weights
+// that both are pulled to have seen these too.
 func (f *refitter) own(sums *targets, mlp *engine.MLPWeights, fit *LayerFit) (*linalg.Matrix, error) {
 	threads, down := f.opt.Threads, f.down(mlp)
 	part := sums.fit(score.Fit, f.fit.Cap, threads)

@@ -101,7 +101,8 @@ func (at *resumed) close() {
 
 // resume opens the streams and reads the state of the computation of head: two runs with
 // the same have the same state at the same place. Where there is none, or it is of
-// another computation, the place is the beginning.
+// another computation, the place is the beginning, and the state goes: the partial output
+// that it belongs to is emptied next.
 func (r *run) resume(head any) (*resumed, error) {
 	b, err := json.Marshal(struct {
 		Head   any
@@ -119,6 +120,8 @@ func (r *run) resume(head any) (*resumed, error) {
 	}
 	if state != nil {
 		defer state.Close()
+	} else if err := os.Remove(r.files.state); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, &checkpoint.WriteError{Err: err}
 	}
 	if err := r.read(at, state); err != nil {
 		at.close()

@@ -163,6 +163,9 @@ func (p *Plan) CheckModel(fingerprint string, spec *arch.Spec) error {
 		if keep := p.Layers[l].Keep; len(keep) > 0 && keep[len(keep)-1] >= d {
 			return fmt.Errorf("the plan does not fit its own model: it keeps neuron %d of layer %d, which has %d", keep[len(keep)-1], l, d)
 		}
+		if p.Refits(p.Layers[l], d) && p.Refit.Method == LeastSquares && p.Layers[l].Damping == 0 {
+			return fmt.Errorf("the plan refits layer %d, but says no damping: expected a number above 0 and at most %v", l, MaxDamping)
+		}
 	}
 	return p.checkForm(spec)
 }
@@ -241,7 +244,7 @@ func (p *Plan) checkLayer(i int, l Layer) error {
 		return nil
 	case len(l.Keep) == 0:
 		return fmt.Errorf("keeps no neuron")
-	case p.Refits(l) && p.Refit.Method == LeastSquares && !(l.Damping > 0 && l.Damping <= MaxDamping):
+	case p.Refit != nil && p.Refit.Method == LeastSquares && !(l.Damping >= 0 && l.Damping <= MaxDamping):
 		return fmt.Errorf("damping %v, expected a number above 0 and at most %v", l.Damping, MaxDamping)
 	case l.Width < len(l.Keep) || l.Width > p.Intermediate:
 		return fmt.Errorf("width %d, expected between the %d neurons it keeps and the model's %d", l.Width, len(l.Keep), p.Intermediate)

@@ -283,12 +283,22 @@ func TestRefitInTheFile(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(p, got) {
 		t.Fatalf("read back %+v, %v", got, err)
 	}
-	if p.Refits(p.Layers[0]) || !p.Refits(p.Layers[1]) {
+	if p.Refits(p.Layers[0], 8) || !p.Refits(p.Layers[1], 8) || p.Refits(p.Layers[1], 2) {
 		t.Error("a layer is refitted where, and only where, neurons go")
+	}
+	none := *p
+	none.Layers = append([]Layer(nil), p.Layers...)
+	none.Layers[1].Damping = 0
+	if err := none.CheckModel("sha256:m", spec(8, 8)); err == nil || !strings.Contains(err.Error(), "layer 1, but says no damping") {
+		t.Errorf("a refit without a damping: %v", err)
+	}
+	none.Layers[1].Keep = []int{0, 1}
+	if err := none.CheckModel("sha256:m", spec(8, 2)); err != nil {
+		t.Errorf("a whole layer that is narrower than others: %v", err)
 	}
 	for _, c := range []struct{ from, to, want string }{
 		{`"least-squares"`, `"other"`, "unknown refit"},
-		{`"damping":0.01`, `"damping":0`, "layer 1: damping 0"},
+		{`"damping":0.01`, `"damping":-1`, "layer 1: damping -1"},
 		{`"damping":0.01`, `"damping":20`, "layer 1: damping 20"},
 		{`"method": "least-squares",
     "stats": "sha256:s"`, `"method": "least-squares", "stats": ""`, "fingerprint"},

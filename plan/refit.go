@@ -94,7 +94,11 @@ func (p *Plan) Selection() (string, error) {
 	return "sha256:" + hex.EncodeToString(sum[:]), nil
 }
 
-// Refits reports whether a layer's down_proj is refitted: only where neurons go.
-func (p *Plan) Refits(l Layer) bool {
-	return p.Refit != nil && !l.Drop && len(l.Keep) < p.Intermediate
+// Refits reports whether the down_proj of a layer, which has the given width in the model,
+// is refitted: only where neurons go.
+func (p *Plan) Refits(l Layer, width int) bool {
+	return p.Refit != nil && l.Prunes(width)
 }
+
+// Prunes reports whether neurons go from a layer, which stays, of the given width.
+func (l *Layer) Prunes(width int) bool { return !l.Drop && len(l.Keep) < width }

@@ -13,8 +13,6 @@ import (
 // Writer writes a file whose tensors come in any order and may come again.
 type Writer struct {
 	file    *os.File
-	prefix  int
-	infos   []tensor.Info
 	entries map[string]Entry
 }
 
@@ -65,7 +63,7 @@ func openWriter(path string, metadata map[string]string, infos []tensor.Info, fl
 	if err != nil {
 		return nil, nil, err
 	}
-	w := &Writer{file: f, prefix: len(prefix), infos: infos, entries: map[string]Entry{}}
+	w := &Writer{file: f, entries: map[string]Entry{}}
 	for _, e := range entries {
 		w.entries[e.Name] = e
 	}
@@ -93,19 +91,6 @@ func (s *section) Write(b []byte) (int, error) {
 		return 0, io.ErrShortWrite
 	}
 	return s.to.Write(b)
-}
-
-// SetMetadata replaces the metadata by other, which must be as long in the file.
-func (w *Writer) SetMetadata(metadata map[string]string) error {
-	prefix, _, err := EncodeHeader(metadata, w.infos)
-	if err != nil {
-		return err
-	}
-	if len(prefix) != w.prefix {
-		return fmt.Errorf("%s: a header of %d bytes does not fit into the %d it has", w.file.Name(), len(prefix), w.prefix)
-	}
-	_, err = w.file.WriteAt(prefix, 0)
-	return err
 }
 
 // Sync makes what was written so far durable.

@@ -186,7 +186,7 @@ func (prog *Program) addRefit(p *plan.Plan, c *checkpoint.Checkpoint) error {
 		}
 		for i := range prog.Steps {
 			s := &prog.Steps[i]
-			if layer, _ := arch.LayerOf(s.In.Name); s.unit == arch.Cols && layer >= 0 && p.Refits(p.Layers[layer]) {
+			if layer, _ := arch.LayerOf(s.In.Name); s.unit == arch.Cols && layer >= 0 && p.Refits(p.Layers[layer], c.Spec.Widths[layer]) {
 				s.compute, s.layer = how, layer
 			}
 		}
@@ -203,7 +203,7 @@ func (prog *Program) addRefit(p *plan.Plan, c *checkpoint.Checkpoint) error {
 		s := &prog.Steps[i]
 		if t, ok := biases[s.In.Name]; ok {
 			delete(biases, s.In.Name)
-			s.shift(t, p)
+			s.shift(t, p, c.Spec.Widths[t.Layer])
 		}
 	}
 	renumber := renumbering(p)
@@ -221,15 +221,16 @@ func (prog *Program) addRefit(p *plan.Plan, c *checkpoint.Checkpoint) error {
 		if t.Unit != arch.Untouched {
 			s.Out.Shape[0] = p.Layers[t.Layer].Width
 		}
-		s.shift(t, p)
+		s.shift(t, p, c.Spec.Widths[t.Layer])
 		prog.Steps = append(prog.Steps, s)
 	}
 	return nil
 }
 
-// shift makes the bias of a layer's down_proj a computed one, where neurons go.
-func (s *Step) shift(t arch.Tensor, p *plan.Plan) {
-	if t.Unit == arch.Untouched && p.Refits(p.Layers[t.Layer]) {
+// shift makes the bias of the down_proj of a layer of that width a computed one, where
+// neurons go.
+func (s *Step) shift(t arch.Tensor, p *plan.Plan, width int) {
+	if t.Unit == arch.Untouched && p.Refits(p.Layers[t.Layer], width) {
 		s.compute, s.layer = shifted, t.Layer
 	}
 }

@@ -71,7 +71,7 @@ func PlanRefit(ctx context.Context, p *plan.Plan, c *checkpoint.Checkpoint, st *
 			return err
 		}
 		layer := &p.Layers[l]
-		if p.Refits(*layer) {
+		if p.Refits(*layer, c.Spec.Widths[l]) {
 			if layer.Damping, err = chooseDamping(c, st, l, layer.Keep, opt); err != nil {
 				return err
 			}

@@ -30,7 +30,7 @@ func (p *Program) AttachWeights(w *Weights) error {
 	}
 	for l, layer := range of.Layers {
 		want := 0
-		if of.Refits(layer) {
+		if of.Refits(layer, p.refit.from.Spec.Widths[l]) {
 			want = len(layer.Keep)
 		}
 		if w.Widths[l] != want {
@@ -50,7 +50,7 @@ func (p *Program) AttachWeights(w *Weights) error {
 		}
 		inner := s.unit == arch.GateRows || s.unit == arch.UpRows || s.unit == arch.FusedRows
 		out := s.In.Name == model.Layers[layer].Out.Weight
-		if inner && w.Inner && of.Refits(of.Layers[layer]) || out && w.Heads > 0 && w.Outs[layer] {
+		if inner && w.Inner && w.Widths[layer] > 0 || out && w.Heads > 0 && w.Outs[layer] {
 			s.compute, s.layer = replayed, layer
 		}
 	}

@@ -18,8 +18,8 @@ import (
 // WeightsVersion is the version of the file form of refitted weights.
 const WeightsVersion = 1
 
-// WeightsHead says what refitted weights are of. Two runs with the same head, but for
-// Plan where neurons are chosen on the way, have the same weights, bit for bit.
+// WeightsHead says what refitted weights are of. Two runs with the same head have the
+// same weights, bit for bit.
 type WeightsHead struct {
 	Version   int    `json:"coppice_weights"`
 	Model     string `json:"model"`     // fingerprint of the checkpoint
@@ -132,11 +132,7 @@ type WeightsWriter struct {
 	file *safetensors.Writer
 }
 
-// unknownPlan holds the place of a fingerprint.
-var unknownPlan = "sha256:" + hex.EncodeToString(make([]byte, sha256.Size))
-
-// CreateWeights begins a file at path, which is made or emptied. The head's Plan is set by
-// Finish.
+// CreateWeights begins a file at path, which is made or emptied.
 func CreateWeights(path string, head WeightsHead) (*WeightsWriter, error) {
 	return openWeights(path, head, safetensors.Create)
 }
@@ -148,7 +144,6 @@ func ContinueWeights(path string, head WeightsHead) (*WeightsWriter, error) {
 }
 
 func openWeights(path string, head WeightsHead, open func(string, map[string]string, []tensor.Info) (*safetensors.Writer, error)) (*WeightsWriter, error) {
-	head.Plan = unknownPlan
 	if err := head.check(); err != nil {
 		return nil, err
 	}
@@ -206,17 +201,6 @@ func (m *LayerWeights) part(name string) *[]float32 {
 // Sync makes what was written so far durable.
 func (w *WeightsWriter) Sync() error { return w.file.Sync() }
 
-// Finish says which plan the weights belong to.
-func (w *WeightsWriter) Finish(selection string) error {
-	head := w.head
-	head.Plan = selection
-	meta, err := head.metadata()
-	if err != nil {
-		return err
-	}
-	return w.file.SetMetadata(meta)
-}
-
 // Close makes what was written durable and closes the file.
 func (w *WeightsWriter) Close() error { return w.file.Close() }
 
@@ -251,9 +235,6 @@ func (w *Weights) readHeader() error {
 	}
 	if err := w.check(); err != nil {
 		return err
-	}
-	if w.Plan == unknownPlan {
-		return fmt.Errorf("the weights are not finished; run the same command again")
 	}
 	for _, want := range w.infos() {
 		got, ok := w.header.Lookup(want.Name)
