@@ -15,16 +15,16 @@ import (
 	"github.com/coppice-lm/coppice/internal/synth"
 )
 
-// exportCases are exports of the model of the crash tests: to one file, and to parts with a
-// Modelfile.
+// exportCases are exports of the model of the crash tests: to one file with a Modelfile, and
+// to parts.
 func exportCases(t *testing.T) []crashCase {
 	model := sparseModel(t, filepath.Join(t.TempDir(), "model"), crashConfig, 2)
 	if err := synth.WriteTokenizer(model); err != nil {
 		t.Fatal(err)
 	}
 	return []crashCase{
-		{"one file", []string{"export", model}},
-		{"parts", []string{"export", model, "--split-max-size", "20MB", "--modelfile"}},
+		{"one file", []string{"export", model, "--modelfile"}},
+		{"parts", []string{"export", model, "--split-max-size", "20MB"}},
 	}
 }
 
