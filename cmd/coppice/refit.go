@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"path/filepath"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -49,6 +50,8 @@ func (f *refitFlags) check(cmd *cobra.Command) error {
 		return usagef("-o FILE is needed: where the plan with its refit goes")
 	case f.weights == "":
 		return usagef("--stats FILE is needed: where the refitted weights go")
+	case filepath.Clean(f.out) == filepath.Clean(f.weights):
+		return usagef("-o and --stats name one file, %s; the plan would replace the weights", f.out)
 	case f.target != string(plan.StreamTarget) && f.target != string(plan.MLPTarget):
 		return usagef("--target %s: expected stream or mlp", f.target)
 	case f.rounds < 0:

@@ -11,9 +11,10 @@ import (
 // message but what was calculated. Sending each step to the workers took 2 microseconds
 // where their cores have no cache in common, as long as reading 160 KB of weights.
 //
-// Nobody waits for a thread that has no unit. One that comes late, or is put aside by
+// Within a pass nobody waits for a thread that has no unit. One that comes late, or is put aside by
 // the system between two units, finds the units of the steps behind taken and runs after
-// the others. Outside of units it must not look at anything that units write.
+// the others. Outside of units it must not look at anything that units write. The pass ends
+// when all have left it (pool.join), as what they look at changes in the next.
 type crew struct {
 	lanes []lane // one a thread
 	end   atomic.Pointer[failure]

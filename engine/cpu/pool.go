@@ -70,13 +70,21 @@ func (p *pool) run(n int, f func(worker, unit int)) {
 	}
 }
 
-// join calls f with the number of each thread, on the caller's with 0. It returns when
-// that call returns: the others are for the crew that they make up to wait for.
+// join calls f with the number of each thread, on the caller's with 0. When that call
+// returns, no other thread begins f any more, and join returns when those that began it
+// have returned too: what f reads may then be changed.
 func (p *pool) join(f func(worker int)) {
-	if p.team != nil {
-		p.team.current.Store(&stage{join: f})
+	if p.team == nil {
+		f(0)
+		return
 	}
+	s := &stage{join: f}
+	p.team.current.Store(s)
 	f(0)
+	s.inside.Add(closed)
+	for spins := 1; s.inside.Load() != closed; spins++ {
+		pause(spins)
+	}
 }
 
 // worker runs what is published until it is stopped and has waited in vain.
@@ -117,10 +125,14 @@ func (t *team) wait(last *stage) *stage {
 	}
 }
 
+// closed is more than all threads.
+const closed = 1 << 32
+
 // stage is some units of work. A worker that the system has put aside may find a stage
 // done, and then has nothing to do: nobody waits for it.
 type stage struct {
 	join   func(worker int) // of all threads, instead of units
+	inside atomic.Int64     // threads that are in join besides the caller's; with closed, none may enter
 	work   func(worker, unit int)
 	queues []queue // by worker
 	_      [64]byte
@@ -138,7 +150,10 @@ type queue struct {
 // take runs the units of the worker's share, then what is left of the others'.
 func (s *stage) take(w int) {
 	if s.join != nil {
-		s.join(w)
+		if s.inside.Add(1) < closed {
+			s.join(w)
+		}
+		s.inside.Add(-1)
 		return
 	}
 	done := 0
