@@ -52,9 +52,7 @@ func QuantiseWeighted(dst []byte, src, importance []float32, d DType) error {
 		x, b := src[at:at+elems], dst[at/elems*bytes:][:bytes]
 		if !finite(x) {
 			clear(b)
-			for _, half := range scaleBytes(d) {
-				binary.LittleEndian.PutUint16(b[half:], quietNaN)
-			}
+			binary.LittleEndian.PutUint16(b[stepAt(d):], quietNaN)
 			continue
 		}
 		if importance != nil {
@@ -74,12 +72,12 @@ var quantisers = [numDTypes]func(b []byte, x, w []float32) float32{
 	Q4_K: quantiseQ4_K, Q5_K: quantiseQ5_K, Q6_K: quantiseQ6_K,
 }
 
-// scaleBytes is where a block's F16 step is, which as NaN makes every element NaN.
-func scaleBytes(d DType) []int {
+// stepAt is where a block's F16 step is, which as NaN makes every element NaN.
+func stepAt(d DType) int {
 	if d == Q6_K {
-		return []int{208}
+		return 208
 	}
-	return []int{0}
+	return 0
 }
 
 const quietNaN = 0x7e00 // as F16

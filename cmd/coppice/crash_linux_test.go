@@ -185,30 +185,35 @@ func TestInterrupt(t *testing.T) {
 // A disk that is full is exit code 1, says so, and leaves nothing behind.
 func TestFullDisk(t *testing.T) {
 	for _, c := range crashCases(t) {
-		t.Run(c.name+" tmpfs", func(t *testing.T) {
-			parent := mountTmpfs(t, "20m")
-			out := filepath.Join(parent, "out")
-			refuse(t, exitFailed, []string{"writing the output: .*no space left on device .*free space or choose another -o"}, append(c.args, "-o", out)...)
-			if left := tree(t, parent); len(left) > 0 {
-				t.Errorf("left behind: %v", left)
-			}
-		})
-		t.Run(c.name+" file size limit", func(t *testing.T) {
-			parent := t.TempDir()
-			// The limit is in KiB (bash) or half of them (dash): below a shard in either.
-			p := &running{Cmd: exec.Command("sh", append([]string{"-c", `ulimit -f 10000 && exec coppice "$@"`, "sh"}, append(c.args, "-o", filepath.Join(parent, "out"))...)...)}
-			p.Stderr = &p.stderr
-			if err := p.Start(); err != nil {
-				t.Fatal(err)
-			}
-			if code := p.end(t); code != exitFailed || !strings.Contains(p.stderr.String(), "file too large") {
-				t.Errorf("exit code %d, want %d\n%s", code, exitFailed, &p.stderr)
-			}
-			if left := tree(t, parent); len(left) > 0 {
-				t.Errorf("left behind: %v", left)
-			}
-		})
+		c.fullDisk(t, "20m", "out")
 	}
+}
+
+// fullDisk runs the command on a file system of a size that is too small for its output,
+// and under a limit on the size of files.
+func (c crashCase) fullDisk(t *testing.T, size, out string) {
+	t.Run(c.name+" tmpfs", func(t *testing.T) {
+		parent := mountTmpfs(t, size)
+		refuse(t, exitFailed, []string{"writing the output: .*no space left on device .*free space or choose another -o"}, append(c.args, "-o", filepath.Join(parent, out))...)
+		if left := tree(t, parent); len(left) > 0 {
+			t.Errorf("left behind: %v", left)
+		}
+	})
+	t.Run(c.name+" file size limit", func(t *testing.T) {
+		parent := t.TempDir()
+		// The limit is in KiB (bash) or half of them (dash): below a file of the output in either.
+		p := &running{Cmd: exec.Command("sh", append([]string{"-c", `ulimit -f 10000 && exec coppice "$@"`, "sh"}, append(c.args, "-o", filepath.Join(parent, out))...)...)}
+		p.Stderr = &p.stderr
+		if err := p.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if code := p.end(t); code != exitFailed || !strings.Contains(p.stderr.String(), "file too large") {
+			t.Errorf("exit code %d, want %d\n%s", code, exitFailed, &p.stderr)
+		}
+		if left := tree(t, parent); len(left) > 0 {
+			t.Errorf("left behind: %v", left)
+		}
+	})
 }
 
 // An output that is a mount point cannot be renamed: the model is built inside it, and

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"math/rand/v2"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -141,26 +140,6 @@ func TestExportStopped(t *testing.T) {
 				t.Errorf("left behind: %v", left)
 			}
 		})
-		t.Run(c.name+" tmpfs", func(t *testing.T) {
-			parent := mountTmpfs(t, "30m")
-			refuse(t, exitFailed, []string{"writing the output: .*no space left on device .*free space or choose another -o"}, append(c.args, "-o", filepath.Join(parent, "m.gguf"))...)
-			if left := tree(t, parent); len(left) > 0 {
-				t.Errorf("left behind: %v", left)
-			}
-		})
-		t.Run(c.name+" file size limit", func(t *testing.T) {
-			parent := t.TempDir()
-			p := &running{Cmd: exec.Command("sh", append([]string{"-c", `ulimit -f 10000 && exec coppice "$@"`, "sh"}, append(c.args, "-o", filepath.Join(parent, "m.gguf"))...)...)}
-			p.Stderr = &p.stderr
-			if err := p.Start(); err != nil {
-				t.Fatal(err)
-			}
-			if code := p.end(t); code != exitFailed || !strings.Contains(p.stderr.String(), "file too large") {
-				t.Errorf("exit code %d, want %d\n%s", code, exitFailed, &p.stderr)
-			}
-			if left := tree(t, parent); len(left) > 0 {
-				t.Errorf("left behind: %v", left)
-			}
-		})
+		c.fullDisk(t, "30m", "m.gguf")
 	}
 }
