@@ -38,6 +38,10 @@ var layers = map[string]int{
 	"export":                           4,
 	"lm":                               5,
 	"calib":                            5,
+	"energy":                           6,
+	"study":                            7,
+	"report":                           7,
+	"card":                             7,
 	"cmd/coppice":                      8,
 	"internal/shared":                  0, // for tests only
 	"internal/ggufwrite":               1, // for tests only
@@ -69,6 +73,8 @@ var sameLayer = []string{
 	"engine/cpu/kernel -> engine/cpu/kernel/internal/param",
 	"engine/cpu/kernel/internal/asm -> engine/cpu/kernel/internal/param",
 	"internal/ggufwrite -> gguf",
+	"report -> study",
+	"card -> study",
 }
 
 // testOnly are packages that no product package may import.
