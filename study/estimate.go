@@ -1,0 +1,4 @@
+package study
+
+// bytesPerToken is a rough figure for English text and the vocabularies of today.
+const bytesPerToken = 4
