@@ -71,8 +71,8 @@ type SpeedPlan struct {
 
 // EnergyPlan says what energy figures are made with beside the machine's meters.
 type EnergyPlan struct {
-	Grid float64 `yaml:"grid" min:"0" doc:"carbon intensity of the electricity in grams CO2e a kWh; without it no CO2e is given"`
-	TDP  float64 `yaml:"tdp" above:"0" doc:"thermal design power in watts, from which energy is estimated where there is no meter; it is labelled an estimate"`
+	Grid *float64 `yaml:"grid" min:"0" doc:"carbon intensity of the electricity in grams CO2e a kWh; without it no CO2e is given"`
+	TDP  float64  `yaml:"tdp" above:"0" doc:"thermal design power in watts, from which energy is estimated where there is no meter; it is labelled an estimate"`
 }
 
 // Defaults of a study file.
