@@ -107,6 +107,12 @@ func (s *Study) ScratchDir() string {
 	return s.abs(s.Scratch)
 }
 
+// SetScratch names another scratch directory, relative to the working directory.
+func (s *Study) SetScratch(dir string) (err error) {
+	s.Scratch, err = filepath.Abs(dir)
+	return err
+}
+
 // abs is a path of the file as this process can use it.
 func (s *Study) abs(path string) string {
 	if filepath.IsAbs(path) {

@@ -186,18 +186,18 @@ func (j *job) evaluate(ctx context.Context, model string) error {
 // evaluation runs one evaluation and takes over what it wrote into dir. Results of a text
 // get its name.
 func (j *job) evaluation(ctx context.Context, dir, text string, args []string) (*eval.Result, error) {
-	out, err := j.command(ctx, false, nil, args...)
+	_, err := j.command(ctx, false, nil, args...)
 	var failed *CommandError
 	if errors.As(err, &failed) && failed.Code == exitUsage {
 		return nil, cellErrorf("%w; to measure the cell afresh, remove %s", err, dir)
 	} else if err != nil {
 		return nil, err
 	}
-	j.rec.Run.PeakMemory = max(j.rec.Run.PeakMemory, out.Peak)
 	res, err := eval.Load(dir)
 	if err != nil {
 		return nil, &cellError{err}
 	}
+	j.rec.Run.PeakMemory = max(j.rec.Run.PeakMemory, res.Usage.PeakMemory)
 	for i := range res.Tasks {
 		t := &res.Tasks[i]
 		if t.Kind == eval.Text && t.Name == "text" {
@@ -223,19 +223,23 @@ func (j *job) measureSpeed(ctx context.Context, model string) error {
 	if e := j.Energy; e != nil && e.TDP > 0 {
 		args = append(args, "--tdp", formatFloat(e.TDP))
 	}
+	if e := j.Energy; e != nil && e.Grid != nil {
+		args = append(args, "--grid", formatFloat(*e.Grid))
+	}
 	out, err := j.command(ctx, false, nil, args...)
 	if err != nil {
 		return err
 	}
 	var found struct {
 		LoadSeconds float64 `json:"load_seconds"`
-		Results     []Speed `json:"results"`
+		PeakMemory  int64   `json:"peak_memory_bytes"`
+		Speed       []Speed `json:"speed"`
 	}
 	if err := json.NewDecoder(bytes.NewReader(out.Stdout)).Decode(&found); err != nil {
 		return cellErrorf("speed: what it printed cannot be read: %w", err)
 	}
-	j.rec.Run.PeakMemory = max(j.rec.Run.PeakMemory, out.Peak)
-	j.rec.Run.LoadSeconds, j.rec.Run.Speed = found.LoadSeconds, found.Results
+	j.rec.Run.PeakMemory = max(j.rec.Run.PeakMemory, found.PeakMemory)
+	j.rec.Run.LoadSeconds, j.rec.Run.Speed = found.LoadSeconds, found.Speed
 	return nil
 }
 
