@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/coppice-lm/coppice/energy"
+	"github.com/coppice-lm/coppice/eval"
 	"github.com/coppice-lm/coppice/internal/filelock"
 )
 
@@ -178,7 +179,13 @@ func lines[T any](all []T) []any {
 
 func (r *run) cellDir(c *gridCell) string  { return filepath.Join(r.StateDir(), "cells", c.ID) }
 func (r *run) lockPath(c *gridCell) string { return r.cellDir(c) + ".lock" }
-func (r *run) variant(c *gridCell) string  { return filepath.Join(r.ScratchDir(), c.ID) }
+
+// variant is where the cell's pruned model is made, in a directory that goes with it.
+func (r *run) variant(c *gridCell) string {
+	return filepath.Join(r.scratch(c), eval.SanitizeName(c.variantName()))
+}
+
+func (r *run) scratch(c *gridCell) string { return filepath.Join(r.ScratchDir(), c.ID) }
 
 // locked measures a cell whose lock is held, unless another run has done so meanwhile, and
 // keeps its record.
@@ -222,7 +229,7 @@ func (r *run) clean(c *gridCell) {
 	if r.Keep || c.Method == Dense {
 		return
 	}
-	if err := os.RemoveAll(r.variant(c)); err != nil {
+	if err := os.RemoveAll(r.scratch(c)); err != nil {
 		r.Note(err.Error())
 	}
 }

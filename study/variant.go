@@ -28,6 +28,9 @@ func (j *job) makeVariant(ctx context.Context) (string, error) {
 	if c.Method == Dense {
 		return model, nil
 	}
+	if err := os.MkdirAll(j.scratch(c), 0o777); err != nil {
+		return "", writeError(err)
+	}
 	// A directory that is there is whole: prune and apply publish by renaming.
 	done := exists(j.variant(c))
 	variant := j.path(j.variant(c), c.variantName())

@@ -128,7 +128,8 @@ func (d *decoder) scalar(n *yaml.Node, v reflect.Value, path string, tag reflect
 		d.errorf(path, "expected %s", kindName(v.Kind()))
 		return
 	}
-	if err := n.Decode(v.Addr().Interface()); err != nil {
+	whole := v.Kind() == reflect.Int || v.Kind() == reflect.Uint64 // the library would cut 1.5 to 1
+	if err := n.Decode(v.Addr().Interface()); err != nil || whole && n.ShortTag() != "!!int" {
 		d.errorf(path, "%q is not %s", n.Value, kindName(v.Kind()))
 		return
 	}
