@@ -80,6 +80,10 @@ func TestIdle(t *testing.T) {
 	if r := between(from, to, 0, nil); r.NetJoules != nil || !strings.Contains(r.Absent, "net: ") {
 		t.Errorf("more idle power than power: %+v", r)
 	}
+	to.idle = map[string]float64{"package-0": 20.0000000001}
+	if r := between(from, to, 0, nil); r.NetJoules == nil || *r.NetJoules != 0 {
+		t.Errorf("as much as idle power but for rounding: %+v", r)
+	}
 	to.idle = map[string]float64{"psys": 1}
 	if r := between(from, to, 0, nil); r.IdleWatts != nil || r.NetJoules != nil {
 		t.Errorf("idle power of something else: %+v", r)

@@ -90,7 +90,8 @@ func domains(r Reading) map[string]string {
 }
 
 // TestSum: packages and their memory are added up, one of them over a wrap; what is part
-// of a package, or has it as a part, is shown and not added.
+// of a package, or has it as a part, is shown and not added (a double count in
+// powercap#3; a wrap gave negative joules in powerjoular#45).
 func TestSum(t *testing.T) {
 	root := server.tree(t)
 	m := open(t, Options{Powercap: root})

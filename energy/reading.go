@@ -121,7 +121,7 @@ func between(from, to state, tdp float64, grid *float64) Reading {
 	}
 	if idle, ok := idleOf(to.idle, r.Domains); ok {
 		r.IdleWatts = &idle
-		if net := sum - idle*r.Seconds; net >= 0 {
+		if net, ok := Net(sum, idle*r.Seconds); ok {
 			r.NetJoules = &net
 		} else {
 			absent = append(absent, "net: the span drew less than the idle power; something else ran while that was measured")
@@ -129,6 +129,15 @@ func between(from, to state, tdp float64, grid *float64) Reading {
 	}
 	r.Absent = strings.Join(absent, "; ")
 	return r
+}
+
+// Net is what work drew that took some joules of which idle would have been drawn at rest.
+// It is not known (false) where those are more: then the power at rest is wrong.
+func Net(joules, idle float64) (net float64, ok bool) {
+	if net = joules - idle; net < 0 && net > -1e-9*joules {
+		net = 0 // equal but for rounding
+	}
+	return net, net >= 0
 }
 
 // idleOf is the idle power of the domains that count, if it is known of all of them.

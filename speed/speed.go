@@ -40,6 +40,7 @@ type Result struct {
 	// they are not known (energy.Reading).
 	JoulesPT    *float64 `json:"joules_per_token,omitempty"`
 	NetJoulesPT *float64 `json:"net_joules_per_token,omitempty"`
+	Estimate    bool     `json:"estimate,omitempty"` // the joules are estimated, not measured
 }
 
 // Options say what to measure. All numbers must be positive but Decode.
@@ -111,19 +112,21 @@ type stage struct {
 // result is the median of the runs, and joules over all of them.
 func (s *stage) result(dtype string) Result {
 	r := Result{Kind: s.kind, Context: s.context, Batch: s.batch, DType: dtype, TokensPS: median(s.runs), Runs: s.runs}
-	joules, net, rested := 0.0, 0.0, true
+	joules, idle, rested := 0.0, 0.0, true
 	for _, d := range s.drawn {
 		if d.Joules == nil {
+			r.Estimate = false
 			return r
 		}
-		joules, net = joules+*d.Joules, net+*d.Joules
+		r.Estimate = r.Estimate || d.Estimate
+		joules += *d.Joules
 		if rested = rested && d.IdleWatts != nil; rested {
-			net -= *d.IdleWatts * d.Seconds
+			idle += *d.IdleWatts * d.Seconds
 		}
 	}
 	tokens := float64(s.tokens * len(s.runs))
 	r.JoulesPT = new(joules / tokens)
-	if rested && net >= 0 {
+	if net, ok := energy.Net(joules, idle); rested && ok {
 		r.NetJoulesPT = new(net / tokens)
 	}
 	return r

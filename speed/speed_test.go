@@ -152,11 +152,13 @@ func TestNet(t *testing.T) {
 	for name, test := range map[string]struct {
 		drawn       []energy.Reading
 		joules, net string
+		estimate    bool
 	}{
-		"known":          {[]energy.Reading{reading(100, 10, 3), reading(50, 10, 6), reading(0, 10, 0)}, "10", "4"},
-		"no meter":       {[]energy.Reading{reading(100, 10, 3), {}, reading(0, 10, 0)}, "none", "none"},
-		"no idle":        {[]energy.Reading{reading(100, 10, 3), {Joules: new(50.0)}, reading(0, 10, 0)}, "10", "none"},
-		"less than idle": {[]energy.Reading{reading(100, 100, 3), reading(50, 100, 6), reading(0, 100, 0)}, "10", "none"},
+		"known":            {[]energy.Reading{reading(100, 10, 3), reading(50, 10, 6), reading(0, 10, 0)}, "10", "4", false},
+		"no meter":         {[]energy.Reading{reading(100, 10, 3), {}, reading(0, 10, 0)}, "none", "none", false},
+		"no idle":          {[]energy.Reading{reading(100, 10, 3), {Joules: new(50.0)}, reading(0, 10, 0)}, "10", "none", false},
+		"part an estimate": {[]energy.Reading{reading(100, 10, 3), {Joules: new(50.0), Estimate: true}}, "10", "none", true},
+		"less than idle":   {[]energy.Reading{reading(100, 100, 3), reading(50, 100, 6), reading(0, 100, 0)}, "10", "none", false},
 	} {
 		s.drawn = test.drawn
 		r := s.result("f32")
@@ -166,8 +168,9 @@ func TestNet(t *testing.T) {
 			}
 			return fmt.Sprint(*v)
 		}
-		if text(r.JoulesPT) != test.joules || text(r.NetJoulesPT) != test.net || r.TokensPS != 2 {
-			t.Errorf("%s: %s and %s joules a token, %v tokens a second; expected %s, %s and 2", name, text(r.JoulesPT), text(r.NetJoulesPT), r.TokensPS, test.joules, test.net)
+		if text(r.JoulesPT) != test.joules || text(r.NetJoulesPT) != test.net || r.TokensPS != 2 || r.Estimate != test.estimate {
+			t.Errorf("%s: %s and %s joules a token, %v tokens a second, estimate %v; expected %s, %s, 2 and %v", name,
+				text(r.JoulesPT), text(r.NetJoulesPT), r.TokensPS, r.Estimate, test.joules, test.net, test.estimate)
 		}
 	}
 }

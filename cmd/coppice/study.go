@@ -47,7 +47,7 @@ func (f *studyFlags) load(path string) (*study.Study, error) {
 func (f *studyFlags) options(a *app) study.Options {
 	o := study.Options{
 		Runner: runChild, Ledger: f.ledger, Keep: f.keep, Threads: a.threads, Program: "coppice " + release,
-		Host: a.host(), Note: a.note,
+		Host: study.ThisHost(a.threads), Note: a.note,
 	}
 	if !a.quiet {
 		o.Log = a.stderr

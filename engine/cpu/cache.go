@@ -154,13 +154,18 @@ func (e *Engine) logits(steps []engine.Step) (bad int) {
 	notFinite := make([]atomic.Bool, n)
 	e.pool.run(len(e.head), func(worker, i int) {
 		m := e.head[i]
-		e.ws.logits[worker] = grow(e.ws.logits[worker], n*m.out)
-		block := e.ws.logits[worker]
+		block := steps[0].Logits[i*vocabPart:][:m.out]
+		if n > 1 {
+			e.ws.logits[worker] = grow(e.ws.logits[worker], n*m.out)
+			block = e.ws.logits[worker]
+		}
 		m.mul(block, m.out, *last, n, 0, m.Panels())
 		e.finish(block)
 		for r, s := range steps {
-			part := s.Logits[i*vocabPart:][:m.out]
-			copy(part, block[r*m.out:])
+			part := block[r*m.out:][:m.out]
+			if n > 1 {
+				copy(s.Logits[i*vocabPart:], part)
+			}
 			for _, v := range part {
 				if !(v <= math.MaxFloat32) { // or NaN
 					notFinite[r].Store(true)
