@@ -123,6 +123,9 @@ func TestExample(t *testing.T) {
 	text := regexp.MustCompile(`(?m)^# ( *[a-z_]+:( |$))`).ReplaceAllString(string(Example), "$1")
 	var s Study
 	d, err := decodeYAML("example.yaml", []byte(text), &s)
+	if err == nil {
+		err = d.err()
+	}
 	if err != nil {
 		t.Fatalf("%v\n%s", err, text)
 	}

@@ -27,13 +27,19 @@ func Load(path string) (*Study, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(d.found) > 0 && d.nodes["models"] == nil {
+		return nil, d.err() // it may be no study at all
+	}
 	s.path = path
 	s.fill()
 	s.checkModels(d)
 	s.checkSizes(d)
 	s.checkTasks(d)
 	s.checkFiles(d)
-	return s, d.err()
+	if err := d.err(); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 var hubName = regexp.MustCompile(`^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$`)
@@ -41,6 +47,9 @@ var hubName = regexp.MustCompile(`^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$`)
 func (s *Study) checkModels(d *decoder) {
 	names := map[string]int{}
 	for i, m := range s.Models {
+		if m.Path == "" {
+			continue // which was noted
+		}
 		at := fmt.Sprintf("models[%d]", i)
 		if j, twice := names[m.Name]; twice {
 			d.errorf(at, "models[%d] is named %q too; give one of them another name", j, m.Name)
@@ -102,7 +111,7 @@ func (s *Study) checkTasks(d *decoder) {
 		d.errorf("", "one of the keys tasks and text is needed: what to measure")
 	}
 	for i, name := range s.Tasks {
-		if _, err := tasks.Find(name); err != nil {
+		if _, err := tasks.Find(name); name != "" && err != nil {
 			d.errorf(fmt.Sprintf("tasks[%d]", i), "%v", err)
 		}
 	}

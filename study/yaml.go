@@ -2,6 +2,7 @@ package study
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -19,10 +20,17 @@ import (
 type decoder struct {
 	file  string
 	nodes map[string]*yaml.Node // by path, such as models[0].path
-	errs  []error
+	found []mistake
 }
 
-// decodeYAML fills in v, a pointer to a struct. All that is wrong is reported at once.
+// mistake is something wrong at a place of the file.
+type mistake struct {
+	line, column int
+	text         string
+}
+
+// decodeYAML fills in v, a pointer to a struct. What is wrong with values is noted for err,
+// so that more can be looked for; its own error says that the file is no YAML at all.
 func decodeYAML(file string, data []byte, v any) (*decoder, error) {
 	d := &decoder{file: file, nodes: map[string]*yaml.Node{}}
 	var doc, second yaml.Node
@@ -39,10 +47,20 @@ func decodeYAML(file string, data []byte, v any) (*decoder, error) {
 		return nil, fmt.Errorf("%s: %s", file, strings.TrimPrefix(err.Error(), "yaml: "))
 	}
 	d.value(doc.Content[0], reflect.ValueOf(v).Elem(), "", "")
-	return d, d.err()
+	return d, nil
 }
 
-func (d *decoder) err() error { return errors.Join(d.errs...) }
+// err is all that was found wrong, in the order of the file.
+func (d *decoder) err() error {
+	slices.SortStableFunc(d.found, func(a, b mistake) int {
+		return cmp.Or(cmp.Compare(a.line, b.line), cmp.Compare(a.column, b.column))
+	})
+	var errs []error
+	for _, m := range d.found {
+		errs = append(errs, fmt.Errorf("%s:%d:%d: %s", d.file, m.line, m.column, m.text))
+	}
+	return errors.Join(errs...)
+}
 
 // errorf notes what is wrong with the value at a path, or with the nearest one around it
 // that is there.
@@ -61,7 +79,7 @@ func (d *decoder) nodeErrorf(n *yaml.Node, path, format string, args ...any) {
 	if path != "" {
 		text = path + ": " + text
 	}
-	d.errs = append(d.errs, fmt.Errorf("%s:%d:%d: %s", d.file, n.Line, n.Column, text))
+	d.found = append(d.found, mistake{n.Line, n.Column, text})
 }
 
 // value decodes a node. tag is that of the field which the value is, or is an element of.
