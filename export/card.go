@@ -21,13 +21,13 @@ func (p *Program) readCard() error {
 	for _, f := range p.from.Extra() {
 		switch f.Name {
 		case "LICENSE", "LICENSE.txt", "LICENSE.md":
-			b, err := readExtra(f)
+			b, err := f.Read(maxExtra)
 			if err != nil {
 				return err
 			}
 			p.Card.Text = string(b)
 		case "README.md":
-			b, err := readExtra(f)
+			b, err := f.Read(maxExtra)
 			if err != nil {
 				return err
 			}
