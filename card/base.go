@@ -29,15 +29,15 @@ func ParseBase(s string) (Base, error) {
 	return Base{name, revision}, nil
 }
 
-// baseOf finds the hub's name of a dense model by where it lies: a name itself, a
-// snapshot in the Hugging Face cache, or a GGUF file that says which repository it was
-// made from. The base_model of a GGUF file or of a README is not it: that is what the
+// baseOf finds the hub's name of a dense model by its path: a snapshot in the Hugging Face
+// cache, or a GGUF file that says which repository it was made from. The base_model of a GGUF file or of a README is not it: that is what the
 // dense model was derived from in its turn.
 func baseOf(model string) (Base, bool) {
-	if st, err := os.Stat(model); err != nil {
-		b, err := ParseBase(model)
-		return b, err == nil
-	} else if !st.IsDir() {
+	st, err := os.Stat(model)
+	if err != nil {
+		return Base{}, false
+	}
+	if !st.IsDir() {
 		return baseOfGGUF(model)
 	}
 	abs, err := filepath.Abs(model)

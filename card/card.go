@@ -67,8 +67,9 @@ type Card struct {
 	Notes []string // what the user should be told
 
 	measured
-	rows     []row
-	findings []finding
+	denseBase Base // where the dense model lies, which was held against the plan
+	rows      []row
+	findings  []finding
 }
 
 // Build reads the sources and decides what the card says. Errors name the file and the
@@ -272,6 +273,7 @@ func (card *Card) openDense(ctx context.Context, src *Sources) error {
 		return fmt.Errorf("%s was not made from %s: its plan is for the model %s, that one is %s", src.Dir, src.Dense, card.Plan.Model, fingerprint)
 	}
 	card.Dense = c.Spec
+	card.denseBase, _ = baseOf(c.Path)
 	if card.dense == nil {
 		return nil
 	}
@@ -322,10 +324,8 @@ func (card *Card) name(src *Sources, says *Says, front frontmatter.Front) error 
 		base, _ = ParseBase(says.Base) // checked
 		known = true
 	}
-	if src.Dense != "" {
-		if b, ok := baseOf(src.Dense); ok && (!known || b.Name == base.Name) {
-			base, known, card.BaseChecked = b, true, true // findDense held it against the plan
-		}
+	if b := card.denseBase; b.Name != "" && (!known || b.Name == base.Name) {
+		base, known, card.BaseChecked = b, true, true
 	}
 	if !known && card.record != nil {
 		b, err := ParseBase(card.record.Cell.BaseModel)
