@@ -282,6 +282,11 @@ func (card *Card) answers(b *strings.Builder) {
 		}
 		rows = append(rows, []string{escape(title(r.Task)), rates(r.pruned.Answers, gold), was, rates(r.pruned.Answers, chosen)})
 	}
+	if card.dense == nil {
+		for i, r := range rows {
+			rows[i] = slices.Delete(r, 2, 3)
+		}
+	}
 	if len(rows) > 1 {
 		b.WriteString("How often each answer was right, and how often it was given:\n\n" + table(rows) + "\n")
 	}

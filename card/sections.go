@@ -123,7 +123,11 @@ func (card *Card) speeds(b *strings.Builder) {
 	fmt.Fprintf(b, "Measured with Coppice on %s (%s/%s, %d threads, kernels %s):\n\n", escape(h.CPU), h.OS, h.Arch, h.Threads, h.Level)
 	rows := [][]string{{"", "Original", "Pruned"}}
 	add := func(name, before, after string) {
-		if after != "" {
+		switch {
+		case after == "":
+		case card.denseRecord == nil:
+			rows = append(rows, []string{name, after})
+		default:
 			rows = append(rows, []string{name, orNone(before), after})
 		}
 	}
@@ -135,6 +139,9 @@ func (card *Card) speeds(b *strings.Builder) {
 		for _, s := range d.Speed {
 			was[speedName(s.Kind, s.Context, s.Batch, s.DType)] = fmt.Sprintf("%s tokens/s", digits(s.TokensPS, 3))
 		}
+	}
+	if card.denseRecord == nil {
+		rows[0] = []string{"", "Pruned"}
 	}
 	add("Load time", load, seconds(run.LoadSeconds))
 	add("Peak memory", peak, sizeOrNone(run.PeakMemory))
