@@ -1,6 +1,7 @@
 package card
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -99,11 +100,11 @@ func Build(ctx context.Context, src Sources, says Says) (*Card, error) {
 	if err := card.findDense(ctx, &src); err != nil {
 		return nil, err
 	}
-	front, err := card.readExtra(c)
+	old, err := card.readExtra(c)
 	if err != nil {
 		return nil, err
 	}
-	if err := card.name(&src, &says, front); err != nil {
+	if err := card.name(&says, old); err != nil {
 		return nil, err
 	}
 	card.GGUF = ggufFormOf(c)
@@ -290,18 +291,26 @@ func (card *Card) openDense(ctx context.Context, src *Sources) error {
 // maxReadme bounds what is read of a README; the hub shows no more.
 const maxReadme = 16 << 20
 
+// readme is what the README says that lies there.
+type readme struct {
+	frontmatter.Front
+	own bool // it is a card of this model, not one that came with the dense model
+}
+
 // readExtra reads what the model's other files say: the README that came with the dense
-// model or was written before, and whether the licence's files are there.
-func (card *Card) readExtra(c *checkpoint.Checkpoint) (frontmatter.Front, error) {
-	var front frontmatter.Front
+// model or was written before, and whether the licence's files are there. A card of this
+// model names the model that its plan is for.
+func (card *Card) readExtra(c *checkpoint.Checkpoint) (readme, error) {
+	var old readme
 	for _, f := range c.Extra() {
 		switch name := strings.ToUpper(f.Name); {
 		case name == "README.MD":
 			b, err := f.Read(maxReadme)
 			if err != nil {
-				return front, err
+				return old, err
 			}
-			if front, err = frontmatter.Parse(b); err != nil {
+			old.own = bytes.Contains(b, []byte(card.Plan.Model))
+			if old.Front, err = frontmatter.Parse(b); err != nil {
 				card.Notes = append(card.Notes, fmt.Sprintf("%s: %v; what it says there is not taken over", f.Name, err))
 			}
 		case strings.HasPrefix(name, "LICENSE"), strings.HasPrefix(name, "LICENCE"):
@@ -310,19 +319,19 @@ func (card *Card) readExtra(c *checkpoint.Checkpoint) (frontmatter.Front, error)
 			card.Notice = true
 		}
 	}
-	return front, nil
+	return old, nil
 }
 
-// tag is how a card of Coppice's says whose it is, so that its base_model is that of the
-// model and not what the dense model was made from.
-const tag = "coppice"
-
-// name decides what model, base model, licence and languages are called.
-func (card *Card) name(src *Sources, says *Says, front frontmatter.Front) error {
+// name decides what model, base model, licence and languages are called. The base_model of
+// a README that came with the dense model is what that was made from, and not it.
+func (card *Card) name(says *Says, old readme) error {
 	base, known := Base{}, false
 	if says.Base != "" {
 		base, _ = ParseBase(says.Base) // checked
 		known = true
+		if _, err := os.Stat(base.Name); err == nil {
+			card.note("%s is also a path here; the card takes it for the name of a model on the hub", base.Name)
+		}
 	}
 	if b := card.denseBase; b.Name != "" && (!known || b.Name == base.Name) {
 		base, known, card.BaseChecked = b, true, true
@@ -331,8 +340,8 @@ func (card *Card) name(src *Sources, says *Says, front frontmatter.Front) error 
 		b, err := ParseBase(card.record.Cell.BaseModel)
 		base, known = b, err == nil
 	}
-	if !known && slices.Contains(front.Tags, tag) && len(front.BaseModels) == 1 {
-		b, err := ParseBase(front.BaseModels[0])
+	if !known && old.own && len(old.BaseModels) == 1 {
+		b, err := ParseBase(old.BaseModels[0])
 		base, known = b, err == nil
 	}
 	if !known {
@@ -340,7 +349,7 @@ func (card *Card) name(src *Sources, says *Says, front frontmatter.Front) error 
 	}
 	card.Base, card.Author, card.Datasets = base, says.Author, says.Datasets
 	if card.Licence = says.Licence; card.Licence.ID == "" {
-		card.Licence = Licence{front.License, front.LicenseName, front.LicenseLink}
+		card.Licence = Licence{old.License, old.LicenseName, old.LicenseLink}
 		if err := card.Licence.Check(); err != nil {
 			return fmt.Errorf("README.md: %w; give the right one with --license", err)
 		}
@@ -349,7 +358,13 @@ func (card *Card) name(src *Sources, says *Says, front frontmatter.Front) error 
 		card.note("the licence of the base model is not known, and the card has none; give it with --license")
 	}
 	if card.Languages = says.Languages; len(card.Languages) == 0 {
-		card.Languages = slices.DeleteFunc(slices.Clone(front.Languages), func(l string) bool { return !languageCode.MatchString(l) })
+		for _, l := range old.Languages {
+			if languageCode.MatchString(l) {
+				card.Languages = append(card.Languages, l)
+			} else {
+				card.note("README.md: %q is no code of ISO 639 in small letters; the card leaves this language out", l)
+			}
+		}
 	}
 	if len(card.Languages) == 0 {
 		card.note("the languages of the base model are not known, and the card names none; give them with --language")

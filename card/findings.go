@@ -12,14 +12,15 @@ import (
 type verdict int
 
 // The verdicts, the worst first. silent is a benchmark on which the dense model is no
-// better than guessing, so that no change of it tells what pruning cost.
+// better than guessing, so that no change of it tells what pruning cost; alone is one that
+// was not compared.
 const (
 	broken verdict = iota
 	lost
 	held
 	better
 	silent
-	alone // no dense model to compare with
+	alone
 )
 
 var verdictTitles = [...]string{"Broken", "Lost in part", "Held", "Better than before", "Says nothing about pruning", "Measured"}
@@ -120,7 +121,7 @@ func (r *row) accuracy() finding {
 	}
 	b, bse := r.dense.Metric.Value, orZero(r.dense.Metric.StdErr)
 	was := fmt.Sprintf("the original model has %s", percent(b))
-	if guess != "" && b-normal95*bse <= floor {
+	if b-normal95*bse <= floor {
 		what := "so it does not tell what pruning cost"
 		if v < floor {
 			what = "and neither is the pruned one, " + what
@@ -135,7 +136,7 @@ func (r *row) accuracy() finding {
 	}
 	test := r.pruned.Test
 	if test == nil {
-		return finding{lost, fmt.Sprintf("%s; %s; the two share too few records for a test.%s", now, was, tail)}
+		return finding{alone, fmt.Sprintf("%s; %s; the two share too few records for a test.%s", now, was, tail)}
 	}
 	chance := orZeroPointer(r.Chance)
 	share := (v - chance) / (b - chance)
@@ -169,7 +170,7 @@ func (r *row) floor() (float64, string) {
 	case chance > 0:
 		return chance, r.bottom()
 	}
-	return 0, ""
+	return 0, r.bottom()
 }
 
 // bottom is what an accuracy must be above to be one.
@@ -202,12 +203,11 @@ func (r *row) perplexity() finding {
 	test := r.pruned.Test
 	switch {
 	case test == nil || math.IsNaN(test.P):
-		text += "; not tested"
+		return finding{alone, text + "; the two share too few records for a test."}
 	case !test.Significant():
 		return finding{held, fmt.Sprintf("%s, a difference that chance explains (p %s).", text, pText(test.P))}
-	default:
-		text += fmt.Sprintf(" (p %s)", pText(test.P))
 	}
+	text += fmt.Sprintf(" (p %s)", pText(test.P))
 	switch {
 	case factor < 1:
 		return finding{better, text + "."}

@@ -18,6 +18,12 @@ func withAnswer(t eval.TaskResult, name string) eval.TaskResult {
 	return t
 }
 
+// bare is a task without its records.
+func bare(t eval.TaskResult) eval.TaskResult {
+	t.Samples = nil
+	return t
+}
+
 func TestFindings(t *testing.T) {
 	acc := func(right int) eval.TaskResult { return accuracyTask("piqa", right, 200, 0.5, 0.51) }
 	cloze := func(ppl, log float64, right int) eval.TaskResult {
@@ -43,6 +49,8 @@ func TestFindings(t *testing.T) {
 		{"nothing left", cloze(50, 3.9, 40), cloze(60, 4.1, 0), broken, "0.00 % is not above zero beyond its standard error"},
 		{"perplexity too large", cloze(50, 3.9, 40), inf, broken, "Perplexity e^800.0; the original model has 50.00 (p < 0.0001): "},
 		{"a little", cloze(50, 3.9, 40), cloze(60, 4.1, 30), lost, "75 % of it is left (p = 0.002). Perplexity 60.00; the original model has 50.00 (p < 0.0001): 1.22 times as high."},
+		{"nothing to lose", cloze(50, 3.9, 0), cloze(50, 3.9, 0), held, "which is not above zero beyond its standard error"},
+		{"without records", bare(acc(150)), bare(acc(130)), alone, "share too few records for a test"},
 		{"same", cloze(50, 3.9, 40), cloze(50, 3.9, 40), held, "a difference that chance explains (p = 1)"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

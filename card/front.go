@@ -34,7 +34,6 @@ type frontMatter struct {
 type emissions struct {
 	Grams    number `yaml:"emissions"`
 	Source   string `yaml:"source"`
-	Type     string `yaml:"training_type,omitempty"`
 	Hardware string `yaml:"hardware_used,omitempty"`
 }
 
@@ -90,7 +89,7 @@ func (card *Card) front() ([]byte, error) {
 		BaseModel: card.Base.Name, Library: libraryName, Pipeline: textTask,
 		License: card.Licence.ID, LicenseName: card.Licence.Name, LicenseLink: card.Licence.Link,
 		Language: card.Languages, Datasets: card.Datasets,
-		Tags:      []string{"pruned", "structured-pruning", "mlp-width-pruning", "glu", tag},
+		Tags:      []string{"pruned", "structured-pruning", "mlp-width-pruning", "glu", "coppice"},
 		Emissions: card.emissions(),
 	}
 	if card.Plan.Method != "" {
@@ -200,5 +199,5 @@ func (card *Card) emissions() *emissions {
 	if e.Grid != nil {
 		source += fmt.Sprintf(", at %v g CO2e/kWh as stated by the user", *e.Grid)
 	}
-	return &emissions{number(*e.GramsCO2e), source, "evaluation only", run.Host.CPU}
+	return &emissions{number(*e.GramsCO2e), source, run.Host.CPU}
 }

@@ -112,11 +112,14 @@ func (card *Card) calibration(b *strings.Builder) {
 func (card *Card) ratioSentence() string {
 	p := card.Plan
 	least, most := card.keptRange()
-	s := fmt.Sprintf("%.1f %% of all MLP neurons removed", 100*card.removed())
-	if least == most {
-		return s + fmt.Sprintf(": of %s in each layer, %s stay.", count(int64(p.Intermediate)), count(int64(least)))
+	s := fmt.Sprintf("%.1f %% of all MLP neurons removed: of ", 100*card.removed())
+	if !card.Dense.Uniform() {
+		s += "up to "
 	}
-	return s + fmt.Sprintf(": of %s in each layer, between %s and %s stay.", count(int64(p.Intermediate)), count(int64(least)), count(int64(most)))
+	if least == most {
+		return s + fmt.Sprintf("%s in each layer, %s stay.", count(int64(p.Intermediate)), count(int64(least)))
+	}
+	return s + fmt.Sprintf("%s in each layer, between %s and %s stay.", count(int64(p.Intermediate)), count(int64(least)), count(int64(most)))
 }
 
 func (card *Card) keptRange() (least, most int) {
