@@ -3,13 +3,8 @@ package card
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"math"
-	"os"
-	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -31,17 +26,6 @@ type Sources struct {
 	Cell     string   // of the ledger; empty: the one whose weights are the model's
 	Dense    string   // the dense model itself, where it is at hand; may be empty
 	Threads  int
-}
-
-// Says is what only a person can say, or says better. Empty fields are found in the
-// README that the model has already, in the study, or where the dense model lies.
-type Says struct {
-	Name      string // of the model, NAME or owner/NAME
-	Base      string // owner/name[@revision] of the dense model
-	Licence   Licence
-	Languages []string
-	Datasets  []string // the hub's names of the calibration text
-	Author    string
 }
 
 // Card is all that is said of a model.
@@ -112,47 +96,6 @@ func Build(ctx context.Context, src Sources, says Says) (*Card, error) {
 	return card, nil
 }
 
-// SaysError says that what a person said cannot stand, or is needed and missing.
-type SaysError struct{ Err error }
-
-func (e *SaysError) Error() string { return e.Err.Error() }
-
-// Unwrap returns the cause.
-func (e *SaysError) Unwrap() error { return e.Err }
-
-func saysErrorf(format string, args ...any) error { return &SaysError{fmt.Errorf(format, args...)} }
-
-// Check is a *SaysError if the hub would refuse something, whatever the model.
-func (s *Says) Check() error {
-	if s.Base != "" {
-		if _, err := ParseBase(s.Base); err != nil {
-			return saysErrorf("--base-model %w", err)
-		}
-	}
-	if s.Name != "" && !hubName.MatchString("o/"+s.Name) && !hubName.MatchString(s.Name) {
-		return saysErrorf("--name %q: expected NAME or owner/NAME of letters, digits, dots and dashes", s.Name)
-	}
-	for _, l := range s.Languages {
-		if !languageCode.MatchString(l) {
-			return saysErrorf("--language %q: expected a code of ISO 639 in small letters, such as en, or multilingual", l)
-		}
-	}
-	for _, d := range s.Datasets {
-		if _, err := ParseBase(d); err != nil {
-			return saysErrorf("--dataset %w", err)
-		}
-	}
-	if strings.ContainsAny(s.Author, "\n\r") {
-		return saysErrorf("--author %q: expected one line", s.Author)
-	}
-	if err := s.Licence.Check(); err != nil {
-		return saysErrorf("--license: %w", err)
-	}
-	return nil
-}
-
-var languageCode = regexp.MustCompile(`^([a-z]{2,3}|code|multilingual)$`)
-
 // storedType is the one element type of the weights.
 func storedType(c *checkpoint.Checkpoint) string {
 	types := map[string]bool{}
@@ -165,27 +108,6 @@ func storedType(c *checkpoint.Checkpoint) string {
 		return "mixed"
 	}
 	return last
-}
-
-// readPlan reads the plan that lies beside the weights, and holds it against them.
-func readPlan(dir string, spec *arch.Spec) (*plan.Plan, error) {
-	path := filepath.Join(dir, checkpoint.PlanName)
-	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s: not there; a card is of a model that `coppice prune` or `coppice apply` wrote", path)
-	}
-	if err != nil {
-		return nil, err
-	}
-	p, err := plan.Decode(b)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	if p.Family != spec.Family.ModelType || p.Hidden != spec.Hidden || !slices.Equal(p.Widths(), spec.Widths) {
-		return nil, fmt.Errorf("%s: the plan is of another model: it leaves %s with %d layers, hidden size %d and widths %v, the weights are %s with %d, %d and %v",
-			path, p.Family, len(p.Kept()), p.Hidden, p.Widths(), spec.Family.ModelType, spec.Layers, spec.Hidden, spec.Widths)
-	}
-	return p, nil
 }
 
 func (card *Card) readRecords(src *Sources) error {
@@ -210,80 +132,6 @@ func (card *Card) readRecords(src *Sources) error {
 	card.Notes = append(card.Notes, m.notes...)
 	if len(m.pruned.Tasks) == 0 {
 		return fmt.Errorf("the records of %s hold no task", src.Dir)
-	}
-	return nil
-}
-
-// findDense finds the shape of the dense model, and that its results are of it. The plan
-// names the dense model by a fingerprint that results do not have, so without the dense
-// model itself they are held to its number of parameters and its tokenizer.
-func (card *Card) findDense(ctx context.Context, src *Sources) error {
-	shapes := card.denseShapes()
-	card.Dense = shapes[0]
-	if src.Dense != "" {
-		return card.openDense(ctx, src)
-	}
-	if card.dense == nil {
-		if len(shapes) > 1 {
-			return fmt.Errorf("%s: the plan does not say whether the dense model had biases; name it with --baseline MODEL", src.Dir)
-		}
-		return nil
-	}
-	if a, b := card.dense.Model.Tokenizer, card.pruned.Model.Tokenizer; a != b {
-		return fmt.Errorf("the results of the dense model (%s, tokenizer %s) and those of the pruned one (%s, tokenizer %s) are of different tokenizers", card.dense.Model.Name, a, card.pruned.Model.Name, b)
-	}
-	var counts []int64
-	for _, s := range shapes {
-		_, n := s.Parameters()
-		if n == card.dense.Model.Parameters {
-			card.Dense = s
-			return nil
-		}
-		counts = append(counts, n)
-	}
-	return fmt.Errorf("the results of the dense model are of another one (%s, %d parameters) than the plan's (%s, %v parameters); name results of that one, or the model itself with --baseline MODEL",
-		card.dense.Model.Name, card.dense.Model.Parameters, card.Plan.Model, counts)
-}
-
-// denseShapes are the shapes that the dense model can have had. A refit of biases adds
-// them where there were none.
-func (card *Card) denseShapes() []arch.Spec {
-	p := card.Plan
-	s := card.Spec.WithWidths(slices.Repeat([]int{p.Intermediate}, len(p.Layers)))
-	s.Form = arch.Plain
-	if p.Refit != nil && p.Refit.Method == plan.Bias && s.MLPBias {
-		bare := s
-		bare.MLPBias = false
-		return []arch.Spec{bare, s}
-	}
-	return []arch.Spec{s}
-}
-
-// openDense holds plan and results against the dense model itself.
-func (card *Card) openDense(ctx context.Context, src *Sources) error {
-	c, err := checkpoint.Open(src.Dense)
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	fingerprint, err := c.Fingerprint()
-	if err != nil {
-		return err
-	}
-	if fingerprint != card.Plan.Model {
-		return fmt.Errorf("%s was not made from %s: its plan is for the model %s, that one is %s", src.Dir, src.Dense, card.Plan.Model, fingerprint)
-	}
-	card.Dense = c.Spec
-	card.denseBase, _ = baseOf(c.Path)
-	if card.dense == nil {
-		return nil
-	}
-	weights, err := lm.Identify(ctx, c, src.Threads)
-	if err != nil {
-		return err
-	}
-	if r := card.dense.Model; r.Weights != weights {
-		return &ForeignError{"the baseline", r.Name, r.Weights, src.Dense, weights}
 	}
 	return nil
 }
@@ -320,92 +168,6 @@ func (card *Card) readExtra(c *checkpoint.Checkpoint) (readme, error) {
 		}
 	}
 	return old, nil
-}
-
-// name decides what model, base model, licence and languages are called. The base_model of
-// a README that came with the dense model is what that was made from, and not it.
-func (card *Card) name(says *Says, old readme) error {
-	base, known := Base{}, false
-	if says.Base != "" {
-		base, _ = ParseBase(says.Base) // checked
-		known = true
-		if _, err := os.Stat(base.Name); err == nil {
-			card.note("%s is also a path here; the card takes it for the name of a model on the hub", base.Name)
-		}
-	}
-	if b := card.denseBase; b.Name != "" && (!known || b.Name == base.Name) {
-		base, known, card.BaseChecked = b, true, true
-	}
-	if !known && card.record != nil {
-		b, err := ParseBase(card.record.Cell.BaseModel)
-		base, known = b, err == nil
-	}
-	if !known && old.own && len(old.BaseModels) == 1 {
-		b, err := ParseBase(old.BaseModels[0])
-		base, known = b, err == nil
-	}
-	if !known {
-		return &SaysError{errNoBase}
-	}
-	card.Base, card.Author, card.Datasets = base, says.Author, says.Datasets
-	if card.Licence = says.Licence; card.Licence.ID == "" {
-		card.Licence = Licence{old.License, old.LicenseName, old.LicenseLink}
-		if err := card.Licence.Check(); err != nil {
-			return fmt.Errorf("README.md: %w; give the right one with --license", err)
-		}
-	}
-	if card.Licence.ID == "" {
-		card.note("the licence of the base model is not known, and the card has none; give it with --license")
-	}
-	if card.Languages = says.Languages; len(card.Languages) == 0 {
-		for _, l := range old.Languages {
-			if languageCode.MatchString(l) {
-				card.Languages = append(card.Languages, l)
-			} else {
-				card.note("README.md: %q is no code of ISO 639 in small letters; the card leaves this language out", l)
-			}
-		}
-	}
-	if len(card.Languages) == 0 {
-		card.note("the languages of the base model are not known, and the card names none; give them with --language")
-	}
-	if len(card.Datasets) > 0 && card.Plan.Calibration == nil && card.Plan.Refit == nil {
-		return saysErrorf("--dataset %s: the plan uses no calibration text", card.Datasets[0])
-	}
-	return card.nameModel(says.Name)
-}
-
-// nameModel names the model as the user says, else after the base model and what was
-// removed, as its licence allows.
-func (card *Card) nameModel(name string) error {
-	duty := llamaDuties[card.Licence.ID]
-	if name == "" {
-		_, base, _ := strings.Cut(card.Base.Name, "/")
-		name = fmt.Sprintf("%s-pruned%.0f", base, 100*card.removed())
-		if !duty.named(name) {
-			name = strings.ReplaceAll(duty.prefix, " ", "-") + "-" + name
-		}
-	}
-	card.Name = name
-	if !duty.named(card.shortName()) {
-		return saysErrorf("--name %s: the %s asks that the name of a model made from it begin with %q", name, duty.licence, duty.prefix)
-	}
-	if duty.notice != "" && !card.Notice {
-		card.note("the %s asks for a file NOTICE with the text: %s", duty.licence, duty.notice)
-	}
-	if duty.notice != "" && !card.LicenceDoc {
-		card.note("the %s asks that a copy of it go with the model; put it there as LICENSE", duty.licence)
-	}
-	return nil
-}
-
-// shortName is the model's name without its owner.
-func (card *Card) shortName() string {
-	return card.Name[strings.LastIndex(card.Name, "/")+1:]
-}
-
-func (card *Card) note(format string, args ...any) {
-	card.Notes = append(card.Notes, fmt.Sprintf(format, args...))
 }
 
 // removed is the share of all MLP neurons that went.
