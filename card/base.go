@@ -8,7 +8,9 @@ import (
 	"regexp"
 	"strings"
 
+	"github.com/coppice-lm/coppice/checkpoint"
 	"github.com/coppice-lm/coppice/gguf"
+	"github.com/coppice-lm/coppice/internal/frontmatter"
 )
 
 // Base is the hub's name of the model that was pruned.
@@ -29,25 +31,37 @@ func ParseBase(s string) (Base, error) {
 	return Base{name, revision}, nil
 }
 
-// baseOf finds the hub's name of a dense model by its path: a snapshot in the Hugging Face
-// cache, or a GGUF file that says which repository it was made from. The base_model of a GGUF file or of a README is not it: that is what the
-// dense model was derived from in its turn.
-func baseOf(model string) (Base, bool) {
-	st, err := os.Stat(model)
-	if err != nil {
-		return Base{}, false
+// provenance is what a dense model's files say of where it is from.
+type provenance struct {
+	Base
+	frontmatter.Front
+}
+
+// provenanceOf finds the hub's name of a dense model by its path, a snapshot in the Hugging
+// Face cache, or in a GGUF file that says which repository it was made from; and licence
+// and languages in its README.md or that file. The base_model of either is not its name:
+// that is what the dense model was derived from in its turn.
+func provenanceOf(c *checkpoint.Checkpoint) provenance {
+	if c.GGUF() {
+		return provenanceOfGGUF(c.Path)
 	}
-	if !st.IsDir() {
-		return baseOfGGUF(model)
+	var p provenance
+	for _, f := range c.Extra() {
+		if f.Name == "README.md" {
+			if b, err := f.Read(maxReadme); err == nil {
+				p.Front, _ = frontmatter.Parse(b) // as far as it can be read
+			}
+		}
 	}
-	abs, err := filepath.Abs(model)
+	abs, err := filepath.Abs(c.Path)
 	if err != nil {
-		return Base{}, false
+		return p
 	}
 	if real, err := filepath.EvalSymlinks(abs); err == nil {
 		abs = real
 	}
-	return baseInCache(filepath.ToSlash(abs))
+	p.Base, _ = baseInCache(filepath.ToSlash(abs))
+	return p
 }
 
 var cachePath = regexp.MustCompile(`/models--([^/]+)--([^/]+)/snapshots/([^/]+)$`)
@@ -61,33 +75,41 @@ func baseInCache(path string) (Base, bool) {
 	return Base{m[1] + "/" + m[2], m[3]}, true
 }
 
-// baseOfGGUF reads where a GGUF file says that its weights were converted from, else where
-// it says that it lies itself (ggml, docs/gguf.md: general.source.*, general.repo_url).
-func baseOfGGUF(path string) (Base, bool) {
+// provenanceOfGGUF reads where a GGUF file says that its weights were converted from, else
+// where it says that it lies itself, and the licence and languages that it names (ggml,
+// docs/gguf.md: general.source.*, general.repo_url, general.license, general.languages).
+func provenanceOfGGUF(path string) provenance {
+	var p provenance
 	f, err := os.Open(path)
 	if err != nil {
-		return Base{}, false
+		return p
 	}
 	defer f.Close()
 	st, err := f.Stat()
 	if err != nil {
-		return Base{}, false
+		return p
 	}
 	g, err := gguf.Read(f, st.Size())
 	if err != nil {
-		return Base{}, false
+		return p
 	}
-	for _, key := range []string{"general.source.huggingface.repository", "general.source.repo_url", "general.repo_url"} {
-		s, err := g.String(key)
+	text := func(key string) string {
+		s, err := g.String("general." + key)
 		if err != nil {
-			continue
+			return "" // not there, or no text
 		}
-		s = strings.TrimSuffix(strings.TrimPrefix(s, "https://huggingface.co/"), "/")
+		return s
+	}
+	p.License, p.LicenseName, p.LicenseLink = text("license"), text("license.name"), text("license.link")
+	p.Languages, _ = g.Strings("general.languages")
+	for _, key := range []string{"source.huggingface.repository", "source.repo_url", "repo_url"} {
+		s := strings.TrimSuffix(strings.TrimPrefix(text(key), "https://huggingface.co/"), "/")
 		if b, err := ParseBase(s); err == nil {
-			return b, true
+			p.Base = b
+			break
 		}
 	}
-	return Base{}, false
+	return p
 }
 
 var errNoBase = errors.New("the name of the base model on the hub is not known; give --base-model owner/name, or --baseline MODEL where MODEL is owner/name in the Hugging Face cache")

@@ -52,9 +52,9 @@ type Card struct {
 	Notes []string // what the user should be told
 
 	measured
-	denseBase Base // where the dense model lies, which was held against the plan
-	rows      []row
-	findings  []finding
+	from     provenance // of the dense model, where it is at hand
+	rows     []row
+	findings []finding
 }
 
 // Build reads the sources and decides what the card says. Errors name the file and the

@@ -98,7 +98,7 @@ func (card *Card) openDense(ctx context.Context, src *Sources) error {
 		return fmt.Errorf("%s was not made from %s: its plan is for the model %s, that one is %s", src.Dir, src.Dense, card.Plan.Model, fingerprint)
 	}
 	card.Dense = c.Spec
-	card.denseBase, _ = baseOf(c.Path)
+	card.from = provenanceOf(c)
 	if card.dense == nil {
 		return nil
 	}

@@ -5,6 +5,8 @@ import (
 	"os"
 	"regexp"
 	"strings"
+
+	"github.com/coppice-lm/coppice/internal/frontmatter"
 )
 
 // Says is what only a person can say, or says better. Empty fields are found in the
@@ -70,7 +72,7 @@ func (card *Card) name(says *Says, old readme) error {
 			card.note("%s is also a path here; the card takes it for the name of a model on the hub", base.Name)
 		}
 	}
-	if b := card.denseBase; b.Name != "" && (!known || b.Name == base.Name) {
+	if b := card.from.Base; b.Name != "" && (!known || b.Name == base.Name) {
 		base, known, card.BaseChecked = b, true, true
 	}
 	if !known && card.record != nil {
@@ -85,21 +87,29 @@ func (card *Card) name(says *Says, old readme) error {
 		return &SaysError{errNoBase}
 	}
 	card.Base, card.Author, card.Datasets = base, says.Author, says.Datasets
-	if card.Licence = says.Licence; card.Licence.ID == "" {
-		card.Licence = Licence{old.License, old.LicenseName, old.LicenseLink}
+	card.Licence = says.Licence
+	for _, f := range []*frontmatter.Front{&old.Front, &card.from.Front} {
+		if card.Licence.ID != "" {
+			break
+		}
+		card.Licence = Licence{f.License, f.LicenseName, f.LicenseLink}
 		if err := card.Licence.Check(); err != nil {
-			return fmt.Errorf("README.md: %w; give the right one with --license", err)
+			return fmt.Errorf("the model's README.md: %w; give the right one with --license", err)
 		}
 	}
 	if card.Licence.ID == "" {
 		card.note("the licence of the base model is not known, and the card has none; give it with --license")
 	}
 	if card.Languages = says.Languages; len(card.Languages) == 0 {
-		for _, l := range old.Languages {
+		languages := old.Languages
+		if len(languages) == 0 {
+			languages = card.from.Languages
+		}
+		for _, l := range languages {
 			if languageCode.MatchString(l) {
 				card.Languages = append(card.Languages, l)
 			} else {
-				card.note("README.md: %q is no code of ISO 639 in small letters; the card leaves this language out", l)
+				card.note("%q is no code of ISO 639 in small letters; the card leaves this language out", l)
 			}
 		}
 	}

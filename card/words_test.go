@@ -84,7 +84,7 @@ func TestBase(t *testing.T) {
 	}
 }
 
-func TestBaseOfGGUF(t *testing.T) {
+func TestProvenanceOfGGUF(t *testing.T) {
 	for _, test := range []struct {
 		keys [][2]string
 		want string
@@ -94,7 +94,7 @@ func TestBaseOfGGUF(t *testing.T) {
 		{[][2]string{{"general.source.repo_url", "https://example.com/org/tiny"}, {"general.base_model.0.repo_url", "https://huggingface.co/org/parent"}}, ""},
 		{nil, ""},
 	} {
-		var kv []gguf.KeyValue
+		kv := []gguf.KeyValue{{Key: "general.license", Value: gguf.StringValue("mit")}, {Key: "general.languages", Value: gguf.StringsValue("en", "fr")}}
 		for _, k := range test.keys {
 			kv = append(kv, gguf.KeyValue{Key: k[0], Value: gguf.StringValue(k[1])})
 		}
@@ -102,8 +102,8 @@ func TestBaseOfGGUF(t *testing.T) {
 		if err := os.WriteFile(path, ggufwrite.Build(kv, nil, 3, 32), 0o666); err != nil {
 			t.Fatal(err)
 		}
-		if b, ok := baseOf(path); b.Name != test.want || ok != (test.want != "") {
-			t.Errorf("%v: %v, %v; want %q", test.keys, b, ok, test.want)
+		if p := provenanceOfGGUF(path); p.Name != test.want || p.License != "mit" || len(p.Languages) != 2 {
+			t.Errorf("%v: %+v; want %q, mit and two languages", test.keys, p, test.want)
 		}
 	}
 }
