@@ -38,8 +38,11 @@ fuzz:
 	$(GO) test ./safetensors -run '^$$' -fuzz FuzzReadHeader -fuzztime $(FUZZTIME)
 	$(GO) test ./gguf -run '^$$' -fuzz FuzzRead -fuzztime $(FUZZTIME)
 	$(GO) test ./plan -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME)
+	$(GO) test ./internal/frontmatter -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZTIME)
 	$(GO) test ./tokenizer -run '^$$' -fuzz FuzzLoad -fuzztime $(FUZZTIME)
 	$(GO) test ./eval -run '^$$' -fuzz FuzzReadLedger -fuzztime $(FUZZTIME)
+	$(GO) test ./study -run '^$$' -fuzz FuzzParseLedger -fuzztime $(FUZZTIME)
+	$(GO) test ./study -run '^$$' -fuzz FuzzDecodeYAML -fuzztime $(FUZZTIME)
 
 cross:
 	GOOS=linux GOARCH=amd64 $(GO) build -o /dev/null ./cmd/coppice
