@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/coppice-lm/coppice/energy"
 	"github.com/coppice-lm/coppice/eval"
 )
 
@@ -138,9 +139,9 @@ func (j *job) command(ctx context.Context, done bool, also *os.File, args ...str
 
 // evaluate puts the tasks and texts to a model.
 func (j *job) evaluate(ctx context.Context, model string) error {
-	var span interface{ Stop() Energy }
-	if j.Meter != nil {
-		span = j.Meter.Start()
+	var span *energy.Span
+	if j.meter != nil {
+		span = j.meter.Start()
 	}
 	tokens := int64(0)
 	texts := []string{}

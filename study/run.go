@@ -18,12 +18,14 @@ type Options struct {
 	Runner  Runner
 	Ledger  string // file; "" means Study.LedgerPath
 	Keep    bool   // leave pruned models in the scratch directory
-	Threads int    // of every command, where the study file does not say
-	Meter   *energy.Meter
+	Threads int    // of every command; 0: as the study file says, or else as the command likes
 	Program string // name and version, for the record
 	Host    Host
 	Note    func(string) // is told what the user should know, a line each
 	Log     io.Writer    // what commands say of their progress; nil: nowhere but in the cell's log
+	// Meter opens the meter that evaluations are measured with; nil: none. It is called if
+	// there is something to measure.
+	Meter func(context.Context) (*energy.Meter, error)
 	// Free returns the free bytes of the disk that a directory is, or will be, on; nil means
 	// FreeSpace.
 	Free func(dir string) (int64, error)
@@ -36,7 +38,6 @@ type Summary struct {
 	Finished int           `json:"finished_before"` // cells that needed nothing
 	Measured int           `json:"measured"`        // by this run
 	Failed   []CellFailure `json:"failed"`
-	grid     *grid
 }
 
 // CellFailure is a cell that could not be measured.
@@ -58,6 +59,7 @@ type run struct {
 	*grid
 	Options
 	store  *store
+	meter  *energy.Meter // nil: none
 	sum    Summary
 	failed map[string]error // shared work that failed in this run, by file
 }
@@ -73,7 +75,7 @@ func newRun(s *Study, o Options) (*run, error) {
 	if o.Free == nil {
 		o.Free = FreeSpace
 	}
-	if s.Threads > 0 {
+	if o.Threads == 0 {
 		o.Threads = s.Threads
 	}
 	return &run{
@@ -141,6 +143,12 @@ func (r *run) all(ctx context.Context, cells []*gridCell) (*Summary, error) {
 		if err := os.MkdirAll(dir, 0o777); err != nil {
 			return nil, writeError(err)
 		}
+	}
+	if r.Meter != nil && len(pending) > 0 {
+		if r.meter, err = r.Meter(ctx); err != nil {
+			return nil, err
+		}
+		defer r.meter.Close()
 	}
 	var held []*gridCell
 	for i, c := range pending {

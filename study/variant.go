@@ -129,8 +129,7 @@ func (j *job) statistics(ctx context.Context, model string) (string, error) {
 	return stats, j.shared(ctx, file, args)
 }
 
-// scores makes the scores of a calibrated method, with their error curves, once for all
-// sizes. best goes by the scores of obs.
+// scores makes the scores of a method, with their error curves, once for all sizes. best goes by the scores of obs.
 func (j *job) scores(ctx context.Context, model, stats string) (string, error) {
 	c := j.cell
 	method := c.Method
@@ -140,6 +139,9 @@ func (j *job) scores(ctx context.Context, model, stats string) (string, error) {
 	file := j.sharedFile(c, method+".scores.json")
 	scores := j.path(file, fmt.Sprintf("%s-%s-seed%d.scores.json", c.Model, method, c.Seed))
 	args := []string{"score", model, "--method", method, "--stats", stats, "-o", scores}
+	if method == string(score.Random) {
+		args = append(args, "--seed", strconv.FormatUint(c.Seed, 10))
+	}
 	if err := j.shared(ctx, file, args); err != nil {
 		return "", err
 	}

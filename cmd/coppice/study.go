@@ -29,8 +29,8 @@ func (f *studyFlags) register(cmd *cobra.Command) {
 	fl.BoolVar(&f.keep, "keep", false, "leave the pruned models in the scratch directory")
 }
 
-// load reads a study file.
-func (f *studyFlags) load(path string) (*study.Study, error) {
+// load reads a study file. Threads are those of the flag, or else of the file.
+func (f *studyFlags) load(a *app, cmd *cobra.Command, path string) (*study.Study, error) {
 	s, err := study.Load(path)
 	if err != nil {
 		return nil, badInput(err)
@@ -39,6 +39,9 @@ func (f *studyFlags) load(path string) (*study.Study, error) {
 		if err := s.SetScratch(f.scratch); err != nil {
 			return nil, err
 		}
+	}
+	if s.Threads > 0 && !cmd.Flags().Changed("threads") {
+		a.threads = s.Threads
 	}
 	return s, nil
 }
@@ -76,7 +79,7 @@ A study file, as ` + "`coppice study init`" + ` writes it:
   coppice study glu.yaml`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.measureStudy(cmd.Context(), args[0], "", &f)
+			return a.measureStudy(cmd, args[0], "", &f)
 		},
 	}
 	f.register(cmd)
@@ -93,19 +96,17 @@ func indented(text string) string {
 const idleSeconds = 5
 
 // measureStudy measures one cell of a study, or all of them.
-func (a *app) measureStudy(ctx context.Context, path, id string, f *studyFlags) error {
+func (a *app) measureStudy(cmd *cobra.Command, path, id string, f *studyFlags) error {
+	ctx := cmd.Context()
 	if err := kernel.LevelError(); err != nil {
 		return &usageError{err}
 	}
-	s, err := f.load(path)
+	s, err := f.load(a, cmd, path)
 	if err != nil {
 		return err
 	}
 	o := f.options(a)
-	if o.Meter, err = openMeter(ctx, s); err != nil {
-		return err
-	}
-	defer o.Meter.Close()
+	o.Meter = func(ctx context.Context) (*energy.Meter, error) { return openMeter(ctx, s) }
 	var sum *study.Summary
 	if id == "" {
 		sum, err = study.Measure(ctx, s, o)
@@ -221,7 +222,7 @@ that share no disk, or many that do, take a ledger each (--ledger), which
 			if id == "" {
 				return usagef("--cell ID is needed; `coppice study cells %s` lists them", args[0])
 			}
-			return a.measureStudy(cmd.Context(), args[0], id, &f)
+			return a.measureStudy(cmd, args[0], id, &f)
 		},
 	}
 	f.register(cmd)
@@ -239,7 +240,7 @@ in the ledger (done, failed, or - where it has none), and name.`,
 		Example: "  coppice study cells glu.yaml\n  coppice study cells glu.yaml --json",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			e, err := a.estimate(args[0], &f)
+			e, err := a.estimate(cmd, args[0], &f)
 			if err != nil {
 				return err
 			}
@@ -263,8 +264,8 @@ in the ledger (done, failed, or - where it has none), and name.`,
 	return cmd
 }
 
-func (a *app) estimate(path string, f *studyFlags) (*study.Estimate, error) {
-	s, err := f.load(path)
+func (a *app) estimate(cmd *cobra.Command, path string, f *studyFlags) (*study.Estimate, error) {
+	s, err := f.load(a, cmd, path)
 	if err != nil {
 		return nil, err
 	}
@@ -283,7 +284,7 @@ did the same work; where there are none it is rough, and marked by ~.`,
 		Example: "  coppice study plan glu.yaml",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			e, err := a.estimate(args[0], &f)
+			e, err := a.estimate(cmd, args[0], &f)
 			if err != nil {
 				return err
 			}
