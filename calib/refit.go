@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
 	"os"
 	"reflect"
 
@@ -32,7 +31,7 @@ type RefitOptions struct {
 	// Attention has the output projection of each layer's attention refitted too, before its
 	// MLP, to repair the layers before.
 	Attention bool
-	Damping   float64 // above 0; 0: chosen for each layer from surgery.Dampings on held-back text
+	Damping   float64 // above 0, at most plan.MaxDamping; 0: chosen for each layer from surgery.Dampings on held-back text
 	// Report is called after each layer's fit; may be nil.
 	Report func(LayerFit)
 }
@@ -115,8 +114,8 @@ func (o *RefitOptions) checkFit(m *arch.Transformer) error {
 		return fmt.Errorf("a cap of %v for first tokens, and tokens weighed by their streams: one or the other", o.Cap)
 	case o.Rounds < 0:
 		return fmt.Errorf("%d rounds: expected 0 or more", o.Rounds)
-	case !(o.Damping >= 0) || math.IsInf(o.Damping, 0):
-		return fmt.Errorf("a damping of %v: expected a number above 0, or 0 to choose it", o.Damping)
+	case !(o.Damping >= 0 && o.Damping <= plan.MaxDamping):
+		return fmt.Errorf("a damping of %v: expected a number above 0 and at most %v, or 0 to choose it", o.Damping, plan.MaxDamping)
 	}
 	if o.Attention {
 		if err := checkHeads(m); err != nil {
@@ -212,11 +211,14 @@ func (f *refitter) finished() (*surgery.Weights, error) {
 	return nil, err
 }
 
-// intoPlan writes the refit into the plan.
+// intoPlan writes the refit into the plan, in the place of another one and its dampings.
 func (f *refitter) intoPlan(w *surgery.Weights) error {
 	fingerprint, err := w.Fingerprint()
 	if err != nil {
 		return err
+	}
+	for i := range f.plan.Layers {
+		f.plan.Layers[i].Damping = 0
 	}
 	f.plan.Refit = &plan.Refit{Method: plan.Propagated, Stats: fingerprint, Cap: f.fit.Cap, Target: f.fit.Target}
 	return nil

@@ -39,9 +39,9 @@ func (f *textFlags) register(cmd *cobra.Command) {
 	completeWords(cmd, "calib-dtype", "f32", "bf16")
 }
 
-// names are the flags of register but --calib.
+// names are the flags of register, --calib first.
 func (f *textFlags) names() []string {
-	return []string{"tokens", "ctx", "rows", "calib-dtype", "calib-memory"}
+	return []string{"calib", "tokens", "ctx", "rows", "calib-dtype", "calib-memory"}
 }
 
 func (f *textFlags) check() (err error) {
@@ -120,17 +120,11 @@ again, and ends with the same bytes. Statistics of different texts can be added 
 			if err := f.check(); err != nil {
 				return err
 			}
-			if out == "" {
-				return usagef("-o FILE is needed: the file to write")
-			}
-			c, err := a.openModel(args[0])
+			c, err := a.openToWrite(args[0], out, false)
 			if err != nil {
 				return err
 			}
 			defer c.Close()
-			if err := checkFileOutput(out, c.Path); err != nil {
-				return err
-			}
 			st, err := a.collect(cmd.Context(), c, &f, seed, out, force)
 			if err != nil {
 				return keptBeside(out, err)
@@ -233,7 +227,7 @@ func (a *app) calibMerge() *cobra.Command {
 				return usagef("-o FILE is needed: the file to write")
 			}
 			for _, path := range args {
-				if err := checkFileOutput(out, path); err != nil {
+				if err := checkFileOutput("-o", out, path); err != nil {
 					return err
 				}
 			}

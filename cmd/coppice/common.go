@@ -27,6 +27,23 @@ func (a *app) openModel(path string) (*checkpoint.Checkpoint, error) {
 	return c, nil
 }
 
+// openToWrite opens the model from which a verb makes the file out of -o, which may be
+// empty in a dry run alone.
+func (a *app) openToWrite(model, out string, dryRun bool) (*checkpoint.Checkpoint, error) {
+	if out == "" && !dryRun {
+		return nil, usagef("-o FILE is needed: the file to write")
+	}
+	c, err := a.openModel(model)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkFileOutput("-o", out, c.Path); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
 // readFile reads a file of scores or a plan.
 func readFile[T any](path string, decode func([]byte) (T, error)) (T, error) {
 	b, err := os.ReadFile(path)
@@ -57,9 +74,9 @@ func writeFile(path string, b []byte) error {
 	return nil
 }
 
-// checkFileOutput refuses to write a file over anything but a file, or over or into the
-// model that was opened.
-func checkFileOutput(path, model string) error {
+// checkFileOutput refuses to write the file that a flag names over anything but a file, or
+// over or into the model that was opened.
+func checkFileOutput(flag, path, model string) error {
 	if path == "" {
 		return nil // a dry run
 	}
@@ -71,7 +88,7 @@ func checkFileOutput(path, model string) error {
 		return nil
 	}
 	if err == nil && !st.Mode().IsRegular() {
-		err = usagef("-o %s: is not a regular file", path)
+		err = usagef("%s %s: is not a regular file", flag, path)
 	}
 	return err
 }

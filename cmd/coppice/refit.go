@@ -46,8 +46,6 @@ func (f *refitFlags) check(cmd *cobra.Command) error {
 	switch {
 	case f.planFile == "":
 		return usagef("--plan FILE is needed: a plan made by `coppice plan`")
-	case f.out == "":
-		return usagef("-o FILE is needed: where the plan with its refit goes")
 	case f.weights == "":
 		return usagef("--stats FILE is needed: where the refitted weights go")
 	case filepath.Clean(f.out) == filepath.Clean(f.weights):
@@ -60,8 +58,8 @@ func (f *refitFlags) check(cmd *cobra.Command) error {
 		return usagef("--first-token-cap: tokens are weighed by their streams; add --weigh=false")
 	case !(f.cap >= 0 && f.cap <= 1):
 		return usagef("--first-token-cap %v: expected a share between 0 and 1", f.cap)
-	case changed("refit-damping") && !(f.damping > 0 && f.damping < 1e6):
-		return usagef("--refit-damping %v: expected a number above 0", f.damping)
+	case changed("refit-damping") && !(f.damping > 0 && f.damping <= plan.MaxDamping):
+		return usagef("--refit-damping %v: expected a number above 0 and at most %v", f.damping, plan.MaxDamping)
 	}
 	return nil
 }
@@ -108,16 +106,13 @@ same command is given again, and ends with the same bytes.`,
 			if err != nil {
 				return err
 			}
-			p.Refit = nil
-			c, err := a.openModel(args[0])
+			c, err := a.openToWrite(args[0], f.out, false)
 			if err != nil {
 				return err
 			}
 			defer c.Close()
-			for _, out := range []string{f.out, f.weights} {
-				if err := checkFileOutput(out, c.Path); err != nil {
-					return err
-				}
+			if err := checkFileOutput("--stats", f.weights, c.Path); err != nil {
+				return err
 			}
 			m, err := a.openText(cmd.Context(), c, &text)
 			if err != nil {
