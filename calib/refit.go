@@ -38,9 +38,8 @@ type RefitOptions struct {
 
 // LayerFit says how a layer was fitted. Errors are means over held-back tokens of the
 // squared distance from the target, over the target's mean square; zero where no text is
-// held back. The error after is that of a down_proj fitted without these tokens; the one
-// that is kept is fitted to all. With rounds, both steps and the weights that the ridge of
-// each further fit pulls to have seen them.
+// held back. The error after is that of weights fitted without these tokens, which chose
+// the dampings and, with rounds, how far to step; the down_proj that is kept is fitted to all.
 type LayerFit struct {
 	Layer         int
 	Damping       float64 // of the MLP's own part of the target
