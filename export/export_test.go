@@ -77,7 +77,7 @@ func written(t *testing.T, c *checkpoint.Checkpoint, opt Options) *checkpoint.Ch
 		t.Fatal(err)
 	}
 	paths := p.Paths(filepath.Join(t.TempDir(), "m.gguf"))
-	sink, err := checkpoint.CreateFiles(paths, c.Path, false)
+	sink, err := checkpoint.CreateFiles(paths[0], paths, c.Path, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -369,7 +369,7 @@ func TestRunAborts(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	sink, err := checkpoint.CreateFiles([]string{filepath.Join(dir, "m.gguf")}, c.Path, false)
+	sink, err := checkpoint.CreateFiles(filepath.Join(dir, "m.gguf"), []string{filepath.Join(dir, "m.gguf")}, c.Path, false)
 	if err != nil {
 		t.Fatal(err)
 	}
