@@ -32,6 +32,9 @@ func (p *Program) architecture(t *arch.Transformer) (string, error) {
 	if err := checkAttention(t, name, s); err != nil {
 		return "", err
 	}
+	if name == "gemma2" && !s.Tied {
+		return "", fmt.Errorf("tie_word_embeddings is false, and llama.cpp's gemma2 has no head of its own (output.weight)")
+	}
 	if want := defaultActivation(name); t.Activation != want {
 		return "", fmt.Errorf("hidden_act is %v, and llama.cpp's %s computes %v", t.Activation, name, want)
 	}
