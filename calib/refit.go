@@ -66,12 +66,7 @@ func Refit(ctx context.Context, m *lm.Layerwise, c *checkpoint.Checkpoint, p *pl
 		return nil, err
 	}
 	opt.Model = model
-	// The sums of the neurons that stay, and of targets, are no more than those of all.
-	pairs := 0
-	if opt.Rounds > 0 {
-		pairs = 3 // inputs, targets, what is to be repaired
-	}
-	r, err := begin(ctx, m, sources, out, opt.Options, layerBytes(m.Engine().Model())+targetBytes(m.Engine().Model(), p), 2, pairs)
+	r, err := begin(ctx, m, sources, out, opt.Options, refitBytes(m.Engine().Model(), p, &opt), 2, opt.pairs())
 	if err != nil {
 		return nil, err
 	}
@@ -135,13 +130,16 @@ func (o *RefitOptions) checkFit(m *arch.Transformer) error {
 	return nil
 }
 
-// targetBytes is what the sums of targets take beside those of the neurons.
-func targetBytes(m *arch.Transformer, p *plan.Plan) int64 {
-	most := 0
-	for _, l := range p.Layers {
-		most = max(most, len(l.Keep))
+// pairs is how many vectors of each token are kept while a layer is fitted, beside the two
+// streams: where gate and up take steps, the inputs and the parts of the target.
+func (o *RefitOptions) pairs() int {
+	switch {
+	case o.Rounds == 0:
+		return 0
+	case o.Target == plan.StreamTarget:
+		return 3
 	}
-	return 5 * 8 * int64(m.Hidden) * int64(most)
+	return 2
 }
 
 // refitter is one call of Refit.
