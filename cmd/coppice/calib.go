@@ -120,7 +120,7 @@ again, and ends with the same bytes. Statistics of different texts can be added 
 			if err := f.check(); err != nil {
 				return err
 			}
-			c, err := a.openToWrite(args[0], out, false)
+			c, err := a.openToWrite(args[0], out, false, f.sources...)
 			if err != nil {
 				return err
 			}
@@ -217,6 +217,7 @@ func (a *app) calibShow() *cobra.Command {
 
 func (a *app) calibMerge() *cobra.Command {
 	var out string
+	var force bool
 	cmd := &cobra.Command{
 		Use:     "merge A B -o FILE",
 		Short:   "Add up statistics of two texts",
@@ -230,6 +231,9 @@ func (a *app) calibMerge() *cobra.Command {
 				if err := checkFileOutput("-o", out, path); err != nil {
 					return err
 				}
+			}
+			if _, err := os.Lstat(out); err == nil && !force {
+				return usagef("-o %s: exists; use --force to replace it", out)
 			}
 			var st [2]*score.Stats
 			for i, path := range args {
@@ -264,6 +268,7 @@ func (a *app) calibMerge() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVarP(&out, "output", "o", "", "file to write")
+	cmd.Flags().BoolVar(&force, "force", false, "replace a file in the output's place")
 	return cmd
 }
 

@@ -28,10 +28,16 @@ func (a *app) openModel(path string) (*checkpoint.Checkpoint, error) {
 }
 
 // openToWrite opens the model from which a verb makes the file out of -o, which may be
-// empty in a dry run alone.
-func (a *app) openToWrite(model, out string, dryRun bool) (*checkpoint.Checkpoint, error) {
+// empty in a dry run alone, and is refused where it is one of the files that the verb reads
+// besides.
+func (a *app) openToWrite(model, out string, dryRun bool, reads ...string) (*checkpoint.Checkpoint, error) {
 	if out == "" && !dryRun {
 		return nil, usagef("-o FILE is needed: the file to write")
+	}
+	for _, path := range reads {
+		if sameFile(out, path) {
+			return nil, usagef("-o %s: is read by this command; name another output", out)
+		}
 	}
 	c, err := a.openModel(model)
 	if err != nil {
@@ -74,6 +80,13 @@ func writeFile(path string, b []byte) error {
 	return nil
 }
 
+// sameFile reports whether two names are of one file that is there.
+func sameFile(a, b string) bool {
+	x, err1 := os.Stat(a)
+	y, err2 := os.Stat(b)
+	return err1 == nil && err2 == nil && os.SameFile(x, y)
+}
+
 // checkFileOutput refuses to write the file that a flag names over anything but a file, or
 // over or into the model that was opened.
 func checkFileOutput(flag, path, model string) error {
@@ -85,6 +98,10 @@ func checkFileOutput(flag, path, model string) error {
 	}
 	st, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
+		dir := filepath.Dir(path)
+		if st, err := os.Stat(dir); err != nil || !st.IsDir() {
+			return usagef("%s %s: there is no directory %s; make it first", flag, path, dir)
+		}
 		return nil
 	}
 	if err == nil && !st.Mode().IsRegular() {

@@ -41,7 +41,7 @@ give the same bytes. ` + "`coppice apply`" + ` carries a plan out.`,
 			if i := slices.IndexFunc(f.text.names(), changed); i >= 0 && f.allocation.allocation != measured {
 				return usagef("--%s: a plan is made from --stats; text is run for --allocation measured alone", f.text.names()[i])
 			}
-			c, err := a.openToWrite(args[0], out, dryRun)
+			c, err := a.openToWrite(args[0], out, dryRun, append(f.text.sources, scores, f.stats)...)
 			if err != nil {
 				return err
 			}

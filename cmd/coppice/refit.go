@@ -48,7 +48,7 @@ func (f *refitFlags) check(cmd *cobra.Command) error {
 		return usagef("--plan FILE is needed: a plan made by `coppice plan`")
 	case f.weights == "":
 		return usagef("--stats FILE is needed: where the refitted weights go")
-	case filepath.Clean(f.out) == filepath.Clean(f.weights):
+	case sameName(f.out, f.weights):
 		return usagef("-o and --stats name one file, %s; the plan would replace the weights", f.out)
 	case f.target != string(plan.StreamTarget) && f.target != string(plan.MLPTarget):
 		return usagef("--target %s: expected stream or mlp", f.target)
@@ -62,6 +62,13 @@ func (f *refitFlags) check(cmd *cobra.Command) error {
 		return usagef("--refit-damping %v: expected a number above 0 and at most %v", f.damping, plan.MaxDamping)
 	}
 	return nil
+}
+
+// sameName reports whether two names are of one file, there or not.
+func sameName(a, b string) bool {
+	x, err1 := filepath.Abs(a)
+	y, err2 := filepath.Abs(b)
+	return err1 == nil && err2 == nil && x == y || sameFile(a, b)
 }
 
 // refitRow is a layer's fit in the output.
@@ -106,7 +113,7 @@ same command is given again, and ends with the same bytes.`,
 			if err != nil {
 				return err
 			}
-			c, err := a.openToWrite(args[0], f.out, false)
+			c, err := a.openToWrite(args[0], f.out, false, append(text.sources, f.planFile)...)
 			if err != nil {
 				return err
 			}

@@ -32,7 +32,7 @@ stay, best first, with down_proj refitted and without: error curves, by which
 			if err := f.check(cmd, false); err != nil {
 				return err
 			}
-			c, err := a.openToWrite(args[0], out, dryRun)
+			c, err := a.openToWrite(args[0], out, dryRun, f.stats)
 			if err != nil {
 				return err
 			}
