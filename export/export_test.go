@@ -192,7 +192,7 @@ func TestCompileRefuses(t *testing.T) {
 		keys   map[string]any
 		want   string
 	}{
-		{[]int{96, 32}, map[string]any{"model_type": "qwen2"}, "layers are 32 to 96 neurons wide"},
+		{[]int{96, 32}, map[string]any{"model_type": "qwen2"}, "one width for all; carry its plan out with --form padded"},
 		{[]int{96, 96}, map[string]any{"model_type": "granite"}, `"granite" is a family that export does not cover`},
 		{[]int{96, 96}, map[string]any{"model_type": "gemma2", "head_dim": 32, "query_pre_attn_scalar": 32, "tie_word_embeddings": false}, "gemma2 has no head of its own"},
 		{[]int{96, 96}, map[string]any{"model_type": "gemma2", "head_dim": 32, "query_pre_attn_scalar": 8}, "query_pre_attn_scalar"},

@@ -218,8 +218,9 @@ func (f *outFlags) register(cmd *cobra.Command, dtype, dtypes string) {
 	completeWords(cmd, "dtype", types...)
 }
 
-// check validates the flags for an input, before anything long begins.
-func (f *outFlags) check(input string) error {
+// check validates the flags for an input, before anything long begins. With --force the
+// output must not take files with it that the verb reads besides.
+func (f *outFlags) check(input string, reads ...string) error {
 	if _, err := surgery.DType(f.dtype); err != nil {
 		return &usageError{fmt.Errorf("--dtype: %w", err)}
 	}
@@ -231,6 +232,14 @@ func (f *outFlags) check(input string) error {
 			return nil
 		}
 		return usagef("-o DIR is needed: the directory to write")
+	}
+	for _, path := range reads {
+		if path == "" {
+			continue
+		}
+		if err := checkpoint.CheckOutside(f.out, path); err != nil {
+			return err
+		}
 	}
 	return checkpoint.CheckOutput(f.out, input, f.force)
 }
