@@ -48,6 +48,9 @@ func peakHeap(do func()) int64 {
 // What runs are reckoned to need is what they need, so that the choice between memory and
 // files is the right one.
 func TestMemory(t *testing.T) {
+	if testing.Short() {
+		t.Skip("NOT CHECKED: the memory that is reckoned, which takes some seconds to measure")
+	}
 	dir := filepath.Join(t.TempDir(), "m")
 	const h, d, layers = 128, 768, 2
 	if err := synth.Write(dir, synth.Config(h, d, layers, 4, 2, synth.VocabSize, true), tensor.F32, 1, checkpoint.DefaultShardBytes); err != nil {
