@@ -205,7 +205,11 @@ func TestCompileRefuses(t *testing.T) {
 			t.Errorf("%v: error %v, want one that says %q", test.keys, err, test.want)
 		}
 	}
-	c := model(t, []int{96}, map[string]any{"model_type": "mistral", "sliding_window": 8})
+	c := model(t, []int{96}, nil)
+	if _, err := Compile(c, Options{Mix: mix(t, "f16"), Name: "small-Phi-3-like"}); err == nil || !strings.Contains(err.Error(), "looks for the token </s>") {
+		t.Errorf("a name of Phi-3: %v", err)
+	}
+	c = model(t, []int{96}, map[string]any{"model_type": "mistral", "sliding_window": 8})
 	p, err := Compile(c, Options{Mix: mix(t, "f16")})
 	if err != nil || len(p.Notes) != 1 || !strings.Contains(p.Notes[0], "the same up to 8 tokens") {
 		t.Errorf("a window: %v, %v", p.Notes, err)
