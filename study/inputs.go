@@ -116,15 +116,16 @@ func (in *inputs) readTasks(s *Study) error {
 		return err
 	}
 	for _, t := range all {
-		in.data[t.Name], in.versions[t.Name] = t.Fingerprint(s.Limit), t.Version
+		limit := s.limit(t.Name, t.Group)
+		in.data[t.Name], in.versions[t.Name] = t.Fingerprint(limit), t.Version
 		docs := t.Docs
-		if s.Limit > 0 {
-			docs = docs[:min(s.Limit, len(docs))]
+		if limit > 0 {
+			docs = docs[:min(limit, len(docs))]
 		}
 		for _, d := range docs {
 			size := len(d.Text)
-			if t.Kind == eval.Text && s.Limit > 0 {
-				size = min(size, s.Limit*t.Window*bytesPerToken)
+			if t.Kind == eval.Text && limit > 0 {
+				size = min(size, limit*t.Window*bytesPerToken)
 			}
 			in.asked += int64(size)
 			for _, p := range d.Pairs {

@@ -91,7 +91,7 @@ func (e *interruptedError) Unwrap() error { return e.error }
 
 // badInput marks an error as the input's fault, unless it already says whose it is.
 func badInput(err error) error {
-	if err == nil || exitCode(err) != exitFailed || errors.As(err, new(*checkpoint.WriteError)) ||
+	if err == nil || exitCode(err) != exitFailed || errors.As(err, new(*checkpoint.WriteError)) || errors.As(err, new(*checkpoint.SettleError)) ||
 		errors.As(err, new(*eval.WriteError)) || errors.As(err, new(*study.WriteError)) || errors.As(err, new(*streamError)) {
 		return err
 	}
