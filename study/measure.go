@@ -209,7 +209,7 @@ type ask struct {
 func (s *Study) asks() []ask {
 	var all []ask
 	for _, t := range s.Tasks {
-		limit := s.limit(t, "")
+		limit := s.limitOf(t)
 		i := slices.IndexFunc(all, func(a ask) bool { return a.limit == limit })
 		if i < 0 {
 			i, all = len(all), append(all, ask{limit: limit})
