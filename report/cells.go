@@ -3,7 +3,6 @@ package report
 import (
 	"cmp"
 	"fmt"
-	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,55 +12,6 @@ import (
 
 // maxAbs is the method of the published recipe, with which others are compared.
 const maxAbs = "maxabs"
-
-// latest keeps one record a cell: the last finished one, else the last. The order is that
-// of tables, so that it does not matter in which order cells were run.
-func latest(records []study.Record) []study.Record {
-	at := map[string]int{}
-	var out []study.Record
-	for _, r := range records {
-		i, seen := at[r.Cell.ID]
-		switch {
-		case !seen:
-			at[r.Cell.ID] = len(out)
-			out = append(out, r)
-		case r.Status == study.Done || out[i].Status != study.Done:
-			out[i] = r
-		}
-	}
-	slices.SortStableFunc(out, func(a, b study.Record) int { return compareCells(&a.Cell, &b.Cell) })
-	return out
-}
-
-// compareCells orders cells by model and precision, then the dense model first, then from
-// little pruned to much, maxabs before the other methods.
-func compareCells(a, b *study.Cell) int {
-	first := func(x, y bool) int {
-		if x == y {
-			return 0
-		}
-		if x {
-			return -1
-		}
-		return 1
-	}
-	return cmp.Or(
-		cmp.Compare(a.Model, b.Model),
-		cmp.Compare(a.DType, b.DType),
-		cmp.Compare(a.ModelFingerprint, b.ModelFingerprint),
-		first(a.Method == study.Dense, b.Method == study.Dense),
-		cmp.Compare(a.Ratio, b.Ratio),
-		cmp.Compare(b.Expansion, a.Expansion),
-		cmp.Compare(b.Width, a.Width),
-		first(a.Method == maxAbs, b.Method == maxAbs),
-		cmp.Compare(a.Method, b.Method),
-		cmp.Compare(allocation(b), allocation(a)), // uniform first
-		cmp.Compare(a.Align, b.Align),
-		cmp.Compare(a.Calibration, b.Calibration),
-		cmp.Compare(a.Seed, b.Seed),
-		cmp.Compare(a.ID, b.ID),
-	)
-}
 
 // group makes sets of the finished cells, and names those that failed.
 func group(records []study.Record) (sets []*Set, failed []Failure) {
@@ -80,7 +30,7 @@ func group(records []study.Record) (sets []*Set, failed []Failure) {
 		if n := len(sets); n == 0 || sets[n-1].Model != c.Model || sets[n-1].DType != c.DType {
 			sets = append(sets, &Set{Model: c.Model, BaseModel: c.BaseModel, DType: c.DType})
 		}
-		v := Variant{ID: c.ID, Label: names[i], Size: size(&c), Cell: c, record: rec}
+		v := Variant{ID: c.ID, Label: names[i], Size: c.Size(), Cell: c, record: rec}
 		if v.Series = seriesName(&c); c.Method == study.Dense {
 			v.Series = study.Dense
 		}
@@ -105,7 +55,7 @@ func labels(records []study.Record) []string {
 		c := &records[i].Cell
 		out[i] = study.Dense
 		if c.Method != study.Dense {
-			out[i] = strings.TrimSpace(seriesName(c) + " " + size(c))
+			out[i] = strings.TrimSpace(seriesName(c) + " " + c.Size())
 		}
 	}
 	for _, more := range []func(*study.Cell) string{
@@ -128,21 +78,6 @@ func labels(records []study.Record) []string {
 		}
 	}
 	return out
-}
-
-// size is how the study file says how much of a model stays.
-func size(c *study.Cell) string {
-	switch {
-	case c.Method == study.Dense:
-		return ""
-	case c.Ratio > 0:
-		return strconv.FormatFloat(math.Round(c.Ratio*1e4)/1e2, 'f', -1, 64) + " %"
-	case c.Width > 0:
-		return "width " + strconv.Itoa(c.Width)
-	case c.Expansion > 0:
-		return "expansion " + strconv.FormatFloat(c.Expansion, 'f', -1, 64)
-	}
-	return ""
 }
 
 func allocation(c *study.Cell) string {

@@ -22,6 +22,7 @@ package report
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/coppice-lm/coppice/eval"
 	"github.com/coppice-lm/coppice/study"
@@ -37,6 +38,7 @@ var ErrEmpty = errors.New("the ledger holds no record of a cell; `coppice study 
 // the page.
 type Report struct {
 	Version        int            `json:"version"`
+	Study          string         `json:"study"` // the name that its file gives it
 	Title          string         `json:"title"`
 	Findings       []string       `json:"findings"` // sentences
 	Recommendation Recommendation `json:"recommendation"`
@@ -152,20 +154,21 @@ type Host struct {
 	Cells   int    `json:"cells"`
 }
 
-// New makes the report of a study's records and comparisons. Of several records of one
-// cell the last finished one counts. It fails with ErrEmpty where there is no record, and
-// with the name of a task of the budget that no record has.
-func New(records []study.Record, comparisons []study.Comparison, budget Budget) (*Report, error) {
-	records = latest(records)
-	if len(records) == 0 {
+// New makes the report of a ledger, which it leaves as it is. It fails with ErrEmpty where
+// there is no record, and with an *UnknownTaskError where the budget names a task that no
+// record has.
+func New(ledger *study.Ledger, budget Budget) (*Report, error) {
+	if len(ledger.Records) == 0 {
 		return nil, ErrEmpty
 	}
-	r := &Report{Version: Version}
+	records := slices.Clone(ledger.Records)
+	slices.SortStableFunc(records, func(a, b study.Record) int { return a.Cell.Compare(&b.Cell) })
+	r := &Report{Version: Version, Study: ledger.Study}
 	r.Sets, r.Failed = group(records)
 	r.series = nameSeries(r.Sets)
 	for _, s := range r.Sets {
 		s.addColumns()
-		s.addValues(comparisons)
+		s.addValues(ledger.Comparisons)
 		s.Overlaps = overlaps(s)
 	}
 	r.addCosts()
