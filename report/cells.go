@@ -14,7 +14,7 @@ import (
 const maxAbs = "maxabs"
 
 // group makes sets of the finished cells, and names those that failed.
-func group(records []study.Record) (sets []*Set, failed []Failure) {
+func (r *Report) group(records []study.Record) {
 	names := labels(records)
 	for i := range records {
 		rec := &records[i]
@@ -24,11 +24,12 @@ func group(records []study.Record) (sets []*Set, failed []Failure) {
 			if text == "" {
 				text = "no reason was recorded"
 			}
-			failed = append(failed, Failure{c.ID, fmt.Sprintf("%s, %s: %s", c.Model, c.DType, names[i]), text})
+			r.failed = append(r.failed, *rec)
+			r.Failed = append(r.Failed, Failure{c.ID, fmt.Sprintf("%s, %s: %s", c.Model, c.DType, names[i]), text})
 			continue
 		}
-		if n := len(sets); n == 0 || sets[n-1].Model != c.Model || sets[n-1].DType != c.DType {
-			sets = append(sets, &Set{Model: c.Model, BaseModel: c.BaseModel, DType: c.DType})
+		if n := len(r.Sets); n == 0 || r.Sets[n-1].Model != c.Model || r.Sets[n-1].DType != c.DType {
+			r.Sets = append(r.Sets, &Set{Model: c.Model, BaseModel: c.BaseModel, DType: c.DType})
 		}
 		v := Variant{ID: c.ID, Label: names[i], Size: c.Size(), Cell: c, record: rec}
 		if v.Series = seriesName(&c); c.Method == study.Dense {
@@ -37,10 +38,9 @@ func group(records []study.Record) (sets []*Set, failed []Failure) {
 		if rec.Shape != nil {
 			v.Parameters, v.Bytes = rec.Shape.Parameters, rec.Shape.Bytes
 		}
-		s := sets[len(sets)-1]
+		s := r.Sets[len(r.Sets)-1]
 		s.Variants = append(s.Variants, v)
 	}
-	return sets, failed
 }
 
 // labels names the cells so that within a model and precision no two are called alike:

@@ -17,7 +17,7 @@ func (r *Report) qualityChart(s *Set, c cost) template.HTML {
 	sc := &scatter{
 		w: 440, h: 300, title: "Quality against " + c.name + " of " + s.name(),
 		x: c.axis, y: "quality, % of dense", xMore: c.more, yMore: true, yFrom: 0, yTo: 100,
-		levels: []level{{100, "level", ""}},
+		levels: []level{{y: 100, class: "level"}},
 	}
 	var vs []*Variant
 	r.each(func(of *Set, v *Variant) {
@@ -26,6 +26,7 @@ func (r *Report) qualityChart(s *Set, c cost) template.HTML {
 			return
 		}
 		q := newPoint(v, cost, 100*v.Quality.Value, v.Quality.StdErr, 100)
+		q.ylo = max(0, q.ylo)
 		q.open = of != s
 		q.words = fmt.Sprintf("%s: quality %s, %s %s", r.fullName(of, v), percent(v.Quality.Value), digits(cost.Value), c.name)
 		sc.points = append(sc.points, q)
@@ -41,13 +42,13 @@ func (r *Report) qualityChart(s *Set, c cost) template.HTML {
 // taskChart sets a metric against a cost, a perplexity on a logarithmic axis.
 func (r *Report) taskChart(s *Set, j int, c cost) template.HTML {
 	col := s.Columns[j]
-	unit, scale := " (lower is better)", 1.0
+	unit, scale := ", lower is better", 1.0
 	if col.accuracy() {
-		unit, scale = ", %", 100
+		unit, scale = " "+strings.ReplaceAll(col.Metric, "_", " ")+", %", 100
 	}
 	sc := &scatter{
 		w: 360, h: 240, title: columnName(col) + " against " + c.name + " of " + s.name(),
-		x: c.axis, y: strings.ReplaceAll(col.Metric, "_", " ") + unit, xMore: c.more, yMore: col.accuracy(), yLog: !col.accuracy(),
+		x: c.axis, y: columnName(col) + unit, xMore: c.more, yMore: col.accuracy(), yLog: !col.accuracy(),
 		yFrom: math.Inf(1), yTo: math.Inf(-1),
 	}
 	var vs []*Variant
@@ -83,12 +84,12 @@ func (r *Report) taskChart(s *Set, j int, c cost) template.HTML {
 func (s *scatter) addLevels(col Column, dense *Variant, j int, scale float64) {
 	if dense != nil {
 		if m := dense.Values[j].Metric; m != nil && !m.Overflow() {
-			s.levels = append(s.levels, level{scale * m.Value, "level", ""})
+			s.levels = append(s.levels, level{y: scale * m.Value, class: "level"})
 		}
 	}
 	add := func(p *float64, class, name string) {
 		if p != nil && *p > 0 {
-			s.levels = append(s.levels, level{scale * *p, class, fmt.Sprintf("%s %.1f", name, scale**p)})
+			s.levels = append(s.levels, level{scale * *p, class, fmt.Sprintf("%s %.1f", name, scale**p), class == "chance"})
 			s.yFrom, s.yTo = min(s.yFrom, scale**p), max(s.yTo, scale**p)
 		}
 	}

@@ -53,6 +53,17 @@ func (k speedKey) String() string {
 	return fmt.Sprintf("%s, tokens/s (context %d, batch %d)", k.kind, k.context, k.batch)
 }
 
+// work is what is being done at that speed.
+func (k speedKey) work() string {
+	switch k.kind {
+	case "decode":
+		return "decoding"
+	case "prompt":
+		return "reading a prompt"
+	}
+	return k.kind
+}
+
 // addCosts fills in speed and energy. The speed is of the measurement that most variants
 // have; of those the first of decoding, the smallest batch and the shortest context.
 func (r *Report) addCosts() {
@@ -139,7 +150,7 @@ func front(vs []*Variant, good func(*Variant) float64, c cost) []*Variant {
 	return out
 }
 
-// energy returns the first account of energy of a report's variants, for words about the meter.
+// energy returns the first account of energy that a variant has, for words about the meter.
 func (r *Report) energy() *study.Energy {
 	var found *study.Energy
 	r.each(func(_ *Set, v *Variant) {

@@ -24,7 +24,7 @@ func (r *Report) reasons(c candidate) []string {
 		gains = append(gains, fmt.Sprintf("%s instead of %s parameters", count(c.v.Parameters), count(d.Parameters)))
 	}
 	if d.TokensPS != nil && c.v.TokensPS != nil {
-		gains = append(gains, fmt.Sprintf("%s instead of %s tokens/s in %s", digits(c.v.TokensPS.Value), digits(d.TokensPS.Value), r.speed.kind))
+		gains = append(gains, fmt.Sprintf("%s instead of %s tokens/s in %s", digits(c.v.TokensPS.Value), digits(d.TokensPS.Value), r.speed.work()))
 	}
 	if d.JoulesPerToken != nil && c.v.JoulesPerToken != nil {
 		gains = append(gains, fmt.Sprintf("%s instead of %s J a token", digits(*c.v.JoulesPerToken), digits(*d.JoulesPerToken)))
@@ -129,23 +129,67 @@ func (s *Set) bySize() (sizes []string, of map[string][]*Variant) {
 	return sizes, of
 }
 
-// findSizes says for each size which method keeps most, and what maxabs keeps.
+// findSizes says which method keeps most at each size, what maxabs keeps there, and which
+// others are so near that the errors do not tell them apart.
 func (s *Set) findSizes() []string {
 	sizes, of := s.bySize()
-	var parts []string
-	for _, size := range sizes {
-		best := slices.MaxFunc(of[size], func(a, b *Variant) int { return compareFloat(a.Quality.Value, b.Quality.Value) })
-		text := fmt.Sprintf("at %s %s keeps %s of the dense quality", size, best.Series, percent(best.Quality.Value))
-		k := slices.IndexFunc(of[size], func(v *Variant) bool { return v.Series == maxAbs })
-		if k >= 0 && best.Series != maxAbs {
-			text += fmt.Sprintf(" where maxabs keeps %s", percent(of[size][k].Quality.Value))
-		}
-		parts = append(parts, text)
-	}
-	if len(parts) == 0 {
+	if len(sizes) == 0 {
 		return nil
 	}
-	return []string{sentence(strings.Join(parts, "; "))}
+	var best []*Variant
+	var bests, maxabs, near []string
+	same := true
+	for _, size := range sizes {
+		b := slices.MaxFunc(of[size], func(a, b *Variant) int { return compareFloat(a.Quality.Value, b.Quality.Value) })
+		same = same && (len(best) == 0 || best[0].Series == b.Series)
+		best = append(best, b)
+		bests = append(bests, fmt.Sprintf("%s at %s", percent(b.Quality.Value), size))
+		if k := slices.IndexFunc(of[size], func(v *Variant) bool { return v.Series == maxAbs }); k >= 0 && b.Series != maxAbs {
+			maxabs = append(maxabs, percent(of[size][k].Quality.Value))
+		}
+		var names []string
+		for _, v := range of[size] {
+			if v.Series != b.Series && within(b, v) && !slices.Contains(names, v.Series) {
+				names = append(names, v.Series)
+			}
+		}
+		if len(names) > 0 && len(names) <= 4 {
+			near = append(near, fmt.Sprintf("at %s %s", size, list(names)))
+		}
+	}
+	text := "Most of the dense quality is kept by " + best[0].Series
+	switch {
+	case !same:
+		for i := range bests {
+			bests[i] = best[i].Label + " keeps " + percent(best[i].Quality.Value)
+		}
+		text = "Of the dense quality " + list(bests)
+	case len(sizes) > 1:
+		text += " at every size: " + list(bests)
+	default:
+		text += ": " + bests[0]
+	}
+	if len(maxabs) == len(sizes) {
+		text += "; maxabs keeps " + list(maxabs)
+	}
+	out := []string{text + "."}
+	if len(near) > 0 {
+		out = append(out, "Within one standard error of the best: "+strings.Join(near, "; ")+".")
+	}
+	return out
+}
+
+// within reports whether two qualities differ by less than one standard error of their
+// difference, taken as independent.
+func within(a, b *Variant) bool {
+	variance := 0.0
+	for _, v := range []*Variant{a, b} {
+		if v.Quality.StdErr != nil {
+			variance += *v.Quality.StdErr * *v.Quality.StdErr
+		}
+	}
+	d := a.Quality.Value - b.Quality.Value
+	return d*d < variance
 }
 
 func compareFloat(a, b float64) int {
@@ -156,11 +200,6 @@ func compareFloat(a, b float64) int {
 		return 1
 	}
 	return 0
-}
-
-// sentence makes one of its text.
-func sentence(s string) string {
-	return strings.ToUpper(s[:1]) + s[1:] + "."
 }
 
 // findHeld counts on how many tasks variants are no worse than dense by paired test.
@@ -247,7 +286,7 @@ func (r *Report) findSpeed(s *Set) []string {
 	}
 	text := fmt.Sprintf("The smallest variant, %s, has %.0f %% of the dense model's bytes", small.Label, 100*float64(small.Bytes)/float64(d.Bytes))
 	if small.TokensPS != nil && d.TokensPS != nil {
-		text += fmt.Sprintf(" and is %s× as fast in %s", digits(small.TokensPS.Value/d.TokensPS.Value), r.speed.kind)
+		text += fmt.Sprintf(" and is %s times as fast in %s", factor(small.TokensPS.Value/d.TokensPS.Value), r.speed.work())
 	}
 	if small.JoulesPerToken != nil && d.JoulesPerToken != nil {
 		text += fmt.Sprintf(", for %.0f %% of the energy a token", 100**small.JoulesPerToken / *d.JoulesPerToken)

@@ -70,7 +70,7 @@ func digits(x float64) string {
 		return "0"
 	case a >= 1e6:
 		e := int(math.Floor(math.Log10(a)))
-		return fmt.Sprintf("%.1f\u00d710%s", x/math.Pow(10, float64(e)), superscript(e))
+		return signed(fmt.Sprintf("%.1f\u00d710%s", x/math.Pow(10, float64(e)), superscript(e)))
 	case a >= 100:
 		return thousands(x, 0)
 	case a >= 10:
@@ -78,10 +78,10 @@ func digits(x float64) string {
 	case a >= 1:
 		return signed(fmt.Sprintf("%.2f", x))
 	case a >= 1e-3:
-		return signed(strconv.FormatFloat(x, 'g', 2, 64))
+		return signed(strconv.FormatFloat(x, 'f', 2-int(math.Floor(math.Log10(a))), 64))
 	}
 	e := int(math.Floor(math.Log10(math.Abs(x))))
-	return fmt.Sprintf("%s\u00d710%s", signed(fmt.Sprintf("%.1f", x/math.Pow(10, float64(e)))), superscript(e))
+	return signed(fmt.Sprintf("%.1f\u00d710%s", x/math.Pow(10, float64(e)), superscript(e)))
 }
 
 func superscript(n int) string {
@@ -124,7 +124,7 @@ func pValue(p float64) string {
 	return fmt.Sprintf("%.2f", p)
 }
 
-// change writes a difference: points of percent for accuracies, a factor for perplexities.
+// text writes a difference: points of percent for accuracies, a factor for perplexities.
 func (c *Change) text(col Column) string {
 	switch {
 	case c == nil || c.Change == nil:
@@ -139,14 +139,13 @@ func (c *Change) text(col Column) string {
 
 // factor writes a ratio.
 func factor(x float64) string {
-	switch {
-	case x >= 0.95 && x < 9.95:
+	if x >= 0.1 && x < 10 {
 		return fmt.Sprintf("%.2f", x)
 	}
 	return digits(x)
 }
 
-// size writes a number of bytes in decimal units.
+// byteSize writes a number of bytes in decimal units.
 func byteSize(n int64) string {
 	switch x := float64(n); {
 	case x >= 1e9:

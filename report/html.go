@@ -18,23 +18,32 @@ var files embed.FS
 
 // templates is parsed anew by each page, which takes less than a millisecond.
 func templates() (*template.Template, error) {
-	return template.New("page.html").Funcs(template.FuncMap{"bytes": byteSize}).ParseFS(files, "page/*.html")
+	return template.New("page.html").Funcs(template.FuncMap{"bytes": byteSize, "nb": nonBreaking, "breaks": breaks}).ParseFS(files, "page/*.html")
+}
+
+// nonBreaking keeps numbers and their percent signs on one line.
+func nonBreaking(s string) string { return strings.ReplaceAll(s, " %", "\u00a0%") }
+
+// breaks lets long names break after an underscore.
+func breaks(s string) template.HTML {
+	return template.HTML(strings.ReplaceAll(template.HTMLEscapeString(s), "_", "_<wbr>"))
 }
 
 // page is what the template shows.
 type page struct {
 	*Report
-	Style    template.CSS
-	Script   template.JS
-	Policy   string // of content: nothing comes from a network
-	Lead     string
-	Figures  []figure // of the recommended variant
-	Commands []string // that make it
-	Legend   []legend
-	Sets     []setPage
-	Datasets []dataset
-	Asked    []string
-	Costs    []string // names of costs that were measured of no variant, with the reason
+	Style        template.CSS
+	Script       template.JS
+	Policy       string // of content: nothing comes from a network
+	Lead         string
+	QualityWords string
+	Figures      []figure // of the recommended variant
+	Commands     []string // that make it
+	Legend       []legend
+	Sets         []setPage
+	Datasets     []dataset
+	Asked        []string
+	Costs        []string // names of costs that were measured of no variant, with the reason
 }
 
 // figure is a number with its name.
@@ -102,11 +111,12 @@ func (r *Report) HTML() ([]byte, error) {
 	sum := sha256.Sum256(script)
 	p := page{
 		Report: r, Style: template.CSS(style), Script: template.JS(script),
-		Policy:   "default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'",
-		Lead:     r.lead(),
-		Legend:   r.legend(),
-		Datasets: r.datasets(),
-		Asked:    r.conditions(),
+		Policy:       "default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'",
+		Lead:         r.lead(),
+		QualityWords: r.Quality.words(),
+		Legend:       r.legend(),
+		Datasets:     r.datasets(),
+		Asked:        r.conditions(),
 	}
 	if s, v := r.find1(r.Recommendation.ID); v != nil {
 		p.Figures, p.Commands = r.figures(s, v), v.record.Commands
@@ -219,7 +229,7 @@ func addLayers(p *setPage, s *Set) {
 	}
 	for _, v := range s.curveVariants() {
 		if chart := curveChart(s, v); chart != "" {
-			p.Curves = append(p.Curves, captioned{v.Series, chart})
+			p.Curves = append(p.Curves, captioned{v.Cell.Method, chart})
 		}
 	}
 	p.Overlaps = s.overlapTables()

@@ -120,7 +120,7 @@ func curveChart(s *Set, v *Variant) template.HTML {
 	}
 	ylo = max(ylo, yhi*1e-6) // where nearly nothing is lost, nothing is to be seen
 	n := len(rec.Curves.Layers)
-	p := newPlot(440, 300, "Layer errors of "+v.Series+", "+s.name(),
+	p := newPlot(440, 300, "Layer errors of "+v.Cell.Method+", "+s.name(),
 		fmt.Sprintf("%s; error falls as more neurons stay", plural(n, "layer")),
 		newAxis("neurons kept", 0, xhi, false, 5), newAxis("error / energy of the residual stream", ylo, yhi, true, 5))
 	for i, l := range rec.Curves.Layers {
@@ -238,7 +238,7 @@ func (s *Set) overlapChart(size string, names []string, of []Overlap) template.H
 	}
 	p := newPlot(360, 240, fmt.Sprintf("Of what %s keeps at %s, what others keep, by layer", names[0], size),
 		plural(layers, "layer"), newAxis("layer", 0, float64(layers-1), false, 6), newAxis("shared with "+names[0]+", %", 100*min(lo, chance), 100, false, 5))
-	p.level(100*chance, "chance", "chance")
+	p.level(level{100 * chance, "chance", "chance", true})
 	for _, o := range lines {
 		i := s.seriesIndex(o.B)
 		var xs, ys []float64

@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"math"
+	"strings"
 
 	"github.com/coppice-lm/coppice/eval"
 	"github.com/coppice-lm/coppice/study"
@@ -16,8 +17,9 @@ import (
 //
 // so that a constant answer counts as nothing; with perplexities P it is
 // P_reference / P, the geometric mean of the probability that a word is still given. A
-// task counts once: by its accuracy where it has one, a group by its mean. Tasks that the
-// reference itself does no better than guessing are left out, as there is nothing to keep.
+// task counts once: by its accuracy where it has one, a group by its mean. Tasks in which
+// the reference is less than leadErrors standard errors above guessing are left out: there
+// is nothing to keep, or so little that its share is noise.
 //
 // The standard error follows from those of the variant's values alone, as if they were
 // independent; the reference is taken as it is.
@@ -36,6 +38,26 @@ type QualityTask struct {
 	Why    string  `json:"why,omitempty"` // it is not used
 	Guess  float64 `json:"guess,omitempty"`
 	Dense  float64 `json:"dense"`
+}
+
+// leadErrors is how many standard errors the reference must be above guessing.
+const leadErrors = 4
+
+// words say how quality is made.
+func (q *Quality) words() string {
+	var used, out []string
+	for _, t := range q.Tasks {
+		if t.Used {
+			used = append(used, t.Task)
+		} else {
+			out = append(out, fmt.Sprintf("%s is left out: %s.", t.Task, t.Why))
+		}
+	}
+	if len(used) == 0 {
+		return strings.Join(append([]string{"There is no quality: it is the share of a dense model's performance that is left, and none that can be shared out was measured."}, out...), " ")
+	}
+	text := fmt.Sprintf("Quality is the mean, over %s, of the share of the dense model's performance (%s) that is left: accuracy above guessing over the same of the dense model, guessing being the larger of chance and majority rate; or the dense model's perplexity over the variant's.", list(used), q.Label)
+	return strings.Join(append([]string{text}, out...), " ")
 }
 
 // addQuality chooses the reference and gives all variants their quality.
@@ -67,8 +89,11 @@ func (r *Report) addQuality() {
 		switch {
 		case c.accuracy():
 			t.Guess = c.guess()
-			if !aboveGuess(m, c) {
-				t.Used, t.Why = false, fmt.Sprintf("the dense model's %s is no better than guessing, %s", percent(m.Value), percent(t.Guess))
+			switch se := finite(m.StdErr); {
+			case m.Value <= t.Guess:
+				t.Used, t.Why = false, fmt.Sprintf("the dense model's %s is no better than guessing (%s)", percent(m.Value), percent(t.Guess))
+			case se != nil && m.Value-leadErrors**se <= t.Guess:
+				t.Used, t.Why = false, fmt.Sprintf("the dense model's %s is less than %d standard errors above guessing (%s)", percent(m.Value), leadErrors, percent(t.Guess))
 			}
 		case m.Overflow() || m.Value <= 0:
 			t.Used, t.Why, t.Dense = false, "the dense model's perplexity is no number", 0
@@ -93,6 +118,9 @@ func (r *Report) quality(s *Set, v *Variant) *Amount {
 		sum, variance, n = sum+share, variance+se*se, n+1
 	}
 	if n == 0 {
+		return nil
+	}
+	if finite(sum) == nil {
 		return nil
 	}
 	q := &Amount{Value: sum / float64(n), StdErr: finite(math.Sqrt(variance) / float64(n))}

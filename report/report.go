@@ -50,6 +50,7 @@ type Report struct {
 	Notes          []string       `json:"notes,omitempty"` // sentences about how far numbers can be compared
 
 	speed  speedKey // the measurement of throughput that charts and tables show
+	failed []study.Record
 	series []string // names of all series: a method with its allocation
 }
 
@@ -91,7 +92,7 @@ type Variant struct {
 	Front  []string `json:"pareto_fronts,omitempty"`
 	Values []Value  `json:"values"` // one for each column of the set
 
-	// DecodeTokensPS is the throughput that the charts show, JoulesPerToken the energy of
+	// TokensPS is the throughput that the charts show, JoulesPerToken the energy of
 	// the evaluations over their input tokens, idle power included.
 	TokensPS       *Amount  `json:"tokens_per_second,omitempty"`
 	JoulesPerToken *float64 `json:"joules_per_token,omitempty"`
@@ -164,7 +165,7 @@ func New(ledger *study.Ledger, budget Budget) (*Report, error) {
 	records := slices.Clone(ledger.Records)
 	slices.SortStableFunc(records, func(a, b study.Record) int { return a.Cell.Compare(&b.Cell) })
 	r := &Report{Version: Version, Study: ledger.Study}
-	r.Sets, r.Failed = group(records)
+	r.group(records)
 	r.series = nameSeries(r.Sets)
 	for _, s := range r.Sets {
 		s.addColumns()

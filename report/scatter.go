@@ -42,6 +42,7 @@ type scatter struct {
 type level struct {
 	y           float64
 	class, name string
+	below       bool // the name stands below the line
 }
 
 // draw returns the chart, or "" where there are no points.
@@ -56,7 +57,7 @@ func (s *scatter) draw() template.HTML {
 	}
 	p := newPlot(s.w, s.h, s.title, s.describe(), newAxis(s.x, xlo, xhi, false, 5), newAxis(s.y, ylo, yhi, s.yLog, 5))
 	for _, l := range s.levels {
-		p.level(l.y, l.class, l.name)
+		p.level(l)
 	}
 	s.drawFront(p)
 	s.drawSeries(p)
@@ -103,23 +104,35 @@ func (s *scatter) drawFront(p *plot) {
 	if len(on) > 12 {
 		return
 	}
-	for _, q := range on { // the side where nothing can be
-		dx, dy, anchor := -9.0, -8.0, "end"
-		if s.xMore {
-			dx, anchor = 9, "start"
+	for _, q := range on {
+		s.nameFront(p, q)
+	}
+}
+
+// nameFront writes a point's size beside it, on the side where no variant can be if there
+// is room, and nowhere if there is none.
+func (s *scatter) nameFront(p *plot, q point) {
+	name := q.v.Size
+	if q.v.Cell.Method == study.Dense {
+		name = study.Dense
+	}
+	x, y := p.px(q.x), p.py(q.y)
+	side, anchor := -10.0, "end"
+	if s.xMore {
+		side, anchor = 10, "start"
+	}
+	up, down := y-8, y+16
+	if !s.yMore {
+		up, down = down, up
+	}
+	for _, at := range []struct {
+		x, y   float64
+		anchor string
+	}{{x + side, up, anchor}, {x, 2*up - y + 3, "middle"}, {x + side, y + 4, anchor}, {x, 2*down - y, "middle"}} {
+		if p.free(textBox(at.x, at.y, at.anchor, name)) {
+			p.text(at.x, at.y, at.anchor, "size", name)
+			return
 		}
-		if !s.yMore {
-			dy = 15
-		}
-		name := q.v.Size
-		if q.v.Cell.Method == study.Dense {
-			name = study.Dense
-		}
-		x := p.px(q.x) + dx
-		if half := 3.2 * float64(len(name)); x-2*half < p.left && anchor == "end" || x+2*half > p.w && anchor == "start" {
-			x, anchor, dy = min(max(p.px(q.x), p.left+half), p.w-half), "middle", dy*1.5
-		}
-		p.text(x, p.py(q.y)+dy, anchor, "size", name)
 	}
 }
 

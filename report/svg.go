@@ -27,14 +27,14 @@ func newAxis(label string, lo, hi float64, log bool, n int) axis {
 	if log {
 		lo, hi = math.Log10(lo), math.Log10(hi)
 	}
-	if room := 0.07 * (hi - lo); room > 0 {
+	if room := 0.09 * (hi - lo); room > 0 {
 		lo, hi = lo-room, hi+room
 	} else {
 		lo, hi = lo-0.1*max(math.Abs(lo), 1e-3), hi+0.1*max(math.Abs(hi), 1e-3)
 	}
 	a.lo, a.hi = lo, hi
 	if log {
-		a.ticks = logTicks(lo, hi, n)
+		a.ticks, a.format = logTicks(lo, hi, n), logTick
 	} else {
 		a.ticks = linearTicks(lo, hi, n)
 		a.format = tickFormat(a.ticks)
@@ -77,6 +77,19 @@ func logTicks(lo, hi float64, n int) []float64 {
 	return out
 }
 
+// logTick writes a tick of a logarithmic axis, far from 1 as a power of ten.
+func logTick(x float64) string {
+	if x < 1e5 && x > 1e-3 {
+		return digits(x)
+	}
+	e := int(math.Floor(math.Log10(x) + 1e-9))
+	power := "10" + superscript(e)
+	if m := x / math.Pow(10, float64(e)); math.Round(m) != 1 {
+		return fmt.Sprintf("%.0f\u00b7%s", m, power)
+	}
+	return power
+}
+
 // tickFormat writes ticks with as many decimals as tell them apart.
 func tickFormat(ticks []float64) func(float64) string {
 	decimals := 0
@@ -101,11 +114,40 @@ type plot struct {
 	w, h, left, right, top, bottom float64
 	x, y                           axis
 	b                              strings.Builder
+	placed                         []box // where words stand
+}
+
+// box is a rectangle.
+type box struct{ left, top, right, bottom float64 }
+
+// textBox estimates the place that a word takes: the page's fonts are not known.
+func textBox(x, y float64, anchor, s string) box {
+	w := 7.8 * float64(len([]rune(s)))
+	switch anchor {
+	case "end":
+		x -= w
+	case "middle":
+		x -= w / 2
+	}
+	return box{x, y - 12, x + w, y + 4}
+}
+
+// free reports whether a word could stand there, in the picture and beside all others.
+func (p *plot) free(b box) bool {
+	if b.left < 2 || b.right > p.w-2 || b.top < 0 || b.bottom > p.h-p.bottom {
+		return false
+	}
+	for _, o := range p.placed {
+		if b.left < o.right && o.left < b.right && b.top < o.bottom && o.top < b.bottom {
+			return false
+		}
+	}
+	return true
 }
 
 // newPlot draws the frame: grid, ticks, labels with units.
 func newPlot(w, h float64, title, description string, x, y axis) *plot {
-	p := &plot{w: w, h: h, left: 46, right: 12, top: 22, bottom: 38, x: x, y: y}
+	p := &plot{w: w, h: h, left: 48, right: 18, top: 22, bottom: 38, x: x, y: y}
 	p.open(title, description)
 	p.b.WriteString(`<g class="grid">`)
 	for _, t := range y.ticks {
@@ -136,6 +178,7 @@ func (p *plot) py(y float64) float64 { return p.h - p.bottom - p.y.at(y)*(p.h-p.
 
 // text writes a word; anchor is SVG's text-anchor.
 func (p *plot) text(x, y float64, anchor, class, s string) {
+	p.placed = append(p.placed, textBox(x, y, anchor, s))
 	fmt.Fprintf(&p.b, `<text x="%s" y="%s" class="%s"`, px(x), px(y), class)
 	if anchor != "start" {
 		fmt.Fprintf(&p.b, ` text-anchor="%s"`, anchor)
@@ -143,16 +186,22 @@ func (p *plot) text(x, y float64, anchor, class, s string) {
 	fmt.Fprintf(&p.b, `>%s</text>`, html.EscapeString(s))
 }
 
-// level draws a horizontal line with its name at the right, if it is in the frame.
-func (p *plot) level(y float64, class, name string) {
-	at := p.py(y)
+// level draws a horizontal line, if it is in the frame, with its name at the right, above
+// or below it.
+func (p *plot) level(l level) {
+	at := p.py(l.y)
 	if at < p.top-1 || at > p.h-p.bottom+1 {
 		return
 	}
-	fmt.Fprintf(&p.b, `<path class="%s" d="M%s %sH%s"/>`, class, px(p.left), px(at), px(p.w-p.right))
-	if name != "" {
-		p.text(p.w-p.right-2, at-4, "end", "note", name)
+	fmt.Fprintf(&p.b, `<path class="%s" d="M%s %sH%s"/>`, l.class, px(p.left), px(at), px(p.w-p.right))
+	if l.name == "" {
+		return
 	}
+	y := at - 4
+	if l.below {
+		y = at + 11
+	}
+	p.text(p.w-p.right-2, y, "end", "note", l.name)
 }
 
 // line joins points.

@@ -14,6 +14,7 @@ import (
 type table struct {
 	Caption string
 	Head    []head
+	Guess   *tableRow // what guessing reaches, if any column has that
 	Rows    []tableRow
 	Sort    bool
 }
@@ -86,7 +87,7 @@ func (s *Set) mainColumns() []int {
 // valueTable sets variants against their values: size, quality, the columns, speed, energy.
 func (r *Report) valueTable(s *Set, caption string, vs []*Variant, columns []int) table {
 	t := table{Caption: caption, Sort: len(vs) > 2, Head: []head{
-		{Text: "Parameters", Number: true}, {Text: "Bytes", Number: true}, {Text: "Quality", Note: "% of dense", Number: true}}}
+		{Text: "Quality", Note: "% of dense", Number: true}, {Text: "Parameters", Number: true}, {Text: "Bytes", Number: true}}}
 	for _, j := range columns {
 		t.Head = append(t.Head, s.columnHead(j))
 	}
@@ -102,6 +103,7 @@ func (r *Report) valueTable(s *Set, caption string, vs []*Variant, columns []int
 		}
 		t.Head = append(t.Head, head{"Energy", note, true})
 	}
+	t.guessRow(s, columns)
 	for _, v := range vs {
 		row := tableRow{Label: v.Label}
 		if v.ID == r.Recommendation.ID {
@@ -110,8 +112,8 @@ func (r *Report) valueTable(s *Set, caption string, vs []*Variant, columns []int
 		if len(v.Front) > 0 && v.Cell.Method != study.Dense {
 			row.Tags = append(row.Tags, "front")
 		}
-		row.Cells = append(row.Cells, sizeCells(s.dense(), v)...)
 		row.Cells = append(row.Cells, qualityCell(v))
+		row.Cells = append(row.Cells, sizeCells(s.dense(), v)...)
 		for _, j := range columns {
 			row.Cells = append(row.Cells, valueCell(s.Columns[j], &v.Values[j]))
 		}
@@ -126,15 +128,26 @@ func (r *Report) valueTable(s *Set, caption string, vs []*Variant, columns []int
 	return t
 }
 
-// columnHead names a column with its unit and what guessing reaches.
+// guessRow adds what guessing reaches to the head.
+func (t *table) guessRow(s *Set, columns []int) {
+	if !slices.ContainsFunc(columns, func(j int) bool { return s.Columns[j].guess() > 0 }) {
+		return
+	}
+	row := tableRow{Label: "chance / majority", Cells: make([]cell, len(t.Head))}
+	for i, j := range columns {
+		if c := s.Columns[j]; c.Chance != nil && c.Majority != nil {
+			row.Cells[3+i] = cell{Text: fmt.Sprintf("%.1f / %.1f", 100**c.Chance, 100**c.Majority), Number: true}
+		}
+	}
+	t.Guess = &row
+}
+
+// columnHead names a column with its unit.
 func (s *Set) columnHead(j int) head {
 	c := s.Columns[j]
 	h := head{Text: c.Task, Note: strings.ReplaceAll(c.Metric, "_", " "), Number: true}
 	if c.accuracy() {
 		h.Note += ", %"
-	}
-	if c.Chance != nil && c.Majority != nil {
-		h.Note += fmt.Sprintf("; chance %.1f, majority %.1f", 100**c.Chance, 100**c.Majority)
 	}
 	return h
 }

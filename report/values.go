@@ -158,8 +158,8 @@ func (s *Set) addValues(comparisons []study.Comparison) {
 				continue
 			}
 			change.Test = c.Rows[k].Cells[1].Test
-			if change.Test != nil && math.IsNaN(change.Test.P) {
-				change.Test = nil
+			if t := change.Test; t != nil && (finite(t.P) == nil || finite(t.Low) == nil || finite(t.High) == nil) {
+				change.Test = nil // of perplexities that overflow
 			}
 			switch {
 			case against == dense:

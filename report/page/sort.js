@@ -1,14 +1,15 @@
 // Sorting of tables by a click on a column's head. Without it, the page lacks nothing else.
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
-  table.querySelectorAll("thead th").forEach((th, column) => {
+  const heads = [...table.tHead.rows[0].cells];
+  heads.forEach((th, column) => {
     const button = document.createElement("button");
     button.type = "button";
     button.append(...th.childNodes);
     th.append(button);
     button.addEventListener("click", () => {
       const down = th.getAttribute("aria-sort") === "descending";
-      table.querySelectorAll("thead th").forEach((other) => other.removeAttribute("aria-sort"));
+      heads.forEach((other) => other.removeAttribute("aria-sort"));
       th.setAttribute("aria-sort", down ? "ascending" : "descending");
       const value = (row) => parseFloat(row.cells[column].dataset.v);
       const sign = down ? 1 : -1;

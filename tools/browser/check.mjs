@@ -105,9 +105,9 @@ for (const file of args) {
   const page = await browser.newPage();
   await page.goto(url);
   report(`${name}, sorting`, await page.evaluate(() => {
-    const button = document.querySelector("table.sortable thead th:nth-child(2) button");
+    const button = document.querySelector("table.sortable thead th:nth-child(4) button");
     if (!button) return [];
-    const column = () => [...document.querySelector("table.sortable").tBodies[0].rows].map((r) => parseFloat(r.cells[1].dataset.v));
+    const column = () => [...document.querySelector("table.sortable").tBodies[0].rows].map((r) => parseFloat(r.cells[3].dataset.v));
     button.click();
     const down = column();
     button.click();
