@@ -126,9 +126,13 @@ func (r *Report) recommend(b Budget) Recommendation {
 	slices.SortStableFunc(fit, compareQuality)
 	best := fit[0]
 	rec.ID, rec.Label = best.v.ID, best.name
+	take := "Take " + best.name
+	if best.v.Cell.Method == study.Dense {
+		take = "Keep " + best.name
+	}
 	rec.Reasons = append(rec.Reasons,
-		fmt.Sprintf("Take %s: of %s that %s the budget (%s) it has the best quality%s.",
-			best.name, plural(len(fit), "variant"), verb(len(fit), "keeps to", "keep to"), b.String(), qualityIn(best.v)))
+		fmt.Sprintf("%s: of %s that %s the budget (%s) it has the best quality%s.",
+			take, plural(len(fit), "variant"), verb(len(fit), "keeps to", "keep to"), b.String(), qualityIn(best.v)))
 	rec.Reasons = append(rec.Reasons, r.reasons(best)...)
 	if len(fit) > 1 {
 		rec.Reasons = append(rec.Reasons, fmt.Sprintf("Next comes %s%s.", fit[1].name, qualityIn(fit[1].v)))

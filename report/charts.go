@@ -11,8 +11,9 @@ import (
 	"github.com/coppice-lm/coppice/study"
 )
 
-// qualityChart sets the quality of a set's variants against a cost. The dense models of
-// other sets stand there too, as one may take a smaller model instead of a pruned one.
+// qualityChart sets the quality of a set's variants against a cost. Dense models of other
+// sets that cost less than the set's own stand there too, as one may take a smaller model
+// instead of a pruned one.
 func (r *Report) qualityChart(s *Set, c cost) template.HTML {
 	sc := &scatter{
 		w: 440, h: 300, title: "Quality against " + c.name + " of " + s.name(),
@@ -22,7 +23,7 @@ func (r *Report) qualityChart(s *Set, c cost) template.HTML {
 	var vs []*Variant
 	r.each(func(of *Set, v *Variant) {
 		cost := c.get(v)
-		if v.Quality == nil || cost == nil || of != s && v.Cell.Method != study.Dense {
+		if v.Quality == nil || cost == nil || of != s && !(v.Cell.Method == study.Dense && c.less(v, s.dense())) {
 			return
 		}
 		q := newPoint(v, cost, 100*v.Quality.Value, v.Quality.StdErr, 100)

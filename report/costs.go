@@ -40,6 +40,18 @@ func (r *Report) costs() []cost {
 	}
 }
 
+// less reports whether one variant costs less than another; what was not measured does
+// not.
+func (c *cost) less(a, b *Variant) bool {
+	if a == nil || b == nil || c.get(a) == nil || c.get(b) == nil {
+		return false
+	}
+	if c.more {
+		return c.get(a).Value > c.get(b).Value
+	}
+	return c.get(a).Value < c.get(b).Value
+}
+
 // speedKey is a kind of measurement of throughput.
 type speedKey struct {
 	kind           string

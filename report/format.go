@@ -48,13 +48,21 @@ func metricValue(name string, m *eval.Metric) string {
 	return digits(m.Value)
 }
 
-// metricError writes the standard error of a metric, "" where there is none.
+// metricError writes the standard error of a metric with as many decimals as its value,
+// "" where there is none.
 func metricError(name string, m *eval.Metric) string {
 	switch {
-	case m == nil || finite(m.StdErr) == nil:
+	case m == nil || finite(m.StdErr) == nil || finite(m.Value) == nil:
 		return ""
 	case eval.HigherIsBetter(name):
 		return fmt.Sprintf("%.1f", 100*m.StdErr)
+	}
+	e := math.Floor(math.Log10(m.Value))
+	switch {
+	case m.Value >= 1e6:
+		return fmt.Sprintf("%.1f\u00d710%s", m.StdErr/math.Pow(10, e), superscript(int(e)))
+	case m.Value >= 1:
+		return thousands(m.StdErr, max(0, 2-int(e)))
 	}
 	return digits(m.StdErr)
 }

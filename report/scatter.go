@@ -114,7 +114,12 @@ func (s *scatter) drawFront(p *plot) {
 func (s *scatter) nameFront(p *plot, q point) {
 	name := q.v.Size
 	if q.v.Cell.Method == study.Dense {
-		name = study.Dense
+		if name = study.Dense; q.open {
+			name += " " + q.v.Cell.Model
+		}
+		if len(name) > 24 {
+			name = study.Dense
+		}
 	}
 	x, y := p.px(q.x), p.py(q.y)
 	side, anchor := -10.0, "end"
@@ -177,7 +182,7 @@ func (s *scatter) drawSeries(p *plot) {
 			}
 		}
 		if all.Len() > 0 {
-			fmt.Fprintf(&p.b, `<path class="mark" d="%s"/>`, all.String())
+			fmt.Fprintf(&p.b, `<g class="many"><path class="mark" d="%s"/></g>`, all.String())
 		}
 		p.b.WriteString(`</g>`)
 	}

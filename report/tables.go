@@ -43,7 +43,11 @@ type cell struct {
 
 // number is the cell of a number that was written.
 func number(text string, x float64) cell {
-	return cell{Text: text, Sort: strconv.FormatFloat(x, 'g', 8, 64), Number: true}
+	c := cell{Text: text, Number: true}
+	if finite(x) != nil {
+		c.Sort = strconv.FormatFloat(x, 'g', 8, 64)
+	}
+	return c
 }
 
 func missingCell() cell { return cell{Text: none, Number: true} }

@@ -129,7 +129,9 @@ func (g Grid) record(model string, modelIndex int, dtype, method string, ratio f
 	for _, t := range tasks {
 		res := t.result(left, rng)
 		r.Cell.Data[t.name] = res.Fingerprint
-		r.Tasks = append(r.Tasks, study.Task{TaskResult: res})
+		// The scores of single records, which no report shows, are left out.
+		none := make([][]float64, len(res.Metrics))
+		r.Tasks = append(r.Tasks, study.Task{TaskResult: res, Docs: []int{}, Scores: none, Weights: none})
 		if t.group != "" {
 			group = append(group, res)
 		}

@@ -104,6 +104,11 @@ for (const file of args) {
   }
   const page = await browser.newPage();
   await page.goto(url);
+  await page.emulateMedia({ media: "print" });
+  await page.setViewportSize({ width: 700, height: 1000 }); // A4 less margins
+  report(`${name}, print`, await page.evaluate(overflow));
+  if (shots) await page.pdf({ path: join(shots, `${name}.pdf`), format: "A4" });
+  await page.emulateMedia({ media: "screen" });
   report(`${name}, sorting`, await page.evaluate(() => {
     const button = document.querySelector("table.sortable thead th:nth-child(4) button");
     if (!button) return [];
@@ -114,10 +119,6 @@ for (const file of args) {
     const up = column();
     return down.every((x, i) => i === 0 || x <= down[i - 1]) && up.every((x, i) => i === 0 || x >= up[i - 1]) ? [] : [`not in order: ${down}; ${up}`];
   }));
-  await page.emulateMedia({ media: "print" });
-  await page.setViewportSize({ width: 700, height: 1000 }); // A4 less margins
-  report(`${name}, print`, await page.evaluate(overflow));
-  if (shots) await page.pdf({ path: join(shots, `${name}.pdf`), format: "A4" });
   await page.close();
 }
 await browser.close();
