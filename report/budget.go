@@ -82,7 +82,12 @@ func (b *Budget) check(sets []*Set) error {
 
 // fullName is a variant's label, with its model where the report has several sets.
 func (r *Report) fullName(s *Set, v *Variant) string {
-	if len(r.Sets) == 1 {
+	switch dense := v.Cell.Method == study.Dense; {
+	case dense && len(r.Sets) == 1:
+		return "the dense model"
+	case dense:
+		return "the dense " + s.name()
+	case len(r.Sets) == 1:
 		return v.Label
 	}
 	return v.Label + " of " + s.name()
@@ -127,7 +132,7 @@ func (r *Report) recommend(b Budget) Recommendation {
 	best := fit[0]
 	rec.ID, rec.Label = best.v.ID, best.name
 	take := "Take " + best.name
-	if best.v.Cell.Method == study.Dense {
+	if best.v.Cell.Method == study.Dense && len(r.Sets) == 1 {
 		take = "Keep " + best.name
 	}
 	rec.Reasons = append(rec.Reasons,

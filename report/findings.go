@@ -80,22 +80,25 @@ func metricText(c Column, m *eval.Metric) string {
 }
 
 // find derives the headline's sentences.
-func (r *Report) find() []string {
-	out := []string{}
+func (r *Report) find() []Finding {
+	out := []Finding{}
 	for _, s := range r.Sets {
-		prefix := ""
+		name := ""
 		if len(r.Sets) > 1 {
-			prefix = s.name() + ": "
+			name = s.name()
 		}
-		for _, f := range [][]string{s.findSizes(), s.findHeld(), s.findGuessing(), r.findSpeed(s), s.findOverlap()} {
+		for _, f := range [][]string{s.findSizes(), r.findAlternatives(s), s.findHeld(), s.findGuessing(), r.findSpeed(s), s.findOverlap()} {
 			for _, text := range f {
-				out = append(out, prefix+text)
+				out = append(out, Finding{name, text})
 			}
 		}
 	}
+	add := func(format string, args ...any) {
+		out = append(out, Finding{Text: fmt.Sprintf(format, args...)})
+	}
 	for _, t := range r.Quality.Tasks {
 		if !t.Used {
-			out = append(out, fmt.Sprintf("%s does not count in the quality: %s.", t.Task, t.Why))
+			add("%s does not count in the quality: %s.", t.Task, t.Why)
 		}
 	}
 	if e := r.energy(); e != nil && e.Joules == nil {
@@ -103,12 +106,43 @@ func (r *Report) find() []string {
 		if why == "" {
 			why = "no meter was found"
 		}
-		out = append(out, "Energy was not measured: "+strings.TrimSuffix(why, ".")+".")
+		add("Energy was not measured: %s.", strings.TrimSuffix(why, "."))
 	} else if e != nil && e.Estimate {
-		out = append(out, "Energy is an estimate ("+e.Meter+"), not a measurement.")
+		add("Energy is an estimate (%s), not a measurement.", e.Meter)
 	}
 	if n := len(r.Failed); n > 0 {
-		out = append(out, fmt.Sprintf("%s failed; below says why.", plural(n, "cell")))
+		add("%s failed; below says why.", plural(n, "cell"))
+	}
+	if len(r.Sets) == 0 {
+		add("No cell was finished.")
+	}
+	return out
+}
+
+// findAlternatives holds a set's pruned variants against smaller models that nobody pruned.
+func (r *Report) findAlternatives(s *Set) []string {
+	var out []string
+	d := s.dense()
+	for _, other := range r.Sets {
+		o := other.dense()
+		if d == nil || o == nil || o.Quality == nil || other.Model == s.Model || o.Bytes >= d.Bytes || o.Bytes == 0 {
+			continue
+		}
+		n, beaten := 0, 0
+		for i := range s.Variants {
+			v := &s.Variants[i]
+			if v == d || v.Quality == nil || v.Bytes < o.Bytes {
+				continue
+			}
+			n++
+			if v.Quality.Value <= o.Quality.Value {
+				beaten++
+			}
+		}
+		if n > 0 {
+			out = append(out, fmt.Sprintf("Of its %s that are larger than the dense %s, %d have no more quality than that.",
+				plural(n, "pruned variant"), other.name(), beaten))
+		}
 	}
 	return out
 }
@@ -137,7 +171,8 @@ func (s *Set) findSizes() []string {
 		return nil
 	}
 	var best []*Variant
-	var bests, maxabs, near []string
+	var bests, maxabs, names []string
+	near := map[string][]string{} // sizes by series
 	same := true
 	for _, size := range sizes {
 		b := slices.MaxFunc(of[size], func(a, b *Variant) int { return compareFloat(a.Quality.Value, b.Quality.Value) })
@@ -147,14 +182,14 @@ func (s *Set) findSizes() []string {
 		if k := slices.IndexFunc(of[size], func(v *Variant) bool { return v.Series == maxAbs }); k >= 0 && b.Series != maxAbs {
 			maxabs = append(maxabs, percent(of[size][k].Quality.Value))
 		}
-		var names []string
 		for _, v := range of[size] {
-			if v.Series != b.Series && within(b, v) && !slices.Contains(names, v.Series) {
+			if v.Series == b.Series || !within(b, v) || slices.Contains(near[v.Series], size) {
+				continue
+			}
+			if near[v.Series] == nil {
 				names = append(names, v.Series)
 			}
-		}
-		if len(names) > 0 && len(names) <= 4 {
-			near = append(near, fmt.Sprintf("at %s %s", size, list(names)))
+			near[v.Series] = append(near[v.Series], size)
 		}
 	}
 	text := "Most of the dense quality is kept by " + best[0].Series
@@ -173,8 +208,11 @@ func (s *Set) findSizes() []string {
 		text += "; maxabs keeps " + list(maxabs)
 	}
 	out := []string{text + "."}
-	if len(near) > 0 {
-		out = append(out, "Within one standard error of the best: "+strings.Join(near, "; ")+".")
+	for i, name := range names {
+		names[i] = name + " at " + list(near[name])
+	}
+	if len(names) > 0 {
+		out = append(out, "Within one standard error of that: "+strings.Join(names, "; ")+".")
 	}
 	return out
 }

@@ -168,7 +168,11 @@ func (r *Report) Markdown() []byte {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# %s\n\n%s\n\n## Findings\n\n", markdownText(r.Title), markdownText(r.lead()))
 	for _, f := range r.Findings {
-		fmt.Fprintf(&b, "- %s\n", markdownText(f))
+		text := f.Text
+		if f.Set != "" {
+			text = f.Set + ": " + text
+		}
+		fmt.Fprintf(&b, "- %s\n", markdownText(text))
 	}
 	b.WriteString("\n## Recommendation\n\n")
 	for _, reason := range r.Recommendation.Reasons {

@@ -36,6 +36,7 @@ type page struct {
 	Script       template.JS
 	Policy       string // of content: nothing comes from a network
 	Lead         string
+	Findings     []findings
 	QualityWords string
 	Figures      []figure // of the recommended variant
 	Commands     []string // that make it
@@ -44,6 +45,24 @@ type page struct {
 	Datasets     []dataset
 	Asked        []string
 	Costs        []string // names of costs that were measured of no variant, with the reason
+}
+
+// findings are the sentences about one set, or about the study where Set is "".
+type findings struct {
+	Set   string
+	Texts []string
+}
+
+func (r *Report) findingsBySet() []findings {
+	var out []findings
+	for _, f := range r.Findings {
+		if n := len(out); n == 0 || out[n-1].Set != f.Set {
+			out = append(out, findings{Set: f.Set})
+		}
+		last := &out[len(out)-1]
+		last.Texts = append(last.Texts, f.Text)
+	}
+	return out
 }
 
 // figure is a number with its name.
@@ -113,6 +132,7 @@ func (r *Report) HTML() ([]byte, error) {
 		Report: r, Style: template.CSS(style), Script: template.JS(script),
 		Policy:       "default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'",
 		Lead:         r.lead(),
+		Findings:     r.findingsBySet(),
 		QualityWords: r.Quality.words(),
 		Legend:       r.legend(),
 		Datasets:     r.datasets(),
@@ -310,7 +330,7 @@ func (r *Report) figures(s *Set, v *Variant) []figure {
 	}
 	if v.Bytes > 0 {
 		f := figure{Value: byteSize(v.Bytes), Name: "of weights"}
-		if d != nil && d.Bytes > 0 {
+		if d != nil && d != v && d.Bytes > 0 {
 			f.Note = fmt.Sprintf("%.0f %% of dense", 100*float64(v.Bytes)/float64(d.Bytes))
 		}
 		out = append(out, f)
@@ -320,7 +340,7 @@ func (r *Report) figures(s *Set, v *Variant) []figure {
 	}
 	if v.TokensPS != nil {
 		f := figure{Value: digits(v.TokensPS.Value), Name: r.speed.kind + " tokens/s"}
-		if d != nil && d.TokensPS != nil {
+		if d != nil && d != v && d.TokensPS != nil {
 			f.Note = "×" + factor(v.TokensPS.Value/d.TokensPS.Value) + " dense"
 		}
 		out = append(out, f)

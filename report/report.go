@@ -40,7 +40,7 @@ type Report struct {
 	Version        int            `json:"version"`
 	Study          string         `json:"study"` // the name that its file gives it
 	Title          string         `json:"title"`
-	Findings       []string       `json:"findings"` // sentences
+	Findings       []Finding      `json:"findings"`
 	Recommendation Recommendation `json:"recommendation"`
 	Quality        Quality        `json:"quality"`
 	Sets           []*Set         `json:"sets"`
@@ -52,6 +52,12 @@ type Report struct {
 	speed  speedKey // the measurement of throughput that charts and tables show
 	failed []study.Record
 	series []string // names of all series: a method with its allocation
+}
+
+// Finding is a sentence about a set, or about the study where Set is "".
+type Finding struct {
+	Set  string `json:"set,omitempty"`
+	Text string `json:"text"`
 }
 
 // Set is a model at one precision of computation: what is compared directly.

@@ -255,10 +255,24 @@ func TestLargePage(t *testing.T) {
 	}
 }
 
-// BenchmarkReport500 makes the page of 500 cells from a ledger in memory.
+// BenchmarkReport500 makes the page of 500 cells from a ledger in a file, with the scores
+// of 200 records of each task.
 func BenchmarkReport500(b *testing.B) {
-	l := reporttest.Large().Ledger()
+	g := reporttest.Large()
+	g.Scores = 200
+	text, err := g.Ledger().Encode()
+	if err != nil {
+		b.Fatal(err)
+	}
+	path := filepath.Join(b.TempDir(), "ledger")
+	if err := os.WriteFile(path, text, 0o666); err != nil {
+		b.Fatal(err)
+	}
 	for b.Loop() {
+		l, err := study.ReadLedger(path)
+		if err != nil {
+			b.Fatal(err)
+		}
 		r, err := report.New(l, report.Budget{})
 		if err != nil {
 			b.Fatal(err)
@@ -268,5 +282,6 @@ func BenchmarkReport500(b *testing.B) {
 			b.Fatal(err)
 		}
 		b.ReportMetric(float64(len(page)), "page-bytes")
+		b.ReportMetric(float64(len(text)), "ledger-bytes")
 	}
 }

@@ -177,7 +177,7 @@ func (r *Report) conditions() []string {
 		if c == nil {
 			return
 		}
-		text := fmt.Sprintf("beginning-of-sequence token: %s; at most %s tokens of input", c.BOS, thousands(float64(c.MaxLength), 0))
+		text := fmt.Sprintf("--bos %s and at most %s tokens of input", c.BOS, thousands(float64(c.MaxLength), 0))
 		if c.Limit > 0 {
 			text += fmt.Sprintf("; the first %s of each task", plural(c.Limit, "record"))
 		}

@@ -79,8 +79,11 @@ func logTicks(lo, hi float64, n int) []float64 {
 
 // logTick writes a tick of a logarithmic axis, far from 1 as a power of ten.
 func logTick(x float64) string {
-	if x < 1e5 && x > 1e-3 {
-		return digits(x)
+	switch {
+	case x < 1e5 && x >= 1:
+		return thousands(x, 0)
+	case x < 1 && x > 1e-3:
+		return strconv.FormatFloat(x, 'g', 3, 64)
 	}
 	e := int(math.Floor(math.Log10(x) + 1e-9))
 	power := "10" + superscript(e)

@@ -236,8 +236,11 @@ func amountCell(a *Amount, get func(*Variant) *Amount, d, v *Variant) cell {
 func (s *Set) testTable(caption string, columns []int, get func(*Value) *Change) (t table, ok bool) {
 	t = table{Caption: caption, Sort: true}
 	for _, j := range columns {
-		h := s.columnHead(j)
-		t.Head = append(t.Head, head{h.Text, strings.ReplaceAll(s.Columns[j].Metric, "_", " "), true})
+		h := head{s.Columns[j].Task, strings.ReplaceAll(s.Columns[j].Metric, "_", " ") + ", factor", true}
+		if s.Columns[j].accuracy() {
+			h.Note = strings.ReplaceAll(s.Columns[j].Metric, "_", " ") + ", points"
+		}
+		t.Head = append(t.Head, h)
 	}
 	for i := range s.Variants {
 		v := &s.Variants[i]

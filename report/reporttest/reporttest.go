@@ -23,6 +23,7 @@ type Grid struct {
 	DTypes  []string
 	Layers  int
 	Meter   string // "rapl", "tdp" or "none"
+	Scores  int    // records of each task whose scores stand in the ledger; no report shows them
 }
 
 // Small is the grid of a usual study: one model, ten variants.
@@ -129,9 +130,7 @@ func (g Grid) record(model string, modelIndex int, dtype, method string, ratio f
 	for _, t := range tasks {
 		res := t.result(left, rng)
 		r.Cell.Data[t.name] = res.Fingerprint
-		// The scores of single records, which no report shows, are left out.
-		none := make([][]float64, len(res.Metrics))
-		r.Tasks = append(r.Tasks, study.Task{TaskResult: res, Docs: []int{}, Scores: none, Weights: none})
+		r.Tasks = append(r.Tasks, g.withScores(res, rng))
 		if t.group != "" {
 			group = append(group, res)
 		}
@@ -144,6 +143,24 @@ func (g Grid) record(model string, modelIndex int, dtype, method string, ratio f
 	r.Commands = g.commands(&c, method)
 	r.Run = g.run(r.Shape, dtype, rng)
 	return r
+}
+
+// withScores adds scores of single records.
+func (g Grid) withScores(res eval.TaskResult, rng *rand.Rand) study.Task {
+	t := study.Task{TaskResult: res, Docs: make([]int, g.Scores), Weights: make([][]float64, len(res.Metrics))}
+	for i := range t.Docs {
+		t.Docs[i] = i
+	}
+	for _, m := range res.Metrics {
+		scores := make([]float64, g.Scores)
+		for i := range scores {
+			if scores[i] = -40 * rng.Float64(); eval.HigherIsBetter(m.Name) {
+				scores[i] = float64(rng.IntN(2))
+			}
+		}
+		t.Scores = append(t.Scores, scores)
+	}
+	return t
 }
 
 func (g Grid) commands(c *study.Cell, method string) []string {

@@ -70,8 +70,10 @@ func compare(r, against *study.Record) study.Comparison {
 	row := func(task string, group bool, a, b eval.Metric, n int) {
 		cell := eval.Cell{Metric: &b, Records: n}
 		change := b.Value - a.Value
-		relative := change / a.Value
-		cell.Change, cell.Relative = &change, &relative
+		cell.Change = &change
+		if relative := change / a.Value; a.Value != 0 {
+			cell.Relative = &relative
+		}
 		if eval.HigherIsBetter(a.Name) {
 			moved := int(math.Round(change * float64(n)))
 			noise := n / 14

@@ -91,6 +91,8 @@ for (const file of args) {
       await page.evaluate(() => document.querySelectorAll("details").forEach((d) => { d.open = true; }));
       problems.push(...await page.evaluate(overflow), ...await page.evaluate(crowded));
       report(`${name} at ${width}, ${colorScheme}`, problems);
+      await page.close();
+      if ((colorScheme === "light") !== (width === widths[0])) continue; // each width and each scheme once
       // axe needs scripts that the page's policy forbids, so it gets a page without one.
       const free = await browser.newPage({ colorScheme, viewport: { width, height: 900 }, bypassCSP: true });
       await free.goto(url);
@@ -98,7 +100,6 @@ for (const file of args) {
       const axe = await free.evaluate(() => globalThis.axe.run({ resultTypes: ["violations"] }));
       report(`${name} at ${width}, ${colorScheme}, axe-core`,
         axe.violations.flatMap((v) => v.nodes.slice(0, 3).map((n) => `${v.id}: ${n.target} ${n.failureSummary.replaceAll("\n", " ")}`)));
-      await page.close();
       await free.close();
     }
   }
