@@ -139,7 +139,7 @@ type Change struct {
 type Mark string
 
 // A value can have several marks. Better and Worse mean that a paired test against the
-// dense model finds a difference.
+// dense model finds a difference; a value that guessing reaches is never Better.
 const (
 	Better        Mark = "better than dense"
 	Worse         Mark = "worse than dense"

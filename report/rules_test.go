@@ -246,3 +246,19 @@ func TestDigits(t *testing.T) {
 		}
 	}
 }
+
+// A model that comes to what a constant answer reaches has not become better.
+func TestGuessingIsNeverBetter(t *testing.T) {
+	c := Column{Task: "a", Metric: eval.Acc, Chance: finite(0.5), Majority: finite(0.62)}
+	up, down := 0.2, -0.2
+	test := &eval.PairedTest{Name: "mcnemar_exact", P: 1e-6}
+	for _, x := range []struct {
+		value, change float64
+		want          Mark
+	}{{0.62, up, ""}, {0.8, up, Better}, {0.62, down, Worse}, {0.8, down, Worse}} {
+		v := &Value{Metric: &eval.Metric{Name: eval.Acc, Value: x.value, StdErr: 0.02}}
+		if got := v.mark(c, &Change{Change: &x.change, Test: test}); got != x.want {
+			t.Errorf("accuracy %v, changed by %v: mark %q, want %q", x.value, x.change, got, x.want)
+		}
+	}
+}

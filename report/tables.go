@@ -253,7 +253,7 @@ func (s *Set) testTable(caption string, columns []int, get func(*Value) *Change)
 				continue
 			}
 			some = true
-			row.Cells = append(row.Cells, testCell(s.Columns[j], c))
+			row.Cells = append(row.Cells, testCell(s.Columns[j], &v.Values[j], c))
 		}
 		if some {
 			t.Rows = append(t.Rows, row)
@@ -264,7 +264,7 @@ func (s *Set) testTable(caption string, columns []int, get func(*Value) *Change)
 }
 
 // testCell is a change with its p value, and what the test counted.
-func testCell(col Column, c *Change) cell {
+func testCell(col Column, v *Value, c *Change) cell {
 	out := number(c.text(col), c.Test.P)
 	if out.Text == "" {
 		out.Text = "overflow"
@@ -273,10 +273,11 @@ func testCell(col Column, c *Change) cell {
 	if c.Test.Name == "mcnemar_exact" {
 		out.Below += fmt.Sprintf("; %d : %d", c.Test.OnlyBaseline, c.Test.OnlyOther)
 	}
-	if c.significant() {
-		if out.Mark = "worse"; c.better(col) {
-			out.Mark = "better"
-		}
+	switch v.mark(col, c) {
+	case Better:
+		out.Mark = "better"
+	case Worse:
+		out.Mark = "worse"
 	}
 	return out
 }

@@ -195,12 +195,8 @@ func (v *Value) addMarks(c Column) {
 	if v.Metric == nil {
 		return
 	}
-	if v.Dense.significant() {
-		if v.Dense.better(c) {
-			v.Marks = append(v.Marks, Better)
-		} else {
-			v.Marks = append(v.Marks, Worse)
-		}
+	if m := v.mark(c, v.Dense); m != "" {
+		v.Marks = append(v.Marks, m)
 	}
 	if c.accuracy() && c.Majority != nil && v.Metric.Value < *c.Majority {
 		v.Marks = append(v.Marks, BelowMajority)
@@ -222,6 +218,21 @@ func aboveGuess(m *eval.Metric, c Column) bool {
 // significant reports whether there is a difference that a test has found.
 func (c *Change) significant() bool {
 	return c != nil && c.Test != nil && c.Test.Significant()
+}
+
+// mark says whether a test finds a value better or worse than another. What is no better
+// than guessing is never better: a model that fell from wrong answers to a constant one has
+// gained nothing.
+func (v *Value) mark(col Column, c *Change) Mark {
+	switch {
+	case !c.significant():
+		return ""
+	case !c.better(col):
+		return Worse
+	case col.guess() > 0 && !aboveGuess(v.Metric, col):
+		return ""
+	}
+	return Better
 }
 
 // better reports the direction of a change. A perplexity that overflows is worse.
