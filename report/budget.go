@@ -23,8 +23,12 @@ type Floor struct {
 	Accuracy float64 `json:"accuracy"`
 }
 
-// goodShare is the quality at which, without a budget, a variant counts as a replacement.
-const goodShare = 0.9
+// Without a budget, a variant of goodShare of the quality counts as a replacement of the dense
+// model, and one of startShare as a start for recovery training.
+const (
+	goodShare  = 0.9
+	startShare = 0.5
+)
 
 // Recommendation is the variant to take, and why; ID is "" where none fits.
 type Recommendation struct {
@@ -102,7 +106,7 @@ type candidate struct {
 }
 
 // recommend chooses by the budget; without one, the smallest variant with goodShare of the
-// quality, else the pruned one with most of it.
+// quality, else the pruned one with most of it if that is at least startShare.
 func (r *Report) recommend(b Budget) Recommendation {
 	rec := Recommendation{Budget: b, Reasons: []string{}}
 	var all []candidate
@@ -140,7 +144,11 @@ func (r *Report) recommend(b Budget) Recommendation {
 			take, plural(len(fit), "variant"), verb(len(fit), "keeps to", "keep to"), b.String(), qualityIn(best.v)))
 	rec.Reasons = append(rec.Reasons, r.reasons(best)...)
 	if len(fit) > 1 {
-		rec.Reasons = append(rec.Reasons, fmt.Sprintf("Next comes %s%s.", fit[1].name, qualityIn(fit[1].v)))
+		text := fmt.Sprintf("Next comes %s%s", fit[1].name, qualityIn(fit[1].v))
+		if best.v.Quality != nil && fit[1].v.Quality != nil && within(best.v, fit[1].v) {
+			text += ", within one standard error of it"
+		}
+		rec.Reasons = append(rec.Reasons, text+".")
 	}
 	return rec
 }
@@ -182,9 +190,14 @@ func (r *Report) recommendFreely(rec Recommendation, all []candidate) Recommenda
 		rec.Reasons = append(rec.Reasons,
 			fmt.Sprintf("No pruned variant keeps %.0f %% of the dense model's quality. Most is kept by %s%s.", 100*goodShare, best.name, qualityIn(best.v)))
 	}
-	rec.ID, rec.Label = best.v.ID, best.name
-	rec.Reasons = append(rec.Reasons, r.reasons(best)...)
-	if len(good) == 0 {
+	if best.v.Quality.Value >= startShare {
+		rec.ID, rec.Label = best.v.ID, best.name
+		rec.Reasons = append(rec.Reasons, r.reasons(best)...)
+	}
+	switch {
+	case rec.ID == "":
+		rec.Reasons = append(rec.Reasons, "Keep the dense model.")
+	case len(good) == 0:
 		rec.Reasons = append(rec.Reasons, "Take it as a start for recovery training, or keep the dense model.")
 	}
 	rec.Reasons = append(rec.Reasons, "No budget was given; --max-bytes, --max-joules and --min-accuracy choose under one.")

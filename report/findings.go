@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/coppice-lm/coppice/eval"
@@ -204,6 +205,9 @@ func (s *Set) findSizes() []string {
 	default:
 		text += ": " + bests[0]
 	}
+	if same && s.methods() == 1 {
+		text = "Of the dense quality " + best[0].Series + " keeps " + list(bests)
+	}
 	if len(maxabs) == len(sizes) {
 		text += "; maxabs keeps " + list(maxabs)
 	}
@@ -215,6 +219,17 @@ func (s *Set) findSizes() []string {
 		out = append(out, "Within one standard error of that: "+strings.Join(names, "; ")+".")
 	}
 	return out
+}
+
+// methods counts the series of pruned variants.
+func (s *Set) methods() int {
+	seen := map[string]bool{}
+	for i := range s.Variants {
+		if v := &s.Variants[i]; v.Cell.Method != study.Dense {
+			seen[v.Series] = true
+		}
+	}
+	return len(seen)
 }
 
 // within reports whether two qualities differ by less than one standard error of their
@@ -369,8 +384,8 @@ func (r *Report) notes() []string {
 		}
 	})
 	if tests > 0 {
-		out = append(out, fmt.Sprintf("p values are not corrected for their number: of %s, %.0f would be below %.2f by chance alone.",
-			plural(tests, "test"), float64(tests)*eval.Significance, eval.Significance))
+		out = append(out, fmt.Sprintf("p values are not corrected for their number: of %s, about %s would be below %.2f by chance alone.",
+			plural(tests, "test"), strconv.FormatFloat(float64(tests)*eval.Significance, 'f', -1, 64), eval.Significance))
 	}
 	if len(r.Hosts) > 1 {
 		out = append(out, fmt.Sprintf("The cells were measured on %d machines or program versions: speeds, memory and energy can be compared only within one.", len(r.Hosts)))

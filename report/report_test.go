@@ -44,7 +44,7 @@ func forms(t testing.TB, l *study.Ledger, b report.Budget) map[string][]byte {
 // tiny is a study of a dense model and two variants, without the tests of others.
 func tiny() reporttest.Grid {
 	g := reporttest.Small()
-	g.Methods, g.Ratios, g.Layers = []string{"maxabs", "best"}, []float64{0.4}, 4
+	g.Methods, g.Ratios, g.Layers = []string{"maxabs", "best"}, []float64{0.2}, 4
 	return g
 }
 

@@ -125,6 +125,7 @@ func TestRecommend(t *testing.T) {
 	}{
 		{"without a budget, none is good", records, Budget{}, "small", "No pruned variant keeps 90 %"},
 		{"without a budget, one is good", append([]study.Record{good}, records...), Budget{}, "good", "smallest variant with at least 90 %"},
+		{"without a budget, none is any good", []study.Record{records[0], records[2]}, Budget{}, "", ""},
 		{"all fit", records, Budget{MaxBytes: 200e6}, "dense", "of 3 variants that keep to the budget (at most 200 MB)"},
 		{"by bytes", records, Budget{MaxBytes: 60e6}, "small", "best quality"},
 		{"by accuracy", records, Budget{MaxBytes: 60e6, MinAccuracy: []Floor{{"a", 0.6}}}, "small", "of 1 variant that keeps to"},
