@@ -3,7 +3,6 @@ package report
 import (
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/coppice-lm/coppice/eval"
@@ -384,8 +383,12 @@ func (r *Report) notes() []string {
 		}
 	})
 	if tests > 0 {
+		chance, decimals := float64(tests)*eval.Significance, 1
+		if chance >= 10 {
+			decimals = 0
+		}
 		out = append(out, fmt.Sprintf("p values are not corrected for their number: of %s, about %s would be below %.2f by chance alone.",
-			plural(tests, "test"), strconv.FormatFloat(float64(tests)*eval.Significance, 'f', -1, 64), eval.Significance))
+			plural(tests, "test"), thousands(chance, decimals), eval.Significance))
 	}
 	if len(r.Hosts) > 1 {
 		out = append(out, fmt.Sprintf("The cells were measured on %d machines or program versions: speeds, memory and energy can be compared only within one.", len(r.Hosts)))
