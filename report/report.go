@@ -32,7 +32,7 @@ import (
 const Version = 1
 
 // ErrEmpty says that a ledger has nothing to report.
-var ErrEmpty = errors.New("the ledger holds no record of a cell; `coppice study run` fills it")
+var ErrEmpty = errors.New("the ledger holds no record of a cell; `coppice study FILE.yaml` fills it")
 
 // Report is what the page, the table and the other forms say. Lists are in the order of
 // the page.

@@ -3,6 +3,7 @@ package study
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 
@@ -116,14 +117,19 @@ func finite(xs ...float64) bool {
 	return !slices.ContainsFunc(xs, func(x float64) bool { return math.IsNaN(x) || math.IsInf(x, 0) })
 }
 
-// references are the records of the ledger that a cell is compared with: the dense model of
-// its precision, and the same size made by maxabs.
-func (l *Ledger) references(c *Cell) []*Record {
+// references are the records of the ledger that a cell is compared with, of the same model
+// asked the same in the same precision: the dense one, and the same size made by maxabs.
+func (l *Ledger) references(rec *Record) []*Record {
+	c := &rec.Cell
+	if c.Method == Dense || rec.Conditions == nil {
+		return nil
+	}
 	var found []*Record
 	for i := range l.Records {
 		r := &l.Records[i]
 		o := &r.Cell
-		if r.Status != Done || o.ID == c.ID || o.Model != c.Model || o.DType != c.DType || c.Method == Dense {
+		if r.Status != Done || o.ID == c.ID || o.Model != c.Model || o.ModelFingerprint != c.ModelFingerprint || o.DType != c.DType ||
+			!maps.Equal(o.Data, c.Data) || r.Conditions == nil || r.Conditions.Limit != rec.Conditions.Limit {
 			continue
 		}
 		same := o.Ratio == c.Ratio && o.Width == c.Width && o.Expansion == c.Expansion && o.Align == c.Align
@@ -144,7 +150,7 @@ func (l *Ledger) missing() []Comparison {
 		if r.Status != Done {
 			continue
 		}
-		for _, against := range l.references(&r.Cell) {
+		for _, against := range l.references(r) {
 			if l.Comparison(r.Cell.ID, against.Cell.ID) == nil {
 				all = append(all, compare(r, against))
 			}

@@ -33,10 +33,10 @@ and metric, --markdown the headline table, and --json prints all of it.
 The recommendation is the variant of best quality that keeps to the limits given, or
 says that none does and what is missing. Quality is the share of the dense model's
 performance above guessing that is left, as the page explains.`,
-		Example: `  coppice report study.ledger -o report.html
-  coppice report study.ledger -o report.html --max-bytes 200MB --min-accuracy arc_easy=0.4
-  coppice report study.ledger --csv report.csv --markdown report.md
-  coppice report study.ledger --json`,
+		Example: `  coppice report glu.ledger.jsonl -o report.html
+  coppice report glu.ledger.jsonl -o report.html --max-bytes 200MB --min-accuracy arc_easy=0.4
+  coppice report glu.ledger.jsonl --csv report.csv --markdown report.md
+  coppice report glu.ledger.jsonl --json`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error { return a.runReport(args[0], &f) },
 	}
