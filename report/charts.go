@@ -60,8 +60,8 @@ func (r *Report) taskChart(s *Set, j int, c cost) template.HTML {
 			continue
 		}
 		q := newPoint(v, cost, scale*m.Value, finite(m.StdErr), scale)
-		if sc.yLog && q.ylo <= 0 {
-			q.ylo = q.y
+		if se := finite(m.StdErr); sc.yLog && se != nil { // of the logarithm, which is what one sees
+			q.ylo, q.yhi = q.y*math.Exp(-*se/q.y), q.y*math.Exp(*se/q.y)
 		}
 		q.words = fmt.Sprintf("%s: %s %s", v.Label, columnName(col), withError(col, m))
 		sc.points = append(sc.points, q)

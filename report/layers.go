@@ -134,7 +134,11 @@ func curveChart(s *Set, v *Variant) template.HTML {
 		p.line("curve", xs, ys)
 		p.b.WriteString(`</g>`)
 		if (i == 0 || i == n-1) && len(xs) > 0 {
-			p.text(p.px(xs[0])+4, p.py(ys[0])-4, "start", "size", "layer "+strconv.Itoa(i))
+			x, y, name := p.px(xs[0])+4, p.py(ys[0])-4, "layer "+strconv.Itoa(i)
+			if !p.free(textBox(x, y, "start", name)) {
+				x += 70 // where the other one ends
+			}
+			p.text(x, y, "start", "size", name)
 		}
 	}
 	return template.HTML(p.close())
