@@ -14,7 +14,6 @@ import (
 type Conditions struct {
 	BOS       eval.BOSRule `json:"bos"`
 	MaxLength int          `json:"max_length"` // longest model input in tokens
-	Limit     int          `json:"limit,omitempty"`
 	// Weights and Tokenizer are fingerprints of all of the variant's weights and of its
 	// tokenizer.
 	Weights   string `json:"weights"`
@@ -23,7 +22,7 @@ type Conditions struct {
 
 // setResult takes over what an evaluation found. Tasks come in the order of calls.
 func (r *Record) setResult(res *eval.Result) {
-	r.Conditions = &Conditions{res.BOS, res.MaxLength, res.Limit, res.Model.Weights, res.Model.Tokenizer}
+	r.Conditions = &Conditions{res.BOS, res.MaxLength, res.Model.Weights, res.Model.Tokenizer}
 	r.Groups = append(r.Groups, res.Groups...)
 	for i := range res.Tasks {
 		r.Tasks = append(r.Tasks, compact(&res.Tasks[i]))
@@ -90,7 +89,7 @@ func (r *Record) Result() *eval.Result {
 		res.Model.Parameters, res.Model.Bytes = s.Parameters, s.Bytes
 	}
 	if c := r.Conditions; c != nil {
-		res.BOS, res.MaxLength, res.Limit = c.BOS, c.MaxLength, c.Limit
+		res.BOS, res.MaxLength = c.BOS, c.MaxLength
 		res.Model.MaxLength, res.Model.Weights, res.Model.Tokenizer = c.MaxLength, c.Weights, c.Tokenizer
 	}
 	for i := range r.Tasks {
@@ -129,7 +128,7 @@ func (l *Ledger) references(rec *Record) []*Record {
 		r := &l.Records[i]
 		o := &r.Cell
 		if r.Status != Done || o.ID == c.ID || o.Model != c.Model || o.ModelFingerprint != c.ModelFingerprint || o.DType != c.DType ||
-			!maps.Equal(o.Data, c.Data) || r.Conditions == nil || r.Conditions.Limit != rec.Conditions.Limit {
+			!maps.Equal(o.Data, c.Data) || r.Conditions == nil {
 			continue
 		}
 		same := o.Ratio == c.Ratio && o.Width == c.Width && o.Expansion == c.Expansion && o.Align == c.Align

@@ -31,6 +31,7 @@ type Study struct {
 	Tasks       []string    `yaml:"tasks" doc:"benchmarks, as coppice eval --tasks names them"`
 	Data        string      `yaml:"data" doc:"directory with one sub-directory a task, as coppice eval --data-dir"`
 	Limit       int         `yaml:"limit" min:"1" doc:"only the first records of each task (default: all)"`
+	Limits      []Limit     `yaml:"limits" doc:"other numbers of records for single tasks"`
 	Text        *Text       `yaml:"text" doc:"texts whose perplexity is measured"`
 	Speed       *SpeedPlan  `yaml:"speed" doc:"throughput measured of each cell; left out: none"`
 	Energy      *EnergyPlan `yaml:"energy" doc:"what energy figures are made with; left out: meters alone"`
@@ -53,6 +54,12 @@ type Calibration struct {
 	Text   []string `yaml:"text" doc:"files or directories: JSON Lines, Parquet, UTF-8 text (default: a small text that the program carries)"`
 	Tokens int      `yaml:"tokens" min:"1" doc:"calibration tokens (default 65536)"`
 	Ctx    int      `yaml:"ctx" min:"2" doc:"tokens of a row (default 512)"`
+}
+
+// Limit is a number of records for one task.
+type Limit struct {
+	Task    string `yaml:"task" required:"true" doc:"one of tasks; of a group (musr), each of its parts"`
+	Records int    `yaml:"records" required:"true" min:"1" doc:"only the first records"`
 }
 
 // Text says which texts' perplexity is measured.
@@ -111,6 +118,17 @@ func (s *Study) ScratchDir() string {
 func (s *Study) SetScratch(dir string) (err error) {
 	s.Scratch, err = filepath.Abs(dir)
 	return err
+}
+
+// limit is how many records are asked of a task that the file names, or of a part of it; 0
+// is all.
+func (s *Study) limit(task, group string) int {
+	for _, l := range s.Limits {
+		if l.Task == task || l.Task == group {
+			return l.Records
+		}
+	}
+	return s.Limit
 }
 
 // abs is a path of the file as this process can use it.

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/coppice-lm/coppice/score"
 )
 
@@ -95,6 +97,9 @@ func TestLoadErrors(t *testing.T) {
 		{"nothing to measure", replace("tasks: [arc_easy]\ndata: data\n", ""), ":1:1: one of the keys tasks and text is needed"},
 		{"text missing", goodFile + "text: {files: [a.txt]}\n", ":8:16: text.files[0]: a.txt: no such file"},
 		{"text twice", goodFile + "text: {files: [text.txt, ./text.txt]}\n", `:8:26: text.files[1]: "text.txt" is the name of another text`},
+		{"limit of no task", goodFile + "limits: [{task: musr, records: 3}]\n", `:8:17: limits[0].task: "musr" is not one of tasks: arc_easy`},
+		{"limit twice", goodFile + "limits: [{task: arc_easy, records: 3}, {task: arc_easy, records: 4}]\n", `:8:47: limits[1].task: "arc_easy" has a limit already`},
+		{"limit of nothing", goodFile + "limits: [{task: arc_easy, records: 0}]\n", `:8:36: limits[0].records: 0: expected at least 1`},
 		{"calibration", goodFile + "calibration: {text: [a.txt]}\n", ":8:22: calibration.text[0]: a.txt: no such file"},
 		{"form", goodFile + "form: llama\nallocation: [uniform, global]\n", ":9:23: allocation[1]: global gives each layer a width of its own, which form llama cannot say"},
 		{"measured", goodFile + "allocation: [measured]\n", ":8:14: allocation[0]: measured runs pruned models"},
@@ -191,5 +196,25 @@ func TestSchema(t *testing.T) {
 	}
 	if len(got) != len(want)+1 {
 		t.Errorf("the schema's methods are %v", got)
+	}
+}
+
+// Tasks of one limit are asked by one evaluation, and each text goes with one of the limit
+// of the file. A group's limit is that of its parts.
+func TestAsks(t *testing.T) {
+	s := &Study{
+		Tasks: []string{"arc_easy", "musr", "boolq", "wikitext"}, Limit: 200,
+		Limits: []Limit{{"musr", 60}, {"wikitext", 60}}, Text: &Text{Files: []string{"a.txt", "b.txt"}},
+	}
+	want := []ask{
+		{tasks: []string{"arc_easy", "boolq"}, text: "a.txt", limit: 200},
+		{tasks: []string{"musr", "wikitext"}, limit: 60},
+		{text: "b.txt", limit: 200},
+	}
+	if diff := cmp.Diff(want, s.asks(), cmp.AllowUnexported(ask{})); diff != "" {
+		t.Error(diff)
+	}
+	if n := s.limit("musr_team_allocation", "musr"); n != 60 {
+		t.Errorf("a part of musr is asked %d records", n)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/coppice-lm/coppice/eval/tasks"
@@ -113,6 +114,15 @@ func (s *Study) checkTasks(d *decoder) {
 	for i, name := range s.Tasks {
 		if _, err := tasks.Find(name); name != "" && err != nil {
 			d.errorf(fmt.Sprintf("tasks[%d]", i), "%v", err)
+		}
+	}
+	for i, l := range s.Limits {
+		at := fmt.Sprintf("limits[%d].task", i)
+		if l.Task != "" && !slices.Contains(s.Tasks, l.Task) {
+			d.errorf(at, "%q is not one of tasks: %s", l.Task, strings.Join(s.Tasks, ", "))
+		}
+		if slices.ContainsFunc(s.Limits[:i], func(o Limit) bool { return o.Task == l.Task }) {
+			d.errorf(at, "%q has a limit already", l.Task)
 		}
 	}
 	switch {

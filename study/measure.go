@@ -144,22 +144,18 @@ func (j *job) evaluate(ctx context.Context, model string) error {
 		span = j.meter.Start()
 	}
 	tokens := int64(0)
-	texts := []string{}
-	if j.Text != nil {
-		texts = j.Text.Files
-	}
-	for i := 0; i == 0 || i < len(texts); i++ {
+	for i, ask := range j.asks() {
 		args := []string{"eval", model}
-		if i == 0 && len(j.Tasks) > 0 {
-			args = append(args, "--tasks", strings.Join(j.Tasks, ","), "--data-dir", j.path(j.abs(j.Data), "data"))
+		if len(ask.tasks) > 0 {
+			args = append(args, "--tasks", strings.Join(ask.tasks, ","), "--data-dir", j.path(j.abs(j.Data), "data"))
 		}
 		text := ""
-		if i < len(texts) {
-			text = filepath.Base(texts[i])
-			args = append(args, "--text", j.path(j.abs(texts[i]), text), "--ctx", strconv.Itoa(j.Text.Ctx))
+		if ask.text != "" {
+			text = filepath.Base(ask.text)
+			args = append(args, "--text", j.path(j.abs(ask.text), text), "--ctx", strconv.Itoa(j.Text.Ctx))
 		}
-		if j.Limit > 0 {
-			args = append(args, "--limit", strconv.Itoa(j.Limit))
+		if ask.limit > 0 {
+			args = append(args, "--limit", strconv.Itoa(ask.limit))
 		}
 		name := "results"
 		if i > 0 {
@@ -182,6 +178,38 @@ func (j *job) evaluate(ctx context.Context, model string) error {
 		j.rec.Run.Energy = &e
 	}
 	return nil
+}
+
+// ask is one evaluation: tasks with one limit, and perhaps a text.
+type ask struct {
+	tasks []string
+	text  string
+	limit int
+}
+
+// asks are the evaluations that measure all tasks and texts: as few as eval can do, which
+// takes one limit and one text.
+func (s *Study) asks() []ask {
+	var all []ask
+	for _, t := range s.Tasks {
+		limit := s.limit(t, "")
+		i := slices.IndexFunc(all, func(a ask) bool { return a.limit == limit })
+		if i < 0 {
+			i, all = len(all), append(all, ask{limit: limit})
+		}
+		all[i].tasks = append(all[i].tasks, t)
+	}
+	if s.Text == nil {
+		return all
+	}
+	for _, text := range s.Text.Files {
+		i := slices.IndexFunc(all, func(a ask) bool { return a.limit == s.Limit && a.text == "" })
+		if i < 0 {
+			i, all = len(all), append(all, ask{limit: s.Limit})
+		}
+		all[i].text = text
+	}
+	return all
 }
 
 // evaluation runs one evaluation and takes over what it wrote into dir. Results of a text
