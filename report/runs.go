@@ -178,9 +178,6 @@ func (r *Report) conditions() []string {
 			return
 		}
 		text := fmt.Sprintf("--bos %s and at most %s tokens of input", c.BOS, thousands(float64(c.MaxLength), 0))
-		if c.Limit > 0 {
-			text += fmt.Sprintf("; the first %s of each task", plural(c.Limit, "record"))
-		}
 		if !slices.Contains(out, text) {
 			out = append(out, text)
 		}

@@ -139,7 +139,7 @@ func (g Grid) record(model string, modelIndex int, dtype, method string, ratio f
 	if keeps(method) < 5 && method != study.Dense {
 		r.Curves = g.curves(r.Shape.DenseWidth)
 	}
-	r.Conditions = &study.Conditions{BOS: "tokenizer", MaxLength: 2048, Limit: 1000}
+	r.Conditions = &study.Conditions{BOS: "tokenizer", MaxLength: 2048}
 	r.Commands = g.commands(&c, method)
 	r.Run = g.run(r.Shape, dtype, rng)
 	return r
