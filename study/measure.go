@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -132,9 +133,25 @@ func (j *job) command(ctx context.Context, done bool, also *os.File, args ...str
 	case errors.As(err, &failed) && failed.Code == exitInterrupted:
 		return out, context.Canceled // a terminal's Ctrl-C goes to commands too
 	case err != nil:
-		return out, &cellError{fmt.Errorf("%s: %w", args[0], err)}
+		return out, &cellError{fmt.Errorf("%s: %w", args[0], j.named(err))}
 	}
 	return out, nil
+}
+
+// named is a command's error with paths as they stand in the record.
+func (j *job) named(err error) error {
+	var failed *CommandError
+	if !errors.As(err, &failed) {
+		return err
+	}
+	var pairs []string
+	paths := slices.SortedFunc(maps.Keys(j.shown), func(a, b string) int { return len(b) - len(a) })
+	for _, path := range paths {
+		if strings.ContainsRune(path, filepath.Separator) { // a bare word may stand for something else
+			pairs = append(pairs, path, j.shown[path])
+		}
+	}
+	return &CommandError{failed.Code, strings.NewReplacer(pairs...).Replace(failed.Message)}
 }
 
 // evaluate puts the tasks and texts to a model.
@@ -192,7 +209,7 @@ type ask struct {
 func (s *Study) asks() []ask {
 	var all []ask
 	for _, t := range s.Tasks {
-		limit := s.limit(t, "")
+		limit := s.limitOf(t)
 		i := slices.IndexFunc(all, func(a ask) bool { return a.limit == limit })
 		if i < 0 {
 			i, all = len(all), append(all, ask{limit: limit})
