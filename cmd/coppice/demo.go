@@ -32,7 +32,8 @@ var demoFiles embed.FS
 
 const (
 	demoModel, demoCalib, demoText = "tiny.gguf", "calib.txt", "heldout.txt"
-	demoContext                    = 256 // tokens of a row of calibration text, of a window of perplexity, of the model
+	demoContext                    = 256   // tokens of a row of calibration text, of a window of perplexity, of the model
+	demoTokens                     = 32768 // of calibration
 	demoPrompt                     = "Once upon a time there was a little"
 )
 
@@ -139,7 +140,7 @@ func (d *demo) run(cmd *cobra.Command) (*demoResult, error) {
 	stats := filepath.Join(d.dir, "stats.safetensors")
 	d.say("dense: perplexity %.2f", r.Dense)
 	d.say("calibrating on %s", demoCalib)
-	if err := d.sub(cmd, "calib", model, "--calib", filepath.Join(d.dir, demoCalib), "--ctx", fmt.Sprint(demoContext), "-o", stats); err != nil {
+	if err := d.sub(cmd, "calib", model, "--calib", filepath.Join(d.dir, demoCalib), "--ctx", fmt.Sprint(demoContext), "--tokens", fmt.Sprint(demoTokens), "-o", stats); err != nil {
 		return nil, err
 	}
 	for _, ratio := range demoRatios {

@@ -7,15 +7,17 @@ import (
 	"os"
 	"strings"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
+	"unicode"
 )
 
-// demo --json prints these keys and no others, the same every time, and what it found
-// holds: pruning costs, more of it costs more, and best costs less than maxabs.
+// demo --json prints these keys and no others, and what it found holds: pruning costs, more
+// of it costs more, and best costs less than maxabs.
 func TestDemoJSON(t *testing.T) {
 	t.Setenv("TMPDIR", t.TempDir())
-	out := succeed(t, "demo", "--json", "--quiet").stdout
+	ran := succeed(t, "demo", "--json", "--quiet")
+	if ran.stderr != "" {
+		t.Errorf("--quiet says %q", ran.stderr)
+	}
 	var r struct {
 		Dense   float64
 		MaxAbs  map[string]float64
@@ -26,7 +28,7 @@ func TestDemoJSON(t *testing.T) {
 			Best   map[string]string
 		}
 	}
-	d := json.NewDecoder(strings.NewReader(out))
+	d := json.NewDecoder(strings.NewReader(ran.stdout))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&r); err != nil {
 		t.Fatal(err)
@@ -53,9 +55,6 @@ func TestDemoJSON(t *testing.T) {
 	if !strings.HasPrefix(r.Stories.Dense, demoPrompt) || r.Stories.Dense == demoPrompt {
 		t.Errorf("the dense model tells %q", r.Stories.Dense)
 	}
-	if again := succeed(t, "demo", "--json", "--quiet", "--threads", "1").stdout; again != out {
-		t.Error("on one thread: " + cmp.Diff(out, again))
-	}
 }
 
 // cancelAt ends a context when a text has been written.
@@ -75,7 +74,7 @@ func (w *cancelAt) Write(p []byte) (int, error) {
 
 // Interrupted at any stage, demo leaves nothing in the temporary directory, and says so.
 func TestDemoInterrupted(t *testing.T) {
-	for _, at := range []string{"dense: ", "calibrating on", "best20: "} {
+	for _, at := range []string{"calibrating on", "best20: "} {
 		dir := t.TempDir()
 		t.Setenv("TMPDIR", dir)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -90,5 +89,31 @@ func TestDemoInterrupted(t *testing.T) {
 			t.Errorf("at %q: left behind %v, %v", at, left, err)
 		}
 		cancel()
+	}
+}
+
+// The text that the demo judges on has no run of 13 words of the one it calibrates on.
+// tools/tinymodel/corpus.py holds the same of all that the model was trained on.
+func TestDemoTexts(t *testing.T) {
+	runs := func(name string) map[string]bool {
+		b, err := demoFiles.ReadFile("demo/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		words := strings.FieldsFunc(strings.ToLower(string(b)), func(c rune) bool { return !unicode.IsLetter(c) && !unicode.IsNumber(c) })
+		all := map[string]bool{}
+		for i := range len(words) - 12 {
+			all[strings.Join(words[i:i+13], " ")] = true
+		}
+		return all
+	}
+	calib, heldout := runs(demoCalib), runs(demoText)
+	if len(calib) < 20_000 || len(heldout) < 5_000 {
+		t.Fatalf("%d and %d runs: the test looks at too little", len(calib), len(heldout))
+	}
+	for run := range heldout {
+		if calib[run] {
+			t.Errorf("both have %q", run)
+		}
 	}
 }
