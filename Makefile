@@ -22,7 +22,7 @@ lint:
 	$(GO) tool staticcheck ./...
 
 race:
-	CGO_ENABLED=1 $(GO) test -race -short ./internal/parallel ./internal/filelock ./score ./surgery ./export ./linalg ./calib ./checkpoint ./tokenizer ./eval/... ./engine/... ./lm
+	CGO_ENABLED=1 $(GO) test -race -short ./internal/parallel ./internal/filelock ./score ./surgery ./export ./linalg ./calib ./checkpoint ./tokenizer ./eval/... ./engine/... ./lm ./energy
 
 # The packages with assembly, at each lower level of the CPU.
 levels:
@@ -38,6 +38,7 @@ fuzz:
 	$(GO) test ./safetensors -run '^$$' -fuzz FuzzReadHeader -fuzztime $(FUZZTIME)
 	$(GO) test ./gguf -run '^$$' -fuzz FuzzRead -fuzztime $(FUZZTIME)
 	$(GO) test ./plan -run '^$$' -fuzz FuzzDecode -fuzztime $(FUZZTIME)
+	$(GO) test ./internal/frontmatter -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZTIME)
 	$(GO) test ./tokenizer -run '^$$' -fuzz FuzzLoad -fuzztime $(FUZZTIME)
 	$(GO) test ./eval -run '^$$' -fuzz FuzzReadLedger -fuzztime $(FUZZTIME)
 

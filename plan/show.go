@@ -97,10 +97,10 @@ func (r *Rule) String() string {
 		s = "--widths " + joinInts(r.Widths) + " "
 	}
 	if len(r.Layers) > 0 {
-		s += fmt.Sprintf("--layers %v ", r.Layers)
+		s += "--layers " + joinInts(r.Layers) + " "
 	}
 	if len(r.Drop) > 0 {
-		s += fmt.Sprintf("--drop-layers %v ", r.Drop)
+		s += "--drop-layers " + joinInts(r.Drop) + " "
 	}
 	return s + fmt.Sprintf("--align %d --align-mode %s", r.Align, r.AlignMode)
 }
