@@ -83,7 +83,8 @@ class _Block(dict):
 
 class DeciLMConfig(LlamaConfig):
     """block_configs instead of intermediate_sizes: layer i has the width of
-    block_configs[i].ffn.ffn_mult * 2/3 * hidden_size, rounded up to a multiple of 256."""
+    block_configs[i].ffn.ffn_mult * 2/3 * hidden_size, rounded up to a multiple of 256, or
+    without ffn_mult that of block_configs[i].ffn.intermediate_size."""
 
     model_type = "nemotron-nas"
 
@@ -93,8 +94,13 @@ class DeciLMConfig(LlamaConfig):
 
     @property
     def intermediate_sizes(self):
-        sizes = [int(2 * b.ffn.ffn_mult * self.hidden_size / 3) for b in self.block_configs]
-        return [-(-n // 256) * 256 for n in sizes]
+        return [self._width(b.ffn) for b in self.block_configs]
+
+    def _width(self, ffn):
+        mult = ffn.get("ffn_mult")
+        if mult is None:
+            return ffn["intermediate_size"]
+        return -(-int(2 * mult * self.hidden_size / 3) // 256) * 256
 
 
 class DeciLMForCausalLM(_PerLayerMLP, LlamaForCausalLM):
