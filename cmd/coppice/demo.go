@@ -34,11 +34,11 @@ const (
 	demoModel, demoCalib, demoText = "tiny.gguf", "calib.txt", "heldout.txt"
 	demoContext                    = 256   // tokens of a row of calibration text, of a window of perplexity, of the model
 	demoTokens                     = 32768 // of calibration
-	demoPrompt                     = "Once upon a time there was a little"
+	demoPrompt                     = "Once upon a time there lived a king"
 )
 
 // demoStory is how all stories are told, so that they differ by the model alone.
-var demoStory = lm.GenerateOptions{Sampling: lm.Sampling{Temperature: 0.7, TopP: 0.9, Seed: 1}, MaxTokens: 80}
+var demoStory = lm.GenerateOptions{Sampling: lm.Sampling{Temperature: 0.7, TopP: 0.9, Seed: 5}, MaxTokens: 80}
 
 // The demo's cells: each ratio by each method.
 var (
