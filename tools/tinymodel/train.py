@@ -4,7 +4,7 @@
 
 Writes DIR/hf: config.json, model.safetensors (bfloat16) and tokenizer.json, a Llama that
 transformers and Coppice load. Run again on the same DIR it goes on from the last checkpoint.
-One thread: the same text, seed and torch give the same weights on the same processor.
+The learning rate falls by steps or by the clock, whichever is further, so a run ends in its time.
 """
 
 import argparse
