@@ -26,7 +26,7 @@ type inputs struct {
 	// data and versions are a task's fingerprint and the version of its definition.
 	data     map[string]string
 	versions map[string]float64
-	// asked is the text of all requests in bytes, a context counted again for each choice.
+	// asked is the text of all requests in bytes, a context counted once for all choices.
 	asked       int64
 	calibration string // fingerprint of the calibration text and its sizes; "" if no cell needs it
 }
@@ -128,8 +128,13 @@ func (in *inputs) readTasks(s *Study) error {
 				size = min(size, limit*t.Window*bytesPerToken)
 			}
 			in.asked += int64(size)
+			last := ""
 			for _, p := range d.Pairs {
-				in.asked += int64(len(p.Context) + len(p.Continuation))
+				in.asked += int64(len(p.Continuation))
+				if p.Context != last { // choices share it, and it is computed once
+					in.asked += int64(len(p.Context))
+				}
+				last = p.Context
 			}
 		}
 	}
