@@ -49,7 +49,7 @@ func testResult(n, right int, shift float64) *eval.Result {
 
 func testRecord(id, method string, ratio float64, res *eval.Result) Record {
 	r := Record{Version: LedgerVersion, Status: Done, Cell: Cell{ID: id, Model: "m", Method: method, Ratio: ratio, DType: "f32", Allocation: uniform}}
-	r.setResult(res)
+	r.AddResult(res)
 	r.Run = &Run{Started: "2026-01-01T00:00:00Z", Seconds: 3}
 	return r
 }

@@ -78,7 +78,11 @@ func (j *job) steps(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := j.describe(model); err != nil {
+	path, dense := j.variant(j.cell), &j.cell.model.spec
+	if j.cell.Method == Dense {
+		path, dense = j.modelPath(j.cell.model.Model), nil
+	}
+	if j.rec.Shape, err = ShapeOf(path, dense); err != nil {
 		return &cellError{err}
 	}
 	if err := j.evaluate(ctx, model); err != nil {
@@ -252,7 +256,7 @@ func (j *job) evaluation(ctx context.Context, dir, text string, args []string) (
 			return nil, cellErrorf("the records of task %s changed while the study ran; run it again", t.Name)
 		}
 	}
-	j.rec.setResult(res)
+	j.rec.AddResult(res)
 	return res, nil
 }
 

@@ -17,11 +17,14 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/checkpoint"
 	"github.com/coppice-lm/coppice/eval"
 	"github.com/coppice-lm/coppice/eval/tasks"
 	"github.com/coppice-lm/coppice/lm"
+	"github.com/coppice-lm/coppice/report"
 	"github.com/coppice-lm/coppice/score"
+	"github.com/coppice-lm/coppice/study"
 )
 
 // demoFiles are a small Llama, a part of the text that it was trained on, and a text of
@@ -53,7 +56,8 @@ func (a *app) demo() *cobra.Command {
 		Short: "Prune a small model, measure it and let it tell a story, with nothing but this program",
 		Long: `Take a small Llama that the program carries, remove 20, 40 and 60 % of its neurons by
 their weights alone (maxabs) and by what they do on a text (best), and show what each
-does to perplexity on books that the model has not seen, and to a story that it tells.
+does to perplexity on books that the model has not seen, and to a story that it tells. A
+small report is written beside it, as of a study.
 
 With --model the same is done with a model of yours, which may have seen the books. It
 takes a pass over the texts for each row, and room in the temporary directory (or --keep)
@@ -65,10 +69,14 @@ for one pruned copy at a time and for the statistics.`,
 			if err != nil {
 				return d.failed(err)
 			}
-			if a.json {
-				return a.result(r)
+			if a.json || a.quiet {
+				return a.result(r) // which prints nothing for a quiet one
 			}
-			return d.show(r)
+			page, err := d.report()
+			if err != nil {
+				return err
+			}
+			return d.show(r, page)
 		},
 	}
 	cmd.Flags().StringVar(&d.model, "model", "", "a model directory or .gguf file to use instead of the small one")
@@ -82,8 +90,9 @@ type demo struct {
 	model, keep string // flags
 
 	dir        string           // where things are made
-	vocab      int              // tokens of the vocabulary
+	dense      arch.Spec        // the model's shape as it came
 	parameters map[string]int64 // by ratio; "" is the dense model's
+	ledger     study.Ledger     // what was measured, as a study has it
 }
 
 // demoResult is what the demo finds, by ratio where a model was pruned.
@@ -134,7 +143,7 @@ func (d *demo) run(cmd *cobra.Command) (*demoResult, error) {
 		Stories: demoStories{MaxAbs: map[string]string{}, Best: map[string]string{}},
 	}
 	d.parameters = map[string]int64{}
-	if r.Dense, r.Stories.Dense, err = d.measure(cmd.Context(), model, ""); err != nil {
+	if r.Dense, r.Stories.Dense, err = d.measure(cmd.Context(), model, study.Cell{Method: study.Dense}); err != nil {
 		return nil, err
 	}
 	stats := filepath.Join(d.dir, "stats.safetensors")
@@ -157,7 +166,7 @@ func (d *demo) run(cmd *cobra.Command) (*demoResult, error) {
 			if err := d.sub(cmd, append(args, "--quiet")...); err != nil { // its notes are on what else one could do
 				return nil, err
 			}
-			if perplexities[key], stories[key], err = d.measure(cmd.Context(), out, key); err != nil {
+			if perplexities[key], stories[key], err = d.measure(cmd.Context(), out, study.Cell{Method: method, Ratio: ratio}); err != nil {
 				return nil, err
 			}
 			d.say("%s: perplexity %.2f", filepath.Base(out), perplexities[key])
@@ -198,16 +207,22 @@ func (d *demo) makeDir() (err error) {
 }
 
 // measure runs a model on the held-out text and lets it tell its story.
-func (d *demo) measure(ctx context.Context, path, ratio string) (perplexity, string, error) {
+func (d *demo) measure(ctx context.Context, path string, cell study.Cell) (perplexity, string, error) {
 	c, err := checkpoint.Open(path)
 	if err != nil {
 		return 0, "", badInput(err)
 	}
-	_, d.parameters[ratio] = c.Spec.Parameters()
-	d.vocab = c.Spec.Vocab
+	spec := c.Spec
 	if err := c.Close(); err != nil {
 		return 0, "", err
 	}
+	key, dense := "", (*arch.Spec)(nil)
+	if cell.Method == study.Dense {
+		d.dense = spec
+	} else {
+		key, dense = fmt.Sprint(cell.Ratio), &d.dense
+	}
+	_, d.parameters[key] = spec.Parameters()
 	task, err := tasks.TextTask(filepath.Join(d.dir, demoText), demoContext)
 	if err != nil {
 		return 0, "", err
@@ -226,7 +241,42 @@ func (d *demo) measure(ctx context.Context, path, ratio string) (perplexity, str
 	if err != nil {
 		return 0, "", badInput(err)
 	}
+	cell.ID, cell.DType = filepath.Base(path), "f32"
+	cell.Model = strings.TrimSuffix(filepath.Base(cmp.Or(d.model, "tiny Llama")), ".gguf")
+	rec := study.Record{Version: study.LedgerVersion, Cell: cell, Status: study.Done}
+	if rec.Shape, err = study.ShapeOf(path, dense); err != nil {
+		return 0, "", err
+	}
+	rec.AddResult(r)
+	d.ledger.Records = append(d.ledger.Records, rec)
 	return perplexity(r.Task(task.Name).Metric(eval.TokenPerplexity).Value), demoPrompt + g.Text, nil
+}
+
+// report writes the page of a study's report, to stay, and returns its path.
+func (d *demo) report() (string, error) {
+	d.ledger.Study = "coppice demo"
+	d.ledger.Compare()
+	r, err := report.New(&d.ledger, report.Budget{})
+	if err != nil {
+		return "", err
+	}
+	page, err := r.HTML()
+	if err != nil {
+		return "", err
+	}
+	if d.keep != "" {
+		path := filepath.Join(d.keep, "report.html")
+		return path, os.WriteFile(path, page, 0o666)
+	}
+	f, err := os.CreateTemp("", "coppice-demo-*.html")
+	if err != nil {
+		return "", err
+	}
+	_, err = f.Write(page)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return "", errors.Join(err, os.Remove(f.Name()))
+	}
+	return f.Name(), nil
 }
 
 // sub runs another verb with this one's global flags. What it finds is in files: its
@@ -262,17 +312,14 @@ func (d *demo) failed(err error) error {
 }
 
 // show prints the tables and the stories, and what to do next.
-func (d *demo) show(r *demoResult) error {
-	if d.quiet {
-		return nil
-	}
+func (d *demo) show(r *demoResult, page string) error {
 	size := bytesText(d.textBytes())
 	if d.model == "" {
 		d.printf("A Llama of %s parameters that was trained on old children's books.\nPerplexity a token on %s of such books that it has not seen", countText(d.parameters[""]), size)
 	} else {
 		d.printf("%s, perplexity a token on %s of old children's books, which it may have seen", d.model, size)
 	}
-	d.printf("\n(1 is perfect, %s is blind guessing):\n\n", countText(int64(d.vocab)))
+	d.printf("\n(1 is perfect, %s is blind guessing):\n\n", countText(int64(d.dense.Vocab)))
 	t := tabwriter.NewWriter(d.stdout, 0, 0, 3, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "neurons removed\tparameters\tmaxabs\tbest\t")
 	fmt.Fprintf(t, "none\t%s\t%.2f\t%.2f\t\n", countText(d.parameters[""]), r.Dense, r.Dense)
@@ -292,6 +339,7 @@ func (d *demo) show(r *demoResult) error {
 	} {
 		d.printf("%s:\n%s\n\n", s.title, wrap(s.text, 76, "    "))
 	}
+	d.printf("report: %s\n", page)
 	if d.keep != "" {
 		d.printf("kept in %s; try: coppice generate %s --prompt %q --temperature 0.7\n", d.keep, filepath.Join(d.keep, best+"40"), demoPrompt)
 	}
