@@ -136,7 +136,11 @@ func (d *demo) run(cmd *cobra.Command) (*demoResult, error) {
 	}
 	model := d.model
 	if model == "" {
-		model = filepath.Join(d.dir, demoModel)
+		// As a directory, of the types that pruned ones have: then sizes can be compared.
+		model = filepath.Join(d.dir, "tiny")
+		if err := d.sub(cmd, "import", filepath.Join(d.dir, demoModel), "-o", model); err != nil {
+			return nil, err
+		}
 	}
 	r := &demoResult{
 		MaxAbs: map[string]perplexity{}, Best: map[string]perplexity{},
