@@ -321,6 +321,24 @@ func TestTornLedger(t *testing.T) {
 	}
 }
 
+// A file without the end of a line that is no ledger is left alone, by runs and by Merge.
+func TestForeignLedger(t *testing.T) {
+	s := fakeStudy(t, fakeFile)
+	const text = `{"precious":true}`
+	o := (&fake{t: t}).options(nil)
+	o.Ledger = writeTemp(t, []byte(text))
+	_, err := Measure(background, s, o)
+	_, mergeErr := Merge(o.Ledger, []string{o.Ledger})
+	for _, err := range []error{err, mergeErr} {
+		if err == nil || !strings.Contains(err.Error(), "ledger.jsonl:1: this is not the ledger of a study") {
+			t.Errorf("error %v", err)
+		}
+	}
+	if got, err := os.ReadFile(o.Ledger); err != nil || string(got) != text {
+		t.Errorf("the file was changed to %d bytes, %v", len(got), err)
+	}
+}
+
 // A disk that is too small is said before anything is done.
 func TestSpace(t *testing.T) {
 	s := fakeStudy(t, fakeFile)
