@@ -164,7 +164,7 @@ func (c *gridCell) spec() arch.Spec {
 		case c.Width != 0:
 			widths[l] = min(d, c.Width)
 		case c.Expansion != 0:
-			widths[l] = min(d, int(math.Round(c.Expansion*float64(s.Hidden))))
+			widths[l] = int(min(float64(d), math.Round(c.Expansion*float64(s.Hidden))))
 		case c.Ratio != 0:
 			widths[l] = plan.WidthAt(c.Ratio, d, max(1, c.Align))
 		}
@@ -209,8 +209,9 @@ func (r *run) estimate(c *gridCell, l *Ledger) CellEstimate {
 	if p := r.Speed; p != nil {
 		for _, b := range p.Batch {
 			for _, n := range p.Prompts {
-				tokens += float64((p.Repeat + 1) * b * n)
-				e.Seconds += float64((p.Repeat+1)*p.Decode) * width * float64(parameters) / bytesPerSecond
+				times := float64(p.Repeat) + 1 // numbers of a file may be of any size
+				tokens += times * float64(b) * float64(n)
+				e.Seconds += times * float64(p.Decode) * width * float64(parameters) / bytesPerSecond
 			}
 		}
 	}

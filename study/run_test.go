@@ -364,6 +364,21 @@ func TestSpace(t *testing.T) {
 	}
 }
 
+// Numbers that no machine carries out are estimated as what they are.
+func TestEstimateAbsurd(t *testing.T) {
+	text := strings.Replace(fakeFile, "ratios: [0.25, 0.5]", "expansions: [1e300]", 1)
+	text = strings.Replace(text, "{prompts: [8]}", "{repeat: 9000000000000000000, decode: 9000000000000000000, batch: [9000000000000000000]}", 1)
+	e, err := NewEstimate(fakeStudy(t, text), (&fake{t: t}).options(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range e.Cells { // all are as wide as the dense one
+		if c.Seconds < 1e30 || c.Seconds != e.Cells[0].Seconds {
+			t.Errorf("%v: %v s", &c.Cell, c.Seconds)
+		}
+	}
+}
+
 // Times go by finished cells of the same work.
 func TestEstimate(t *testing.T) {
 	s := fakeStudy(t, fakeFile)
