@@ -45,6 +45,7 @@ func Merge(out string, paths []string) (l *Ledger, err error) {
 // stays.
 func (l *Ledger) take(from *Ledger, path string) error {
 	l.Notes = append(l.Notes, from.Notes...)
+	other := map[string]bool{} // cells of which the two have different results
 	for _, r := range from.Records {
 		old := l.Record(r.Cell.ID)
 		if old == nil || old.Status != Done {
@@ -56,11 +57,13 @@ func (l *Ledger) take(from *Ledger, path string) error {
 			return err
 		}
 		if r.Status == Done && !same {
+			other[r.Cell.ID] = true
 			l.Notes = append(l.Notes, fmt.Sprintf("%s: cell %s (%v) has other results than before, as of another kind of processor or another version of Coppice; the first ones stay", path, r.Cell.ID, &r.Cell))
 		}
 	}
 	for _, c := range from.Comparisons {
-		if l.Comparison(c.Cell, c.Against) == nil {
+		// Those of results that do not stay would be of nothing in the ledger; Merge makes them anew.
+		if l.Comparison(c.Cell, c.Against) == nil && !other[c.Cell] && !other[c.Against] {
 			l.addComparison(c)
 		}
 	}

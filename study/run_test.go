@@ -116,6 +116,36 @@ func TestFailedCell(t *testing.T) {
 	}
 }
 
+// A text or the records of a task that change while a study runs are not recorded under the
+// fingerprints of what they were before.
+func TestChangedInput(t *testing.T) {
+	for _, test := range []struct{ file, grow, want string }{
+		{"text.txt", "and more words of another kind\n", "the text text.txt changed while the study ran"},
+		{"data/arc_easy/test.jsonl", "", "the records of task arc_easy changed while the study ran"},
+	} {
+		s := fakeStudy(t, strings.Replace(fakeFile, "methods: [best, maxabs, random]", "methods: [maxabs]\ntext: {files: [text.txt], ctx: 4}", 1))
+		file := filepath.Join(s.Dir(), test.file)
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		changed := strings.Replace(string(b), "What is 0?", "What was 0?", 1) + test.grow
+		f := &fake{t: t, before: func(_ context.Context, line string) error {
+			if strings.HasPrefix(line, "prune") { // the dense model is measured by then
+				return os.WriteFile(file, []byte(changed), 0o666)
+			}
+			return nil
+		}}
+		sum, err := Measure(background, s, f.options(nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sum.Measured != 1 || len(sum.Failed) != 2 || !strings.Contains(sum.Failed[0].Error, test.want) {
+			t.Errorf("%s: %+v, want %q", test.file, sum, test.want)
+		}
+	}
+}
+
 // Interrupted at any command a study goes on where it was, asks no request twice, and ends
 // with the same ledger.
 func TestInterrupted(t *testing.T) {
@@ -271,6 +301,35 @@ func TestMerge(t *testing.T) {
 	}
 	if got, _ := os.ReadFile(out); string(got) != string(want) {
 		t.Errorf("merging other results changed the ledger:\n%s", cmp.Diff(string(want), string(got)))
+	}
+}
+
+// Of a cell with different results in two ledgers the comparisons are of those that stay,
+// though only the other ledger had what it is compared with.
+func TestMergeConflict(t *testing.T) {
+	write := func(l *Ledger) string {
+		l.Compare()
+		b, err := l.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return writeTemp(t, b)
+	}
+	dense := testRecord("d0", Dense, 0, testResult(20, 18, 0))
+	first := write(&Ledger{Records: []Record{testRecord("m6", maxAbs, 0.6, testResult(20, 9, 2))}})
+	second := write(&Ledger{Records: []Record{dense, testRecord("m6", maxAbs, 0.6, testResult(20, 2, 2))}})
+	l, err := Merge(filepath.Join(t.TempDir(), "out"), []string{first, second})
+	if err != nil || len(l.Notes) != 1 {
+		t.Fatalf("%v, notes %q", err, l.Notes)
+	}
+	stays := l.Record("m6")
+	want := compare(stays, l.Record("d0"))
+	got := l.Comparison("m6", "d0")
+	if got == nil || got.Rows[0].Cells[1].Metric.Value != 0.45 || stays.Tasks[0].Metrics[0].Value != 0.45 {
+		t.Errorf("the record has %v, the comparison %+v", stays.Tasks[0].Metrics[0].Value, got.Rows[0].Cells[1].Metric)
+	}
+	if diff := cmp.Diff(want, *got, cmp.Comparer(sameFloat)); diff != "" {
+		t.Error(diff)
 	}
 }
 
