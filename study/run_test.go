@@ -253,6 +253,59 @@ func TestSameCellTwice(t *testing.T) {
 	}
 }
 
+// A pruned model that a run was asked to keep stays when the study is run again, and so does
+// one that a run with another ledger is measuring; what a killed run left goes.
+func TestKeep(t *testing.T) {
+	s := fakeStudy(t, fakeFile)
+	cells, err := Cells(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept, busy, left := cells[1].ID, cells[2].ID, cells[3].ID
+	o := (&fake{t: t}).options(nil)
+	o.Keep = true
+	if _, err := MeasureCell(background, s, kept, o); err != nil {
+		t.Fatal(err)
+	}
+	o.Keep = false
+	if _, err := Measure(background, s, o); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{busy, left} {
+		if err := os.MkdirAll(filepath.Join(s.ScratchDir(), id, "model"), 0o777); err != nil {
+			t.Fatal(err)
+		}
+	}
+	held, err := tryLock(filepath.Join(s.StateDir(), "cells", busy+".lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	if _, err := Measure(background, s, o); err != nil {
+		t.Fatal(err)
+	}
+	for id, want := range map[string]bool{kept: true, busy: true, left: false} {
+		if models, _ := filepath.Glob(filepath.Join(s.ScratchDir(), id, "m*")); len(models) == 1 != want {
+			t.Errorf("cell %s has the models %q", id, models)
+		}
+	}
+}
+
+// A model that has another name than in the ledger is said to, before anything is measured:
+// its new cells would be compared with none of the old ones.
+func TestRenamed(t *testing.T) {
+	s := fakeStudy(t, fakeFile)
+	f := &fake{t: t}
+	if _, err := Measure(background, s, f.options(nil)); err != nil {
+		t.Fatal(err)
+	}
+	before := len(f.lines)
+	s.Models[0].Name = "other"
+	if _, err := Measure(background, s, f.options(nil)); err == nil || !strings.Contains(err.Error(), `the model "other" has cells in `+s.LedgerPath()+` under the name "m"`) || len(f.lines) != before {
+		t.Errorf("%v, %d commands more", err, len(f.lines)-before)
+	}
+}
+
 // Several ledgers join into the one that a single run makes.
 func TestMerge(t *testing.T) {
 	whole := fakeStudy(t, fakeFile)
