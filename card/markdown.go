@@ -181,13 +181,31 @@ func (card *Card) performance(b *strings.Builder) {
 		b.WriteString("Measured by Coppice")
 	}
 	r := card.pruned
-	fmt.Fprintf(b, ": zero-shot, the definitions of lm-eval 0.4.13, computed in %s, `--bos %s`, at most %s tokens.", r.Model.DType, r.BOS, count(int64(r.MaxLength)))
+	b.WriteString(":" + card.definitions())
+	fmt.Fprintf(b, " computed in %s, `--bos %s`, at most %s tokens.", r.Model.DType, r.BOS, count(int64(r.MaxLength)))
 	if r.Model.DType == "bf16" {
 		b.WriteString(" bfloat16 rounds activations, so values differ a little from those in float32.")
 	}
 	b.WriteString("\n\n")
 	card.conditions(b)
 	card.answers(b)
+}
+
+// definitions says which of the tasks are defined as lm-eval does.
+func (card *Card) definitions() string {
+	var own []string
+	for i := range card.pruned.Tasks {
+		if t := &card.pruned.Tasks[i]; !isBenchmark(t) {
+			own = append(own, escape(title(t.Name)))
+		}
+	}
+	switch len(own) {
+	case 0:
+		return " zero-shot, the definitions of lm-eval 0.4.13,"
+	case len(card.pruned.Tasks):
+		return ""
+	}
+	return fmt.Sprintf(" zero-shot, the definitions of lm-eval 0.4.13 (but for %s, which it does not have),", list(own))
 }
 
 // line is a row of the table of values.
