@@ -2,19 +2,29 @@ package study
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 )
 
 // Merge joins ledgers, as several machines made them, into one at out, whose lines stand in
 // the order of Cell.Compare and which has the paired tests of all pairs. If there is a
-// ledger at out it is one of those that are joined, so that nothing in it is lost. Notes say
-// what was left out of a damaged ledger, and which cells have different results in two.
+// ledger at out it is one of those that are joined, so that nothing in it is lost, and runs
+// that append to it wait. Notes say what was left out of a damaged ledger, and which cells
+// have different results in two.
 func Merge(out string, paths []string) (l *Ledger, err error) {
 	if exists(out) {
+		if runtime.GOOS != "windows" { // which replaces no open file, and has no locks of ours
+			held, err := lockLedger(context.Background(), out)
+			if err != nil {
+				return nil, err
+			}
+			defer held.Close()
+		}
 		paths = append([]string{out}, paths...)
 	}
 	l = &Ledger{}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -386,6 +387,48 @@ func TestMergeConflict(t *testing.T) {
 	}
 }
 
+// A record that a run appends while ledgers are joined into its ledger is not lost, whichever
+// of the two comes first.
+func TestMergeWhileAppending(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "out")
+	st := &store{out, "s", func(string) {}}
+	add := func(id string) func(*Ledger) []any {
+		return func(*Ledger) []any { r := testRecord(id, Dense, 0, testResult(2, 1, 0)); return []any{&r} }
+	}
+	if err := st.update(background, add("a")); err != nil {
+		t.Fatal(err)
+	}
+	merging, merged := make(chan bool), make(chan error)
+	err := st.update(background, func(l *Ledger) []any {
+		go func() {
+			close(merging)
+			_, err := Merge(out, []string{out})
+			merged <- err
+		}()
+		<-merging
+		time.Sleep(50 * time.Millisecond) // Merge is at the lock, or over
+		return add("b")(l)
+	})
+	if err := errors.Join(err, <-merged); err != nil {
+		t.Fatal(err)
+	}
+	// A run that waits for the lock of the file that Merge replaces appends to the new one.
+	held, err := lockLedger(background, out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	updated := make(chan error)
+	go func() { updated <- st.update(background, add("c")) }()
+	time.Sleep(50 * time.Millisecond)
+	b, err := os.ReadFile(out)
+	if err := errors.Join(err, replaceFile(out, b), held.Close(), <-updated); err != nil {
+		t.Fatal(err)
+	}
+	if l := mustLedger(t, out); len(l.Records) != 3 {
+		t.Errorf("%d records of 3", len(l.Records))
+	}
+}
+
 // A ledger whose tail was cut off is mended by the run that goes on.
 func TestTornLedger(t *testing.T) {
 	s := fakeStudy(t, fakeFile)
@@ -467,6 +510,11 @@ func TestSpace(t *testing.T) {
 	e, err := NewEstimate(s, o)
 	if err != nil || len(e.Disks) != 1 || !e.Disks[0].Short() || e.Disks[0].Need != space.Need {
 		t.Errorf("the estimate: %+v, %v", e, err)
+	}
+	// Of the study's own disk no other one for pruned models is of help.
+	state := &SpaceError{Disk{Dir: "x", Need: 2, Free: 1, state: true}}
+	if strings.Contains(state.Error(), "scratch") {
+		t.Error(state)
 	}
 	// Models that are kept need the room of all.
 	o.Keep = true
