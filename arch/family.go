@@ -1,5 +1,7 @@
 package arch
 
+import "strings"
+
 // Role says what part of a model a tensor is; parameters are counted by it.
 type Role uint8
 
@@ -66,6 +68,19 @@ type template struct {
 	when when
 	dims []Dim
 	gguf string // name in a GGUF file, without "blk.N." and the ending
+}
+
+// of says whether a tensor of a layer belongs to its Attention or to its MLP: norms to the
+// one that they come before or after.
+func (t template) of(f *Family) Role {
+	norms := computations[f.ModelType].norms
+	switch name := strings.TrimSuffix(t.name, ".weight"); {
+	case t.role == Attention, t.role == MLP:
+		return t.role
+	case name == norms.mlpIn, name == norms.mlpOut:
+		return MLP
+	}
+	return Attention
 }
 
 // Family is one model family as data: its tensors, its defaults where a config is
