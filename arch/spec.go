@@ -174,6 +174,7 @@ type Tensor struct {
 	Role  Role
 	Unit  Unit
 	Layer int    // -1 outside the layers
+	Of    Role   // Role, but of a norm in a layer: Attention or MLP, which it is before or after
 	GGUF  string // its name in a GGUF file
 }
 
@@ -210,8 +211,9 @@ func (s *Spec) appendTensor(all []Tensor, t template, layer int) []Tensor {
 			return all
 		}
 	}
-	name, gguf := t.name, t.gguf+t.name[strings.LastIndexByte(t.name, '.'):]
+	name, gguf, of := t.name, t.gguf+t.name[strings.LastIndexByte(t.name, '.'):], t.role
 	if layer >= 0 {
+		of = t.of(s.Family)
 		name = LayerPrefix(layer) + name
 		gguf = "blk." + strconv.Itoa(layer) + "." + gguf
 	}
@@ -219,7 +221,7 @@ func (s *Spec) appendTensor(all []Tensor, t template, layer int) []Tensor {
 	for i, d := range t.dims {
 		shape[i] = s.extent(d, layer)
 	}
-	return append(all, Tensor{name, shape, t.role, t.unit, layer, gguf})
+	return append(all, Tensor{name, shape, t.role, t.unit, layer, of, gguf})
 }
 
 func (s *Spec) extent(d Dim, layer int) int {

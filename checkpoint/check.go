@@ -168,7 +168,7 @@ func (c *Checkpoint) readWidths() error {
 	c.configured = slices.Clone(c.Spec.Widths)
 	seen := make([]bool, c.Spec.Layers)
 	for _, t := range c.Spec.Tensors() {
-		if t.Unit == arch.Untouched || seen[t.Layer] {
+		if t.Role != arch.MLP || t.Unit == arch.Untouched || seen[t.Layer] {
 			continue
 		}
 		info, ok := c.Lookup(t.Name)

@@ -137,7 +137,7 @@ func Allocate(curves *score.Curves, spec *arch.Spec, rule Rule, opt AllocateOpti
 	var layers []choice
 	budget := 0
 	for l, d := range spec.Widths {
-		if !rule.prunes(l) || slices.Contains(rule.Drop, l) {
+		if !rule.prunes(l) || rule.leavesNoMLP(l, spec) {
 			continue
 		}
 		keep, width, err := rule.widths(l, d, spec.Hidden)
@@ -170,7 +170,9 @@ func Allocate(curves *score.Curves, spec *arch.Spec, rule Rule, opt AllocateOpti
 		widths[layers[i].layer] = w
 		a.Error += layers[i].costs[w]
 	}
-	return Rule{Widths: widths, Drop: rule.Drop, Align: rule.Align, AlignMode: rule.AlignMode}, a, nil
+	shared := rule
+	shared.Ratio, shared.Width, shared.Expansion, shared.Layers, shared.Widths = nil, nil, nil, nil, widths
+	return shared, a, nil
 }
 
 // widths lists the widths that a layer of d neurons may have, ascending.

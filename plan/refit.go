@@ -81,7 +81,7 @@ func (r *Refit) check() error {
 func (p *Plan) Selection() (string, error) {
 	layers := make([]Layer, len(p.Layers))
 	for i, l := range p.Layers {
-		layers[i] = Layer{Layer: l.Layer, Drop: l.Drop, Width: l.Width, Keep: l.Keep}
+		layers[i] = Layer{Layer: l.Layer, Drop: l.Drop, Width: l.Width, Keep: l.Keep, DropAttention: l.DropAttention, KeepHeads: l.KeepHeads}
 	}
 	b, err := json.Marshal(struct {
 		Model  string
@@ -100,5 +100,5 @@ func (p *Plan) Refits(l Layer, width int) bool {
 	return p.Refit != nil && l.Prunes(width)
 }
 
-// Prunes reports whether neurons go from a layer, which stays, of the given width.
-func (l *Layer) Prunes(width int) bool { return !l.Drop && len(l.Keep) < width }
+// Prunes reports whether neurons go from a layer, of the given width, whose MLP stays.
+func (l *Layer) Prunes(width int) bool { return !l.Drop && l.Width > 0 && len(l.Keep) < width }

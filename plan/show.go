@@ -32,16 +32,33 @@ func (p *Plan) Show(w io.Writer) error {
 		n := (full*l.Width + p.Intermediate/2) / p.Intermediate
 		return strings.Repeat("#", n) + strings.Repeat(".", full-n) + "\t"
 	}
-	fmt.Fprintln(t, "layer\twidth\tkept\tzero\tkept %\texpansion\t")
+	heads := func(l Layer) string { return "" }
+	title := "layer\twidth\tkept\tzero\tkept %\texpansion\t"
+	if slices.ContainsFunc(p.Layers, func(l Layer) bool { return l.DropAttention || l.KeepHeads != nil }) {
+		title = "layer\tattention\t" + strings.TrimPrefix(title, "layer\t")
+		heads = func(l Layer) string { return l.attention() + "\t" }
+	}
+	fmt.Fprintln(t, title)
 	for _, l := range p.Layers {
 		if l.Drop {
-			fmt.Fprintf(t, "%d\tdropped\t\t\t\t\t%s\n", l.Layer, bar(l))
+			fmt.Fprintf(t, "%d\t%sdropped\t\t\t\t\t%s\n", l.Layer, heads(l), bar(l))
 			continue
 		}
-		fmt.Fprintf(t, "%d\t%d\t%d\t%d\t%.1f\t%.3f\t%s\n", l.Layer, l.Width, len(l.Keep), l.Width-len(l.Keep),
+		fmt.Fprintf(t, "%d\t%s%d\t%d\t%d\t%.1f\t%.3f\t%s\n", l.Layer, heads(l), l.Width, len(l.Keep), l.Width-len(l.Keep),
 			100*float64(len(l.Keep))/float64(p.Intermediate), float64(l.Width)/float64(p.Hidden), bar(l))
 	}
 	return t.Flush()
+}
+
+// attention is what is left of a layer's, in words: the key-value heads, or all or none.
+func (l *Layer) attention() string {
+	switch {
+	case l.Drop || l.DropAttention:
+		return "none"
+	case l.KeepHeads != nil:
+		return "heads " + joinInts(l.KeepHeads)
+	}
+	return "all"
 }
 
 // showAllocation writes how the widths were shared out, if they were.
@@ -102,6 +119,15 @@ func (r *Rule) String() string {
 	if len(r.Drop) > 0 {
 		s += fmt.Sprintf("--drop-layers %v ", r.Drop)
 	}
+	if len(r.DropAttention) > 0 {
+		s += "--drop-attention " + joinInts(r.DropAttention) + " "
+	}
+	if len(r.DropMLP) > 0 {
+		s += "--drop-mlp " + joinInts(r.DropMLP) + " "
+	}
+	if len(r.DropHeads) > 0 {
+		s += "--drop-heads " + joinHeads(r.DropHeads) + " "
+	}
 	return s + fmt.Sprintf("--align %d --align-mode %s", r.Align, r.AlignMode)
 }
 
@@ -115,11 +141,14 @@ type LayerDiff struct {
 	WidthA int  `json:"width_a"`
 	WidthB int  `json:"width_b"`
 	Both   int  `json:"both"` // neurons that both keep
+	// What is left of the attention, as Show writes it: all, none, or heads 0,2.
+	AttentionA string `json:"attention_a"`
+	AttentionB string `json:"attention_b"`
 }
 
 // Same reports whether the layer is the same in both plans.
 func (d LayerDiff) Same() bool {
-	return d.DropA == d.DropB && d.WidthA == d.WidthB && d.KeepA == d.Both && d.KeepB == d.Both
+	return d.DropA == d.DropB && d.AttentionA == d.AttentionB && d.WidthA == d.WidthB && d.KeepA == d.Both && d.KeepB == d.Both
 }
 
 // Diff compares two plans layer by layer. Plans of models with another number of layers
@@ -131,7 +160,7 @@ func Diff(a, b *Plan) ([]LayerDiff, error) {
 	var diffs []LayerDiff
 	for i := range a.Layers {
 		x, y := a.Layers[i], b.Layers[i]
-		d := LayerDiff{i, x.Drop, y.Drop, len(x.Keep), len(y.Keep), x.Width, y.Width, 0}
+		d := LayerDiff{i, x.Drop, y.Drop, len(x.Keep), len(y.Keep), x.Width, y.Width, 0, x.attention(), y.attention()}
 		for _, j := range x.Keep {
 			if _, ok := slices.BinarySearch(y.Keep, j); ok {
 				d.Both++
