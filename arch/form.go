@@ -232,13 +232,16 @@ func SetForm(c *Config, from, to *Spec) error {
 			return err
 		}
 	}
+	cut := from.Heads != to.Heads || from.KVHeads != to.KVHeads // which readers that derive head_dim are to be told
 	for _, v := range []struct {
 		key  string
 		is   int
 		only bool
 	}{
 		{"intermediate_size", to.Intermediate, true},
-		{"num_key_value_heads", to.KVHeads, from.Form == DeciLM}, // its configs may leave it to their blocks
+		{"num_attention_heads", to.Heads, cut},
+		{"num_key_value_heads", to.KVHeads, cut || from.Form == DeciLM}, // whose configs may leave it to their blocks
+		{"head_dim", to.HeadDim, cut},
 	} {
 		if n, err := c.Int(v.key, 0); v.only && (err != nil || n != v.is) {
 			if err := c.Set(v.key, v.is); err != nil {

@@ -143,6 +143,13 @@ func TestFormsOfAttention(t *testing.T) {
 	if got := string(c.Bytes()); got != want {
 		t.Errorf("back to plain:\n%s\nwant\n%s", got, want)
 	}
+	same := plain.WithLayers([]int{1024, 1024, 1024}, []HeadCount{{3, 1}, {3, 1}, {3, 1}})
+	if err := SetForm(c, &plain, &same); err != nil || !same.Uniform() {
+		t.Fatal(err, same.Attention)
+	}
+	if got, err := FromConfig(c); err != nil || got.Form != Plain || got.Heads != 3 || got.KVHeads != 1 || got.HeadDim != 16 || got.Attention != nil {
+		t.Errorf("half the heads in all layers: %+v, %v\n%s", got, err, c.Bytes())
+	}
 	few := plain.WithLayers([]int{7, 7, 7}, []HeadCount{{3, 1}, {6, 2}, {}})
 	for form, want := range map[Form]string{Plain: "a plain checkpoint cannot say", DeciLM: "layer 0 has 3 query heads of 6", PerLayer: ""} {
 		if err := few.CanBe(form); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {

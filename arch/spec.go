@@ -267,13 +267,17 @@ func LayerOf(name string) (layer int, rest string) {
 func (s *Spec) WithWidths(widths []int) Spec { return s.WithLayers(widths, s.Attention) }
 
 // WithLayers is the Spec with other layers: their MLP widths and, unless it is nil, their
-// attention. The intermediate size becomes the widest.
+// attention. The intermediate size becomes the widest, and where all layers have the same
+// heads, those are the model's.
 func (s *Spec) WithLayers(widths []int, attention []HeadCount) Spec {
 	t := *s
 	t.Widths = slices.Clone(widths)
 	t.Layers = len(widths)
 	t.Intermediate = slices.Max(widths)
-	t.Attention = s.ownAttention(attention)
+	if len(attention) > 0 && attention[0].Queries > 0 && !slices.ContainsFunc(attention, func(h HeadCount) bool { return h != attention[0] }) {
+		t.Heads, t.KVHeads = attention[0].Queries, attention[0].KV
+	}
+	t.Attention = t.ownAttention(attention)
 	return t
 }
 
