@@ -209,7 +209,7 @@ func (s *sharer) changes(widths []int) []rise {
 	var all []rise
 	step := s.opt.Step
 	for l, w := range widths {
-		if slices.Contains(s.opt.Rule.Drop, l) || len(s.opt.Rule.Layers) > 0 && !slices.Contains(s.opt.Rule.Layers, l) {
+		if s.opt.Rule.LeavesNoMLP(l, &s.checkpoint.Spec) || len(s.opt.Rule.Layers) > 0 && !slices.Contains(s.opt.Rule.Layers, l) {
 			continue
 		}
 		to := (w - max(step, w/4)) / step * step

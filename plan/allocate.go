@@ -137,7 +137,7 @@ func Allocate(curves *score.Curves, spec *arch.Spec, rule Rule, opt AllocateOpti
 	var layers []choice
 	budget := 0
 	for l, d := range spec.Widths {
-		if !rule.prunes(l) || rule.leavesNoMLP(l, spec) {
+		if !rule.prunes(l) || rule.LeavesNoMLP(l, spec) {
 			continue
 		}
 		keep, width, err := rule.widths(l, d, spec.Hidden)

@@ -12,13 +12,13 @@ import (
 // What of a layer goes besides neurons: the attention, key-value heads with the query heads
 // that share them, or the whole MLP.
 
-// leavesNoMLP reports whether a layer has no MLP after the rule.
-func (r *Rule) leavesNoMLP(layer int, spec *arch.Spec) bool {
+// LeavesNoMLP reports whether a layer has no MLP after the rule.
+func (r *Rule) LeavesNoMLP(layer int, spec *arch.Spec) bool {
 	return spec.Widths[layer] == 0 || slices.Contains(r.Drop, layer) || slices.Contains(r.DropMLP, layer)
 }
 
-// leavesNoAttention reports whether a layer has no attention after the rule.
-func (r *Rule) leavesNoAttention(layer int, spec *arch.Spec) bool {
+// LeavesNoAttention reports whether a layer has no attention after the rule.
+func (r *Rule) LeavesNoAttention(layer int, spec *arch.Spec) bool {
 	return spec.AttentionAt(layer).Queries == 0 || slices.Contains(r.Drop, layer) || slices.Contains(r.DropAttention, layer)
 }
 
@@ -53,7 +53,7 @@ func (r *Rule) checkParts(spec *arch.Spec) error {
 		switch {
 		case d.Head < 0 || d.Head >= n:
 			return ruleErrorf("--drop-heads: layer %d has no key-value head %d; it has %d", d.Layer, d.Head, n)
-		case r.leavesNoAttention(d.Layer, spec):
+		case r.LeavesNoAttention(d.Layer, spec):
 			return ruleErrorf("--drop-heads names a head of layer %d, whose attention is dropped", d.Layer)
 		case len(r.keepHeads(d.Layer, n)) == 0:
 			return ruleErrorf("--drop-heads names all %d key-value heads of layer %d; name the layer in --drop-attention", n, d.Layer)
@@ -78,7 +78,7 @@ func (r *Rule) checkParts(spec *arch.Spec) error {
 	}
 	attention, mlp := 0, 0
 	for l := range spec.Layers {
-		noAttention, noMLP := r.leavesNoAttention(l, spec), r.leavesNoMLP(l, spec)
+		noAttention, noMLP := r.LeavesNoAttention(l, spec), r.LeavesNoMLP(l, spec)
 		if noAttention && noMLP && !slices.Contains(r.Drop, l) {
 			return ruleErrorf("nothing would be left of layer %d; name it in --drop-layers", l)
 		}

@@ -27,7 +27,7 @@ type Rule struct {
 	Width     *int     `json:"width,omitempty"`     // neurons to keep
 	Expansion *float64 `json:"expansion,omitempty"` // neurons to keep, as a multiple of hidden_size
 	// Widths are the neurons to keep, one number for each layer of the model, before
-	// alignment; those of dropped layers do not count.
+	// alignment; those of layers and MLPs that are dropped do not count.
 	Widths []int `json:"widths,omitempty"`
 	Layers []int `json:"layers,omitempty"` // the layers to prune; empty: all
 	Drop   []int `json:"drop_layers,omitempty"`
@@ -71,8 +71,8 @@ func (r *Rule) Check() error {
 		return ruleErrorf("one of --ratio, --width, --expansion, --widths, --drop-layers, --drop-attention, --drop-mlp or --drop-heads is needed")
 	case len(r.Widths) > 0 && len(r.Layers) > 0:
 		return ruleErrorf("--widths says the width of every layer; leave --layers out")
-	case slices.ContainsFunc(r.Widths, func(w int) bool { return w < 1 }):
-		return ruleErrorf("--widths %s: expected at least 1, the number of neurons to keep", joinInts(r.Widths))
+	case slices.ContainsFunc(r.Widths, func(w int) bool { return w < 0 }):
+		return ruleErrorf("--widths %s: expected numbers of neurons to keep", joinInts(r.Widths))
 	case r.Ratio != nil && !(*r.Ratio > 0 && *r.Ratio < 1):
 		return ruleErrorf("--ratio %v: expected a number between 0 and 1, the share of neurons to remove", *r.Ratio)
 	case r.Width != nil && *r.Width < 1:
@@ -114,6 +114,11 @@ func (r *Rule) CheckFor(spec *arch.Spec) error {
 	if err := r.checkParts(spec); err != nil {
 		return err
 	}
+	for l, w := range r.Widths {
+		if w == 0 && !r.LeavesNoMLP(l, spec) {
+			return ruleErrorf("--widths %s: expected at least 1 for layer %d, the number of neurons to keep; --drop-mlp drops all", joinInts(r.Widths), l)
+		}
+	}
 	return r.checkShrinks(spec)
 }
 
@@ -123,7 +128,7 @@ func (r *Rule) checkShrinks(spec *arch.Spec) error {
 	var nothing error
 	shrinks := false
 	for l, d := range spec.Widths {
-		if !r.prunes(l) || r.leavesNoMLP(l, spec) {
+		if !r.prunes(l) || r.LeavesNoMLP(l, spec) {
 			continue
 		}
 		_, width, err := r.widths(l, d, spec.Hidden)

@@ -183,6 +183,10 @@ func Overlap(a, b *score.Scores, ratios []float64) ([][]float64, error) {
 		if d != len(b.Layers[l]) {
 			return nil, fmt.Errorf("layer %d: the scores are of %d neurons and of %d", l, d, len(b.Layers[l]))
 		}
+		if d == 0 { // no MLP: both keep all of it
+			shares[l] = slices.Repeat([]float64{1}, len(ratios))
+			continue
+		}
 		for _, ratio := range ratios {
 			k := d - min(int(ratio*float64(d)), d-1)
 			other, both := best(b.Layers[l], k), 0
