@@ -12,7 +12,7 @@
 //     order, with its prefix shared or not, and at any number of threads.
 //   - Running layer after layer (Layerwise) gives the same bits as running the whole model.
 //   - Decoding through a Cache may use other kernels; its logits are within 1e-4 of those
-//     of scoring.
+//     of scoring. What other sequences are decoded in the same pass changes no bit.
 //   - F32 is the precision of record. BF16 rounds weights, and activations where they
 //     enter a matrix product (attention's included), to bfloat16; sums, norms, softmax
 //     and the residual stream stay in float32. The other precisions say what they round.
@@ -47,14 +47,26 @@ type Engine interface {
 	// NewCache returns an empty cache. It may be used beside others, but not by two
 	// goroutines at a time.
 	NewCache() Cache
+
+	// Decode takes a step with each of several caches, all in one pass, so that the
+	// weights are read once for all of them. Each step gives the bits that its cache's
+	// Append gives. Errors are those of Score, with the step's index as the node; a cache
+	// that is not this engine's, or is in two steps, is one too. After an error all caches
+	// hold what they held before.
+	Decode(ctx context.Context, steps []Step) error
+}
+
+// Step is what Decode does with one sequence.
+type Step struct {
+	Cache  Cache
+	Tokens []int32   // to run after those that are cached, at least one
+	Logits []float32 // [Vocab]; receives the logits of the token that follows the last
 }
 
 // Cache holds what a model remembers of one sequence while it is being decoded.
 type Cache interface {
-	// Append runs the tokens after those that are cached and stores the logits of the
-	// token that follows the last of them, Vocab values, in logits. At least one token
-	// must be given. Errors are those of Score, with node 0; after an error the cache
-	// holds what it held before.
+	// Append is Decode with this cache alone: it runs the tokens after those that are
+	// cached and stores the logits of the token that follows the last of them in logits.
 	Append(ctx context.Context, tokens []int32, logits []float32) error
 
 	// Tokens returns the cached sequence. It must not be changed.

@@ -39,6 +39,7 @@ var layers = map[string]int{
 	"lm":                               5,
 	"calib":                            5,
 	"energy":                           6,
+	"speed":                            6,
 	"study":                            7,
 	"report":                           7,
 	"card":                             7,
@@ -73,6 +74,7 @@ var sameLayer = []string{
 	"engine/cpu/kernel -> engine/cpu/kernel/internal/param",
 	"engine/cpu/kernel/internal/asm -> engine/cpu/kernel/internal/param",
 	"internal/ggufwrite -> gguf",
+	"speed -> energy",
 	"report -> study",
 	"card -> study",
 }

@@ -6,7 +6,9 @@
 package study
 
 import (
+	"github.com/coppice-lm/coppice/energy"
 	"github.com/coppice-lm/coppice/eval"
+	"github.com/coppice-lm/coppice/speed"
 )
 
 // LedgerVersion is the version of the ledger's lines that this package writes.
@@ -147,34 +149,12 @@ type Host struct {
 }
 
 // Speed is one measurement of throughput.
-type Speed struct {
-	Kind     string    `json:"kind"`    // "prompt" or "decode"
-	Context  int       `json:"context"` // tokens of the prompt, or before the first decoded one
-	Batch    int       `json:"batch"`   // sequences at once
-	DType    string    `json:"dtype"`
-	TokensPS float64   `json:"tokens_per_second"`          // median, all sequences together
-	Runs     []float64 `json:"runs_tokens_per_second"`     // each repetition
-	JoulesPT *float64  `json:"joules_per_token,omitempty"` // nil without a meter
-}
+type Speed = speed.Result
 
-// Energy is what the cell's evaluations drew. Domains that no meter read are not there; an
-// estimate is one only where Estimate is true.
-type Energy struct {
-	Meter     string   `json:"meter"`            // "rapl", "nvidia-smi", "tdp", or "none"
-	Absent    string   `json:"absent,omitempty"` // why there is no meter
-	Estimate  bool     `json:"estimate,omitempty"`
-	Joules    *float64 `json:"joules,omitempty"`     // in all, idle power included
-	IdleWatts *float64 `json:"idle_watts,omitempty"` // measured before the study
-	NetJoules *float64 `json:"net_joules,omitempty"` // less idle power
-	Tokens    int64    `json:"tokens,omitempty"`     // model input tokens of those evaluations
-	GramsCO2e *float64 `json:"grams_co2e,omitempty"` // of Joules; only with a grid intensity
-	Grid      *float64 `json:"grid_grams_per_kwh,omitempty"`
-	Domains   []Domain `json:"domains,omitempty"`
-}
+// Energy is what the cell's evaluations drew, as the meter read it. Domains that no meter
+// read are not there; an estimate is one only where Estimate is true. Tokens are the model
+// input tokens of those evaluations.
+type Energy = energy.Reading
 
-// Domain is one meter's reading.
-type Domain struct {
-	Name    string  `json:"name"` // package-0, dram, psys, GPU-0
-	Joules  float64 `json:"joules"`
-	Counted bool    `json:"counted"` // whether it is in the sum; psys and a package's cores are not
-}
+// Domain is the reading of one part of the machine.
+type Domain = energy.Domain

@@ -80,7 +80,7 @@ which only what is new is computed. The default is greedy: the most probable tok
 			if err != nil {
 				return generateError(err)
 			}
-			a.speed(g)
+			a.took(g)
 			return a.result(map[string]any{"text": g.Text, "tokens": g.Tokens, "reason": g.Reason, "prompt_tokens": g.PromptTokens,
 				"prompt_tokens_per_second": g.PromptSpeed(), "decode_tokens_per_second": g.DecodeSpeed()})
 		},
@@ -195,7 +195,7 @@ func (a *app) converse(cmd *cobra.Command, s *lm.Session, system string, opt lm.
 		if err != nil {
 			return err
 		}
-		a.speed(g)
+		a.took(g)
 		if g.Reason == lm.Length && g.Text == "" {
 			return errors.New("the conversation fills the model's context; begin a new one")
 		}
@@ -237,8 +237,8 @@ func readLines(ctx context.Context, in io.Reader) <-chan line {
 	return lines
 }
 
-// speed says what a generation took.
-func (a *app) speed(g lm.Generation) {
+// took says what a generation took.
+func (a *app) took(g lm.Generation) {
 	if !a.quiet {
 		fmt.Fprintf(a.stderr, "prompt %d tokens (%d from the cache), %.0f tokens/s; %d tokens made, %.1f tokens/s; ended by %s\n",
 			g.PromptTokens, g.Reused, g.PromptSpeed(), len(g.Tokens), g.DecodeSpeed(), g.Reason)

@@ -74,15 +74,15 @@ func (p *pass) rotate(layer, r, h0, h1 int) {
 	}
 }
 
-// keep rotates keys of the rows and copies them and the values to the cache of a head.
-func (p *pass) keep(layer, head int) {
-	t, dim := p.e.model.Layers[layer], p.e.model.HeadDim
+// keep rotates a head's keys of a node's rows and copies them and the values to the cache.
+func (p *pass) keep(layer, node, head int) {
+	t, dim, s := p.e.model.Layers[layer], p.e.model.HeadDim, p.layout.nodes[node]
 	stride := (t.Heads + 2*t.KVHeads) * dim
-	cached := &p.cached(layer)[head]
-	for r, row := range p.layout.rows {
-		p.rotate(layer, r, t.Heads+head, t.Heads+head+1)
-		k := p.ws.qkv[r*stride+(t.Heads+head)*dim:]
-		cached.Set(row.Position, k[:dim], k[t.KVHeads*dim:][:dim])
+	cached := &p.cached(node, layer)[head]
+	for i := range s.n {
+		p.rotate(layer, s.first+i, t.Heads+head, t.Heads+head+1)
+		k := p.ws.qkv[(s.first+i)*stride+(t.Heads+head)*dim:]
+		cached.Set(s.position+i, k[:dim], k[t.KVHeads*dim:][:dim])
 	}
 }
 
@@ -119,8 +119,8 @@ func (e *Engine) attentionBF16() bool { return e.precision == engine.BF16 }
 
 // attend computes attention of all rows, or of the given ones, which then are all that
 // are left, into ws.att, from queries and keys that are not rotated yet. A unit of work is a block of queries and one key
-// head with the query heads that share it; where there is one block, as in decoding, the
-// unit does all that is to be done for its key head.
+// head with the query heads that share it; where each cached sequence has one block, as in
+// decoding, the unit does all that is to be done for its key head.
 func (p *pass) attend(layer int, only []int) {
 	e, t, dim := p.e, p.e.model.Layers[layer], p.e.model.HeadDim
 	queries, keys := t.Heads*dim, t.KVHeads*dim
@@ -132,6 +132,7 @@ func (p *pass) attend(layer int, only []int) {
 	}
 	columns := attention.Heads * dim // of a unit
 	blocks := p.queryBlocks(only)
+	oneEach := len(blocks) == len(p.layout.nodes)
 	p.normQK(layer)
 	if p.cached == nil {
 		p.rows(p.layout.n, rowTile, func(_, r0, r1 int) {
@@ -139,8 +140,8 @@ func (p *pass) attend(layer int, only []int) {
 				p.rotate(layer, r, t.Heads, t.Heads+t.KVHeads)
 			}
 		})
-	} else if len(blocks) > 1 {
-		p.member.run(t.KVHeads, func(_, head int) { p.keep(layer, head) })
+	} else if !oneEach {
+		p.member.run(len(p.layout.nodes)*t.KVHeads, func(_, unit int) { p.keep(layer, unit/t.KVHeads, unit%t.KVHeads) })
 	}
 	p.member.run(len(blocks)*t.KVHeads, func(_, unit int) {
 		if err := p.ctx.Err(); unit == 0 && err != nil {
@@ -149,9 +150,9 @@ func (p *pass) attend(layer int, only []int) {
 		// The last positions see the most keys: they come first.
 		b, head := blocks[len(blocks)-1-unit/t.KVHeads], unit%t.KVHeads
 		s := &p.layout.nodes[b.node]
-		if p.cached != nil && len(blocks) == 1 {
-			p.cached(layer)[head].Prefetch(s.position, attention.Window)
-			p.keep(layer, head)
+		if p.cached != nil && oneEach {
+			p.cached(b.node, layer)[head].Prefetch(s.position, attention.Window)
+			p.keep(layer, b.node, head)
 		}
 		r, column := s.first+b.first, head*columns
 		for i := range b.n {
@@ -159,7 +160,7 @@ func (p *pass) attend(layer int, only []int) {
 		}
 		out, q, at := p.ws.att.values[r*queries+column:], p.ws.qkv[r*stride+column:], s.position+b.first
 		if p.cached != nil {
-			attention.RunBlocks(out, queries, q, stride, b.n, at, &p.cached(layer)[head])
+			attention.RunBlocks(out, queries, q, stride, b.n, at, &p.cached(b.node, layer)[head])
 		} else {
 			kv := make([]kernel.KV, len(s.path))
 			for i, run := range s.path {

@@ -103,21 +103,28 @@ func benchmarkScore(b *testing.B, config string) {
 	})
 }
 
-func benchmarkDecode(b *testing.B, config string) {
+func benchmarkDecode(b *testing.B, config string, sequences int) {
 	const n = 32
 	precisions := []engine.Precision{engine.F32, engine.BF16, engine.F16, engine.Q8_0, engine.Q4_0, engine.Q4_1}
 	each(b, config, precisions, func(b *testing.B, e *cpu.Engine) {
-		logits := make([]float32, e.Model().Vocab)
-		cache := e.NewCache()
+		steps := make([]engine.Step, sequences)
+		for i := range steps {
+			steps[i] = engine.Step{Cache: e.NewCache(), Tokens: []int32{0}, Logits: make([]float32, e.Model().Vocab)}
+		}
 		for b.Loop() {
-			cache.Truncate(0)
+			for _, s := range steps {
+				s.Cache.Truncate(0)
+			}
 			for i := range int32(n) {
-				if err := cache.Append(context.Background(), []int32{i}, logits); err != nil {
+				for j, s := range steps {
+					s.Tokens[0] = i + int32(j)
+				}
+				if err := e.Decode(context.Background(), steps); err != nil {
 					b.Fatal(err)
 				}
 			}
 		}
-		b.ReportMetric(n*float64(b.N)/b.Elapsed().Seconds(), "tokens/s")
+		b.ReportMetric(float64(n*sequences*b.N)/b.Elapsed().Seconds(), "tokens/s")
 	})
 }
 
@@ -126,5 +133,8 @@ func BenchmarkScore135M(b *testing.B) { benchmarkScore(b, smolLM2135M) }
 func BenchmarkScore1B(b *testing.B)   { benchmarkScore(b, llama321B) }
 
 // Decoding 32 tokens one by one.
-func BenchmarkDecode135M(b *testing.B) { benchmarkDecode(b, smolLM2135M) }
-func BenchmarkDecode1B(b *testing.B)   { benchmarkDecode(b, llama321B) }
+func BenchmarkDecode135M(b *testing.B) { benchmarkDecode(b, smolLM2135M, 1) }
+func BenchmarkDecode1B(b *testing.B)   { benchmarkDecode(b, llama321B, 1) }
+
+// Decoding 32 tokens of each of four sequences, all in one pass.
+func BenchmarkDecodeFour135M(b *testing.B) { benchmarkDecode(b, smolLM2135M, 4) }

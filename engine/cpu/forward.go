@@ -43,9 +43,9 @@ type pass struct {
 	layout layout
 	n      int          // rows of the residual stream: all, until the last layer narrows them
 	tables []*ropeTable // [nodes*ropes]
-	// cached, if not nil, returns where keys and values of a layer are kept, head by
-	// head, for the one sequence of the layout.
-	cached  func(layer int) []kernel.KVBlocks
+	// cached, if not nil, returns where keys and values of a node's sequence are kept in a
+	// layer, head by head. Each node then is a sequence of its own.
+	cached  func(node, layer int) []kernel.KVBlocks
 	observe engine.MLPObserver
 	// wanted, if not nil, is the rows of the layout whose results are wanted, ascending:
 	// after run, e.ws.x holds these alone. An observer wants all.

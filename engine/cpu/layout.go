@@ -58,13 +58,18 @@ func lay(b engine.Batch, regime func(length int) int) layout {
 	return l
 }
 
-// extend makes the layout of tokens that follow those of a cache. Keys and values are in
-// the cache: there is no path to them over rows.
-func extend(tokens []int32, position, regime int) layout {
-	l := layout{n: len(tokens), tokens: tokens, rows: make([]engine.Row, len(tokens))}
-	for i := range l.rows {
-		l.rows[i] = engine.Row{Index: i, Position: position + i}
+// extend makes the layout of the tokens of caches that are not computed yet, one node a
+// cache. Keys and values are in the caches: there is no path to them over rows.
+func extend(caches []*cache) layout {
+	var l layout
+	for i, c := range caches {
+		tokens := c.tokens[c.computed:]
+		l.nodes = append(l.nodes, segment{first: l.n, n: len(tokens), position: c.computed, regime: c.regime})
+		l.tokens = append(l.tokens, tokens...)
+		for j := range tokens {
+			l.rows = append(l.rows, engine.Row{Node: i, Index: j, Position: c.computed + j})
+		}
+		l.n += len(tokens)
 	}
-	l.nodes = []segment{{n: len(tokens), position: position, regime: regime}}
 	return l
 }

@@ -17,9 +17,7 @@ const decodeTolerance = 1e-4
 // logits of scoring, also where the sequence grows into another regime of the rotary
 // embedding.
 func testDecoding(t *testing.T, open Opener) {
-	models := variety(t)
-	models["dynamic"] = model(t, With(TinyLlama, map[string]any{
-		"max_position_embeddings": 100, "rope_scaling": map[string]any{"rope_type": "dynamic", "factor": 2.0}}))
+	models := decodingModels(t)
 	tokens := sequence(1, 170)
 	for name, m := range models {
 		for _, precision := range precisionsFor(name) {
@@ -55,6 +53,54 @@ func testDecoding(t *testing.T, open Opener) {
 			feed(170)
 			cache.Truncate(0)
 			feed(1)
+		}
+	}
+}
+
+// decodingModels is variety, and a model whose rotary embedding changes after 100 tokens.
+func decodingModels(t *testing.T) map[string]*Model {
+	models := variety(t)
+	models["dynamic"] = model(t, With(TinyLlama, map[string]any{
+		"max_position_embeddings": 100, "rope_scaling": map[string]any{"rope_type": "dynamic", "factor": 2.0}}))
+	return models
+}
+
+// testDecodingTogether: sequences that are decoded in one pass, with prompts among them,
+// get the bits that each gets alone.
+func testDecodingTogether(t *testing.T, open Opener) {
+	// Of each sequence, how many tokens it takes in each pass; one grows into another regime.
+	passes := [][]int{{3, 70, 98, 1, 129}, {1, 1, 1, 1, 1}, {1, 1, 1, 1, 1}, {1, 66, 1, 0, 1}, {1, 0, 1, 2, 0}}
+	for name, m := range decodingModels(t) {
+		for _, precision := range precisionsFor(name) {
+			e := open(t, m, Options{Precision: precision, Threads: 2, MaxLength: 256})
+			var together, alone []engine.Cache
+			for range passes[0] {
+				together, alone = append(together, e.NewCache()), append(alone, e.NewCache())
+			}
+			for at, pass := range passes {
+				var steps []engine.Step
+				for i, n := range pass {
+					if n > 0 {
+						tokens := sequence(i, 256)[len(together[i].Tokens()):][:n]
+						steps = append(steps, engine.Step{Cache: together[i], Tokens: tokens, Logits: make([]float32, m.Transformer.Vocab)})
+					}
+				}
+				if err := e.Decode(context.Background(), steps); err != nil {
+					t.Fatal(err)
+				}
+				for _, s := range steps {
+					i, want := slices.Index(together, s.Cache), make([]float32, m.Transformer.Vocab)
+					if err := alone[i].Append(context.Background(), s.Tokens, want); err != nil {
+						t.Fatal(err)
+					}
+					if !slices.Equal(together[i].Tokens(), alone[i].Tokens()) {
+						t.Fatalf("%s, %v, pass %d, sequence %d: the caches hold other tokens", name, precision, at, i)
+					}
+					if !slices.Equal(s.Logits, want) {
+						t.Fatalf("%s, %v, pass %d, sequence %d: other logits than alone", name, precision, at, i)
+					}
+				}
+			}
 		}
 	}
 }

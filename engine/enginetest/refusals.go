@@ -63,6 +63,47 @@ func testRefusals(t *testing.T, open Opener) {
 	score(t, open(t, m, Options{MaxLength: 17}), long, tail)
 }
 
+// testRefusedSteps: a step that cannot be taken is an error that names it, and no cache of
+// the pass changes.
+func testRefusedSteps(t *testing.T, open Opener) {
+	m := model(t, With(TinyLlama, map[string]any{"max_position_embeddings": 16}))
+	m.Weights["model.embed_tokens.weight"][5*m.Transformer.Hidden] = float32(math.NaN())
+	e := open(t, m, Options{})
+	step := func(c engine.Cache, tokens ...int32) engine.Step {
+		return engine.Step{Cache: c, Tokens: tokens, Logits: make([]float32, 48)}
+	}
+	one, other, foreign := e.NewCache(), e.NewCache(), open(t, m, Options{}).NewCache()
+	if err := e.Decode(context.Background(), []engine.Step{step(one, 1, 2), step(other, 3)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := e.Decode(context.Background(), nil); err != nil {
+		t.Errorf("no steps: %v", err)
+	}
+	short := step(other, 1)
+	short.Logits = short.Logits[:47]
+	for name, bad := range map[string]engine.Step{
+		"no tokens": step(other), "a token too large": step(other, 48), "no cache": step(nil, 1),
+		"another engine's cache": step(foreign, 1), "the same cache twice": step(one, 1), "no room for logits": short,
+	} {
+		if err := e.Decode(context.Background(), []engine.Step{step(one, 1), bad}); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	err := e.Decode(context.Background(), []engine.Step{step(one, 1), step(other, make([]int32, 16)...)})
+	var tooLong *engine.LengthError
+	if !errors.As(err, &tooLong) || *tooLong != (engine.LengthError{Node: 1, Length: 17, Max: 16}) {
+		t.Errorf("17 tokens for a model of 16: %v", err)
+	}
+	err = e.Decode(context.Background(), []engine.Step{step(one, 1), step(other, 4, 5)})
+	var notFinite *engine.NonFiniteError
+	if !errors.As(err, &notFinite) || *notFinite != (engine.NonFiniteError{Node: 1, Index: 2, Layer: -1, Layers: 3}) {
+		t.Errorf("a NaN in the second step: %v", err)
+	}
+	if a, b := len(one.Tokens()), len(other.Tokens()); a != 2 || b != 1 {
+		t.Errorf("after errors the caches hold %d and %d tokens, expected 2 and 1", a, b)
+	}
+}
+
 // testNonFinite: a NaN is reported with the request it concerns and the first layer it
 // comes from, while other sequences could be scored.
 func testNonFinite(t *testing.T, open Opener) {

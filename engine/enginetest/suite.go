@@ -38,6 +38,7 @@ func Run(t *testing.T, open Opener) {
 		{"regimes", testRegimes},
 		{"concurrent calls", testConcurrent},
 		{"decoding", testDecoding},
+		{"decoding together", testDecodingTogether},
 		{"bf16", testBF16},
 		{"rounded", testRounded},
 		{"stored", testStored},
@@ -53,6 +54,7 @@ func Run(t *testing.T, open Opener) {
 		{"head", testHead},
 		{"head dim", testHeadDim},
 		{"refusals", testRefusals},
+		{"refused steps", testRefusedSteps},
 		{"not finite", testNonFinite},
 		{"cancelled", testCancelled},
 	} {

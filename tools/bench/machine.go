@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+
+	"github.com/coppice-lm/coppice/study"
 )
 
 // machine says on what the figures were taken, without naming the host.
@@ -27,14 +29,11 @@ type machine struct {
 
 // describeMachine reads /proc; what cannot be read is "unknown", as it decides nothing.
 func describeMachine(dir string) machine {
+	host := study.ThisHost(0)
 	m := machine{
-		CPU:    field("/proc/cpuinfo", "model name"),
-		Cores:  runtime.NumCPU(),
-		Kernel: "unknown",
-		Go:     runtime.Version() + " " + runtime.GOOS + "/" + runtime.GOARCH,
+		CPU: host.CPU, Cores: host.Cores, MemoryBytes: host.Memory, Kernel: "unknown",
+		Go: runtime.Version() + " " + host.OS + "/" + host.Arch,
 	}
-	fmt.Sscanf(field("/proc/meminfo", "MemTotal"), "%d", &m.MemoryBytes)
-	m.MemoryBytes <<= 10
 	if release, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
 		m.Kernel = strings.TrimSpace(string(release))
 	}
@@ -46,17 +45,6 @@ func describeMachine(dir string) machine {
 	}
 	m.Filesystem, m.Disk = mount(dir)
 	return m
-}
-
-// field returns what follows "key:" in a file of such lines.
-func field(path, key string) string {
-	text, _ := os.ReadFile(path)
-	for line := range strings.Lines(string(text)) {
-		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == key {
-			return strings.TrimSpace(value)
-		}
-	}
-	return "unknown"
 }
 
 // mount returns the type and the device of the file system that holds dir: the mount
