@@ -89,6 +89,24 @@ type ExtraFile struct {
 	Open func() (io.ReadCloser, error)
 }
 
+// Read reads the file whole. More than limit bytes are an error, which like others names
+// the file.
+func (f ExtraFile) Read(limit int64) ([]byte, error) {
+	r, err := f.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	b, err := io.ReadAll(io.LimitReader(r, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = fmt.Errorf("more than %d bytes", limit)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", f.Name, err)
+	}
+	return b, nil
+}
+
 // Open opens a model: a Hugging Face directory, a .gguf file (or the first of its
 // splits), or owner/name[@revision] in the local Hugging Face cache. Headers, config
 // and shapes are checked against one another; no weights are read, but for a head that

@@ -1,93 +1,41 @@
 package export
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
-	"go.yaml.in/yaml/v3"
-
-	"github.com/coppice-lm/coppice/checkpoint"
 	"github.com/coppice-lm/coppice/gguf"
+	"github.com/coppice-lm/coppice/internal/frontmatter"
 )
 
-// Card is what the model card, README.md, says of itself in its front matter.
+// Card is what the model card, README.md, says in its front matter.
 type Card struct {
-	License     string // identifier, "llama3.2"
-	LicenseName string
-	LicenseLink string
-	BaseModels  []string // owner/name
-	Languages   []string
-	Tags        []string
-	Text        string // the licence's own text, of the file LICENSE; empty if there is none
+	frontmatter.Front
+	Text string // the licence's own text, of the file LICENSE; empty if there is none
 }
 
-// oneOrMany is a YAML value that is a string or a list of strings.
-type oneOrMany []string
-
-func (o *oneOrMany) UnmarshalYAML(n *yaml.Node) error {
-	if n.Kind == yaml.ScalarNode {
-		if n.Value != "" && n.Tag != "!!null" {
-			*o = []string{n.Value}
-		}
-		return nil
-	}
-	return n.Decode((*[]string)(o))
-}
-
-// readCard reads README.md and LICENSE of a model, where they are. A card without front
-// matter says nothing; one whose front matter is no YAML is an error.
-func readCard(c *checkpoint.Checkpoint) (Card, error) {
-	var card Card
-	for _, f := range c.Extra() {
+// readCard reads README.md and LICENSE of a model, where they are. What cannot be read of
+// the front matter is a note, since the model is as good without it.
+func (p *Program) readCard() error {
+	for _, f := range p.from.Extra() {
 		switch f.Name {
 		case "LICENSE", "LICENSE.txt", "LICENSE.md":
-			b, err := readExtra(f)
+			b, err := f.Read(maxExtra)
 			if err != nil {
-				return card, err
+				return err
 			}
-			card.Text = string(b)
+			p.Card.Text = string(b)
 		case "README.md":
-			b, err := readExtra(f)
-			if err == nil {
-				err = card.read(b)
-			}
+			b, err := f.Read(maxExtra)
 			if err != nil {
-				return card, fmt.Errorf("README.md: %w", err)
+				return err
+			}
+			if p.Card.Front, err = frontmatter.Parse(b); err != nil {
+				p.Notes = append(p.Notes, fmt.Sprintf("README.md: %v; what it says there of licence, base model, languages and tags is left out", err))
 			}
 		}
 	}
-	return card, nil
-}
-
-func (card *Card) read(readme []byte) error {
-	readme = bytes.ReplaceAll(readme, []byte("\r\n"), []byte("\n"))
-	rest, ok := bytes.CutPrefix(readme, []byte("---\n"))
-	if !ok {
-		return nil
-	}
-	front, _, ok := bytes.Cut(rest, []byte("\n---"))
-	if !ok {
-		return errors.New("its front matter has no end (a line ---)")
-	}
-	var v struct {
-		License     oneOrMany `yaml:"license"`
-		LicenseName string    `yaml:"license_name"`
-		LicenseLink string    `yaml:"license_link"`
-		BaseModel   oneOrMany `yaml:"base_model"`
-		Language    oneOrMany `yaml:"language"`
-		Tags        oneOrMany `yaml:"tags"`
-	}
-	if err := yaml.Unmarshal(front, &v); err != nil {
-		return fmt.Errorf("its front matter: %w", err)
-	}
-	if len(v.License) > 0 {
-		card.License = v.License[0]
-	}
-	card.LicenseName, card.LicenseLink = v.LicenseName, v.LicenseLink
-	card.BaseModels, card.Languages, card.Tags = v.BaseModel, v.Language, v.Tags
 	return nil
 }
 

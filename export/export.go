@@ -22,7 +22,6 @@ package export
 import (
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"math"
 	"path/filepath"
@@ -241,7 +240,7 @@ func (p *Program) tokenizerKeys() ([]gguf.KeyValue, error) {
 		default:
 			continue
 		}
-		b, err := readExtra(f)
+		b, err := f.Read(maxExtra)
 		if err != nil {
 			return nil, err
 		}
@@ -289,22 +288,6 @@ func firstID(c *arch.Config, key string) int {
 
 // maxExtra bounds what is read of a file beside the weights; real ones are below 40 MB.
 const maxExtra = 256 << 20
-
-func readExtra(f checkpoint.ExtraFile) ([]byte, error) {
-	r, err := f.Open()
-	if err != nil {
-		return nil, err
-	}
-	defer r.Close()
-	b, err := io.ReadAll(io.LimitReader(r, maxExtra+1))
-	if err == nil && len(b) > maxExtra {
-		err = fmt.Errorf("more than %d bytes", maxExtra)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", f.Name, err)
-	}
-	return b, nil
-}
 
 // modelName is the last part of a model's path, without the ending of a file.
 func modelName(path string) string {

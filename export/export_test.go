@@ -335,24 +335,6 @@ func TestSizeLabel(t *testing.T) {
 	}
 }
 
-func TestCard(t *testing.T) {
-	var c Card
-	if err := c.read([]byte("---\r\nlicense: other\nlicense_name: l\nbase_model:\n- a/b\n- c\nlanguage: en\ntags: [x]\nmodel-index: [{name: y}]\n---\n# text\n")); err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(Card{License: "other", LicenseName: "l", BaseModels: []string{"a/b", "c"}, Languages: []string{"en"}, Tags: []string{"x"}}, c); diff != "" {
-		t.Error(diff)
-	}
-	if err := c.read([]byte("# no front matter")); err != nil {
-		t.Error(err)
-	}
-	for _, bad := range []string{"---\nlicense: x\n", "---\nlicense: [\n---\n", "---\ntags: {a: b}\n---\n"} {
-		if err := c.read([]byte(bad)); err == nil {
-			t.Errorf("%q: no error", bad)
-		}
-	}
-}
-
 const chatML = `{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}`
 
 // The template that is found writes the chats that the model's own writes.

@@ -16,8 +16,7 @@ const quantisationVersion = 2
 // tokenizer (names: the GGUF specification of ggml, docs/gguf.md).
 func (p *Program) metadata(t *arch.Transformer, name string) ([]gguf.KeyValue, error) {
 	s := &p.spec
-	var err error
-	if p.Card, err = readCard(p.from); err != nil {
+	if err := p.readCard(); err != nil {
 		return nil, err
 	}
 	if name == "" {

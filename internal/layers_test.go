@@ -18,6 +18,7 @@ var layers = map[string]int{
 	"tensor":                           0,
 	"internal/parallel":                0,
 	"internal/filelock":                0,
+	"internal/frontmatter":             0,
 	"safetensors":                      1,
 	"gguf":                             1,
 	"linalg":                           1,

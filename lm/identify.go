@@ -16,6 +16,16 @@ import (
 	"github.com/coppice-lm/coppice/tensor"
 )
 
+// Identify is what ModelInfo.Weights says of a checkpoint, without making it run: whoever
+// has the weights finds out by it whether a result is theirs. It reads all of them.
+func Identify(ctx context.Context, c *checkpoint.Checkpoint, threads int) (string, error) {
+	model, err := c.Spec.Transformer(c.Config)
+	if err != nil {
+		return "", fmt.Errorf("%s: config.json: %w", c.Path, err)
+	}
+	return identify(ctx, c, model, threads)
+}
+
 // identify returns a digest of all weights and of the computation that the config makes of
 // them. Unlike checkpoint's Fingerprint, which samples the weights, it tells models apart
 // that differ in a single value: results of one must never be taken for those of the other.

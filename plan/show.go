@@ -114,10 +114,10 @@ func (r *Rule) String() string {
 		s = "--widths " + joinInts(r.Widths) + " "
 	}
 	if len(r.Layers) > 0 {
-		s += fmt.Sprintf("--layers %v ", r.Layers)
+		s += "--layers " + joinInts(r.Layers) + " "
 	}
 	if len(r.Drop) > 0 {
-		s += fmt.Sprintf("--drop-layers %v ", r.Drop)
+		s += "--drop-layers " + joinInts(r.Drop) + " "
 	}
 	if len(r.DropAttention) > 0 {
 		s += "--drop-attention " + joinInts(r.DropAttention) + " "

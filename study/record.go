@@ -59,6 +59,8 @@ type Record struct {
 	// Groups are means over the tasks of a benchmark (musr), as eval gives them.
 	Groups []eval.GroupResult `json:"groups,omitempty"`
 	Curves *Curves            `json:"curves,omitempty"`
+	// Conditions are those of the evaluation of Tasks; nil where nothing was evaluated.
+	Conditions *Conditions `json:"conditions,omitempty"`
 	// Commands made the numbers, in order, as one would type them.
 	Commands []string `json:"commands,omitempty"`
 	// Run is what differs from one run to the next: times, memory, energy, the machine.

@@ -17,7 +17,7 @@ trap 'rm -rf "$work"' EXIT INT TERM
 CGO_ENABLED=0 go build -o "$work/coppice" ./cmd/coppice
 
 failed=""
-for check in ${CHECKS:-gguf families prune forms best tokenizer engine eval export}; do
+for check in ${CHECKS:-gguf families prune forms best tokenizer engine eval export card}; do
 	echo "== $check"
 	if [ "$check" = tokenizer ]; then
 		"$venv/bin/python" tools/peers/tokenizer_check.py --shared "$shared" --work "$work/tokenizer" --coppice "$work/coppice" || failed="$failed $check"
