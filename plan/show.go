@@ -69,7 +69,10 @@ func (p *Plan) showAllocation(w io.Writer) {
 	}
 	fmt.Fprintf(w, "widths     as many parameters as %s, in steps of %d\n", a.Budget.String(), a.Step)
 	fmt.Fprintf(w, "           least error by curve %s: %.4g in all layers together, %.4g at one width (%+.1f %%)\n", a.Curve, a.Error, a.Uniform, -100*a.Gain())
-	if a.Curve == Measured {
+	if len(a.Units) > 0 {
+		fmt.Fprintf(w, "           besides neurons could go: %v\n", a.Units)
+	}
+	if a.Loss > 0 {
 		fmt.Fprintf(w, "           loss on held-back text: %.4f nats a token, %.4f at one width\n", a.Loss, a.LossUniform)
 	}
 	fmt.Fprintf(w, "           from the statistics %s\n\n", a.Stats)
