@@ -14,11 +14,11 @@ const (
 	// partRounds is how often parts are looked at, and partsMeasured of how many of them the
 	// loss is measured then.
 	partRounds    = 3
-	partsMeasured = 12
+	partsMeasured = 24
 )
 
 // dropped are how many parts are tried together.
-var dropped = []int{1, 2, 4, 8}
+var dropped = []int{1, 2, 4, 8, 16}
 
 // lesion is a part of a model, and what the model is without it.
 type lesion struct {
@@ -36,9 +36,10 @@ type lesion struct {
 // Like slopes, losses of parts do not add up, and a part that the dense model hardly uses may
 // be what the pruned one lives on. So parts are looked at in the model that is cut in all
 // layers: first by the change of the residual stream for each parameter, which costs one run
-// of a layer; then, the dozen with the least, by the rise of the loss. One, two, four and
-// eight of them together, the cheapest first, are tried with the widths that the residual
-// curve then gives, and the best of these, if it loses less, is where the next round looks.
+// of a layer; then, the two dozen with the least, by the rise of the loss. One, two, four,
+// eight and sixteen of them together, the cheapest first, are tried with the widths that the
+// residual curve then gives, and the best of these, if it loses less, is where the next round
+// looks.
 func (s *sharer) dropParts(choose plan.AllocateOptions) error {
 	spec := &s.checkpoint.Spec
 	choose.Budget = &s.opt.Rule
