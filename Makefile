@@ -22,7 +22,7 @@ lint:
 	$(GO) tool staticcheck ./...
 
 race:
-	CGO_ENABLED=1 $(GO) test -race -short ./internal/parallel ./internal/filelock ./score ./surgery ./export ./linalg ./calib ./checkpoint ./tokenizer ./eval/... ./engine/... ./lm ./energy
+	CGO_ENABLED=1 $(GO) test -race -short ./internal/parallel ./internal/filelock ./score ./surgery ./export ./linalg ./calib ./checkpoint ./tokenizer ./eval/... ./engine/... ./lm ./study ./energy
 
 # The packages with assembly, at each lower level of the CPU.
 levels:
@@ -41,6 +41,8 @@ fuzz:
 	$(GO) test ./internal/frontmatter -run '^$$' -fuzz FuzzParse -fuzztime $(FUZZTIME)
 	$(GO) test ./tokenizer -run '^$$' -fuzz FuzzLoad -fuzztime $(FUZZTIME)
 	$(GO) test ./eval -run '^$$' -fuzz FuzzReadLedger -fuzztime $(FUZZTIME)
+	$(GO) test ./study -run '^$$' -fuzz FuzzParseLedger -fuzztime $(FUZZTIME)
+	$(GO) test ./study -run '^$$' -fuzz FuzzDecodeYAML -fuzztime $(FUZZTIME)
 
 cross:
 	GOOS=linux GOARCH=amd64 $(GO) build -o /dev/null ./cmd/coppice

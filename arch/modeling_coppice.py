@@ -24,9 +24,8 @@ class _Lists:
 
     def sizes(self):
         """Width of the MLP, heads, and key-value heads of each layer."""
-        n, lists = self.num_hidden_layers, [self.intermediate_sizes]
-        for key in "num_attention_heads", "num_key_value_heads":
-            lists.append(getattr(self, key + "_per_layer", None) or [getattr(self, key)] * n)
+        keys, n = ("num_attention_heads", "num_key_value_heads"), self.num_hidden_layers
+        lists = [self.intermediate_sizes, *(getattr(self, f"{k}_per_layer", 0) or [getattr(self, k)] * n for k in keys)]
         if any(len(sizes) != n for sizes in lists):
             raise ValueError(f"{n} layers, but lists of {[len(sizes) for sizes in lists]} entries")
         return list(zip(*lists))
@@ -100,7 +99,7 @@ class _Block(dict):
 
 
 class DeciLMConfig(LlamaConfig):
-    """block_configs instead of lists: widths are ffn_mult * 2/3 * hidden_size, up to a multiple of 256."""
+    """block_configs instead of lists. A width is ffn_mult * 2/3 * hidden_size, up to a multiple of 256."""
 
     model_type = "nemotron-nas"
 
@@ -110,9 +109,10 @@ class DeciLMConfig(LlamaConfig):
 
     def sizes(self):
         for b in self.block_configs:
-            width = 0 if b.ffn.get("no_op") else -(-int(2 * b.ffn.ffn_mult * self.hidden_size / 3) // 256) * 256
+            mult, width = b.ffn.get("ffn_mult"), b.ffn.get("intermediate_size")
+            width = width if mult is None else -(-int(2 * mult * self.hidden_size / 3) // 256) * 256
             heads = 0 if b.attention.get("no_op") else self.num_attention_heads
-            yield width, heads, heads and heads // b.attention.n_heads_in_group
+            yield 0 if b.ffn.get("no_op") else width, heads, heads and heads // b.attention.n_heads_in_group
 
 
 class DeciLMForCausalLM(_PerLayer, LlamaForCausalLM):

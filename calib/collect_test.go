@@ -261,6 +261,40 @@ func TestContinuesAfterDeath(t *testing.T) {
 	t.Run("in files", func(t *testing.T) { testDeath(t, m, text, want, 1) })
 }
 
+// Where the partial output of a run that died is gone, or its streams are, the next begins
+// anew.
+func TestContinuesWithoutFiles(t *testing.T) {
+	m, text := openTiny(t, tinyDir(t)), writeText(t, 60)
+	want := read(t, collect(t, m, text, options()))
+	for _, ending := range []string{"part", "streams-1"} {
+		out := filepath.Join(t.TempDir(), "stats")
+		opt := options()
+		opt.Memory, opt.Save = 1, 1
+		reports := 0
+		opt.Progress = func(int64, int64) {
+			if reports++; reports == 8 {
+				panic("dead")
+			}
+		}
+		func() {
+			defer func() { _ = recover() }()
+			_, _ = Collect(context.Background(), m, []string{text}, out, opt)
+		}()
+		if err := os.Remove(filepath.Join(filepath.Dir(out), ".stats.coppice-"+ending)); err != nil {
+			t.Fatal(err)
+		}
+		opt.Progress = nil
+		st, err := Collect(context.Background(), m, []string{text}, out, opt)
+		if err != nil {
+			t.Fatalf("without %s: %v", ending, err)
+		}
+		st.Close()
+		if !bytes.Equal(read(t, out), want) {
+			t.Errorf("without %s: other bytes", ending)
+		}
+	}
+}
+
 func testDeath(t *testing.T, m *lm.Layerwise, text string, want []byte, memory int64) {
 	opt := options()
 	opt.Memory = memory

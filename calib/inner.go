@@ -186,26 +186,29 @@ func (f *refitter) round(mlp *engine.MLPWeights) (stepped bool, err error) {
 }
 
 // fitInner makes rounds of a step on gate and up and a refit of down to its own part of the
-// target, as long as steps help. sums are those of the neurons as they are, and become
-// those of the neurons as they are fitted; without is down fitted without held-back text;
-// later fits leave it out too, but start from weights that have seen it.
-func (f *refitter) fitInner(sums *targets, mlp *engine.MLPWeights, without *linalg.Matrix, fit *LayerFit) (*linalg.Matrix, error) {
+// target, as long as steps help, all without held-back text but for the choice of damping
+// and of how far to step. sums are those of the neurons as they are, and become those of the
+// neurons as they are fitted; without is down fitted from the weights from. It returns the
+// two of the last fit.
+func (f *refitter) fitInner(sums *targets, mlp *engine.MLPWeights, from, without *linalg.Matrix, fit *LayerFit) (_, _ *linalg.Matrix, err error) {
 	first, _ := sums.stats.Weights(score.Fit, f.fit.Cap)
 	f.pairs.setWeights(f.text.rows, first)
 	for fit.Rounds < f.fit.Rounds {
+		mlp.Down = narrow(without)
 		stepped, err := f.round(mlp)
 		if err != nil || !stepped {
-			return without, err
+			return from, without, err
 		}
 		fit.Rounds++
 		if err := f.sumPairs(sums); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		if without, err = f.own(sums, mlp, fit); err != nil {
-			return nil, err
+		from = f.down(mlp)
+		if without, err = f.own(sums, sums.heldBack(), from, fit); err != nil {
+			return nil, nil, err
 		}
 	}
-	return without, nil
+	return from, without, nil
 }
 
 // sumPairs adds up the pairs anew, with the MLP that f.glu[0] holds.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math"
 	"os"
 	"reflect"
 
@@ -32,16 +31,15 @@ type RefitOptions struct {
 	// Attention has the output projection of each layer's attention refitted too, before its
 	// MLP, to repair the layers before.
 	Attention bool
-	Damping   float64 // above 0; 0: chosen for each layer from surgery.Dampings on held-back text
+	Damping   float64 // above 0, at most plan.MaxDamping; 0: chosen for each layer from surgery.Dampings on held-back text
 	// Report is called after each layer's fit; may be nil.
 	Report func(LayerFit)
 }
 
 // LayerFit says how a layer was fitted. Errors are means over held-back tokens of the
 // squared distance from the target, over the target's mean square; zero where no text is
-// held back. The error after is that of a down_proj fitted without these tokens; the one
-// that is kept is fitted to all. With rounds, both steps and the weights that the ridge of
-// each further fit pulls to have seen them.
+// held back. The error after is that of weights fitted without these tokens, which chose
+// the dampings and, with rounds, how far to step; the down_proj that is kept is fitted to all.
 type LayerFit struct {
 	Layer         int
 	Damping       float64 // of the MLP's own part of the target
@@ -73,12 +71,7 @@ func Refit(ctx context.Context, m *lm.Layerwise, c *checkpoint.Checkpoint, p *pl
 		}
 	}
 	opt.Model = model
-	// The sums of the neurons that stay, and of targets, are no more than those of all.
-	pairs := 0
-	if opt.Rounds > 0 {
-		pairs = 3 // inputs, targets, what is to be repaired
-	}
-	r, err := begin(ctx, m, sources, out, opt.Options, layerBytes(m.Engine().Model())+targetBytes(m.Engine().Model(), p), 2, pairs)
+	r, err := begin(ctx, m, sources, out, opt.Options, refitBytes(m.Engine().Model(), p, &opt), 2, opt.pairs())
 	if err != nil {
 		return nil, err
 	}
@@ -120,8 +113,8 @@ func (o *RefitOptions) checkFit(m *arch.Transformer) error {
 		return fmt.Errorf("a cap of %v for first tokens, and tokens weighed by their streams: one or the other", o.Cap)
 	case o.Rounds < 0:
 		return fmt.Errorf("%d rounds: expected 0 or more", o.Rounds)
-	case !(o.Damping >= 0) || math.IsInf(o.Damping, 0):
-		return fmt.Errorf("a damping of %v: expected a number above 0, or 0 to choose it", o.Damping)
+	case !(o.Damping >= 0 && o.Damping <= plan.MaxDamping):
+		return fmt.Errorf("a damping of %v: expected a number above 0 and at most %v, or 0 to choose it", o.Damping, plan.MaxDamping)
 	}
 	if o.Attention {
 		if err := checkHeads(m); err != nil {
@@ -142,13 +135,16 @@ func (o *RefitOptions) checkFit(m *arch.Transformer) error {
 	return nil
 }
 
-// targetBytes is what the sums of targets take beside those of the neurons.
-func targetBytes(m *arch.Transformer, p *plan.Plan) int64 {
-	most := 0
-	for _, l := range p.Layers {
-		most = max(most, len(l.Keep))
+// pairs is how many vectors of each token are kept while a layer is fitted, beside the two
+// streams: where gate and up take steps, the inputs and the parts of the target.
+func (o *RefitOptions) pairs() int {
+	switch {
+	case o.Rounds == 0:
+		return 0
+	case o.Target == plan.StreamTarget:
+		return 3
 	}
-	return 5 * 8 * int64(m.Hidden) * int64(most)
+	return 2
 }
 
 // refitter is one call of Refit.
@@ -217,11 +213,14 @@ func (f *refitter) finished() (*surgery.Weights, error) {
 	return nil, err
 }
 
-// intoPlan writes the refit into the plan.
+// intoPlan writes the refit into the plan, in the place of another one and its dampings.
 func (f *refitter) intoPlan(w *surgery.Weights) error {
 	fingerprint, err := w.Fingerprint()
 	if err != nil {
 		return err
+	}
+	for i := range f.plan.Layers {
+		f.plan.Layers[i].Damping = 0
 	}
 	f.plan.Refit = &plan.Refit{Method: plan.Propagated, Stats: fingerprint, Cap: f.fit.Cap, Target: f.fit.Target}
 	return nil

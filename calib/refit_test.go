@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"math"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -570,5 +572,48 @@ func TestRefitAttention(t *testing.T) {
 	opt.Memory, opt.Report = 1, nil
 	if _, again := d.refit(t, d.thirds(t), text, opt); !bytes.Equal(read(t, again), read(t, path)) {
 		t.Error("other bytes with files than in memory")
+	}
+}
+
+// What gate and up become does not depend on what the held-back documents say, as long as
+// these judge steps alike: no fit of a round sees them.
+func TestRoundsLeaveHeldBackTextOut(t *testing.T) {
+	dir := tinyDir(t)
+	d := openDense(t, dir)
+	opt := d.options(plan.MLPTarget)
+	opt.Rounds, opt.Rows, opt.Context = 3, Padded, 128
+	text := func(held string) string {
+		var b strings.Builder
+		order := rand.New(rand.NewPCG(opt.Seed, 0)).Perm(60)
+		for i := range 60 {
+			word := fmt.Sprintf("some words %d and more of them", i*i)
+			if slices.Index(order, i)%heldBack == heldBack-1 {
+				word = held
+			}
+			fmt.Fprintf(&b, "{\"text\": \"document %d %s\"}\n", i, strings.Repeat(word+". ", 3))
+		}
+		path := filepath.Join(t.TempDir(), "text.jsonl")
+		if err := os.WriteFile(path, []byte(b.String()), 0o666); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	var gate [][]float32
+	var down [][]float32
+	for _, held := range []string{"others of them, and words", "these are 7 or 8 more words"} {
+		var fits []LayerFit
+		opt.Report = func(f LayerFit) { fits = append(fits, f) }
+		w, _ := d.refit(t, d.thirds(t), text(held), opt)
+		m, err := w.Layer(1)
+		if err != nil || fits[0].Rounds < 2 || !(fits[0].After < fits[0].Before) {
+			t.Fatalf("%v, fits %+v", err, fits)
+		}
+		gate, down = append(gate, m.Gate), append(down, m.Down)
+	}
+	if !slices.Equal(gate[0], gate[1]) {
+		t.Error("gate depends on held-back text")
+	}
+	if slices.Equal(down[0], down[1]) {
+		t.Error("down does not: the texts are alike")
 	}
 }

@@ -2,6 +2,7 @@ package calib
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -154,6 +155,15 @@ func TestSources(t *testing.T) {
 	}
 	if joined != long || len(got) < 7 {
 		t.Errorf("the plain text came in %d pieces, %d bytes of %d", len(got)-5, len(joined), len(long))
+	}
+
+	link := filepath.Join(t.TempDir(), "link")
+	if err := errors.Join(os.Symlink(dir, link), os.Symlink(dir, path("loop"))); err != nil {
+		t.Fatal(err)
+	}
+	again, err := readSources([]string{path("a.jsonl"), link, dir, path("a.jsonl")})
+	if err != nil || len(again) != len(got) {
+		t.Errorf("by several names: %d documents, %v, want %d", len(again), err, len(got))
 	}
 
 	for name, bad := range map[string]struct{ text, want string }{

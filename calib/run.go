@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/checkpoint"
 	"github.com/coppice-lm/coppice/lm"
 	"github.com/coppice-lm/coppice/score"
@@ -124,22 +123,6 @@ func (r *run) keep(at place, made int, sync func() error, stats *score.LayerStat
 	r.saved, r.dirty = time.Now(), false
 	r.saving = r.saved.Sub(begin)
 	return nil
-}
-
-// streamBytes is the size of the residual streams of so many tokens.
-func streamBytes(m *arch.Transformer, tokens int64) int64 { return 4 * int64(m.Hidden) * tokens }
-
-// layerBytes is about the most memory that a layer takes: its weights in float32, its
-// sums, and what is computed of a batch.
-func layerBytes(m *arch.Transformer) int64 {
-	h, d := int64(m.Hidden), int64(0)
-	for _, l := range m.Layers {
-		d = max(d, int64(l.Width))
-	}
-	queries, keys := int64(m.Heads*m.HeadDim), int64(m.KVHeads*m.HeadDim)
-	weights := h*(2*queries+2*keys) + 3*h*d
-	work := batchTokens*(6*h+2*queries+2*keys) + 3*chunkRows*d
-	return 4*(weights+work) + 12*d*(d+3)
 }
 
 // judge says whether there is enough text.

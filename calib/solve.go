@@ -9,30 +9,37 @@ import (
 )
 
 // solve fits the MLP to the sums: down_proj to its own part of the target, gate and up with
-// it, in rounds, where that is wanted, and down_proj to the part to repair at last.
+// it, in rounds, where that is wanted, and down_proj to the part to repair at last. Until
+// the dampings and the rounds are chosen no weight has seen held-back text; then down_proj
+// is fitted to all tokens, from where the last fit without them began.
 func (f *refitter) solve(sums *targets, mlp *engine.MLPWeights, fit *LayerFit) error {
 	threads := f.opt.Threads
-	held := sums.heldBack()
+	held, from := sums.heldBack(), f.down(mlp)
 	if held != nil && held.AllEnergy > 0 {
-		fit.Before = held.AllError(f.down(mlp), threads) / held.AllEnergy
+		fit.Before = held.AllError(from, threads) / held.AllEnergy
 	}
-	fitted, err := f.own(sums, mlp, fit)
+	without, err := f.own(sums, held, from, fit)
 	if err != nil {
 		return err
 	}
 	if f.fit.Rounds > 0 {
-		if fitted, err = f.fitInner(sums, mlp, fitted, fit); err != nil {
+		if from, without, err = f.fitInner(sums, mlp, from, without, fit); err != nil {
 			return err
 		}
 		held = sums.heldBack()
 	}
+	fitted, err := sums.fit(score.AllTokens, f.fit.Cap, threads).Solve(from, fit.Damping, threads)
+	if err != nil {
+		return err
+	}
+	mlp.Down = narrow(fitted)
 	if f.fit.Target == plan.StreamTarget {
-		if fitted, err = f.repairs(sums, held, mlp, fitted, fit); err != nil {
+		if without, err = f.repairs(sums, held, mlp, without, fit); err != nil {
 			return err
 		}
 	}
 	if held != nil && held.AllEnergy > 0 {
-		fit.After = held.AllError(fitted, threads) / held.AllEnergy
+		fit.After = held.AllError(without, threads) / held.AllEnergy
 	}
 	return nil
 }
@@ -59,28 +66,16 @@ func (f *refitter) repairs(sums *targets, held *surgery.Fit, mlp *engine.MLPWeig
 	return without, nil
 }
 
-// own fits down_proj to its own part of the target, on all tokens, and returns what it is
-// fitted to without those that are held back; from the second fit of a layer on, the weights
-// that both are pulled to have seen these too.
-func (f *refitter) own(sums *targets, mlp *engine.MLPWeights, fit *LayerFit) (*linalg.Matrix, error) {
-	threads, down := f.opt.Threads, f.down(mlp)
+// own returns what down_proj is fitted to for its own part of the target without held-back
+// text, which chooses the damping: the ridge pulls to down.
+func (f *refitter) own(sums *targets, held *surgery.Fit, down *linalg.Matrix, fit *LayerFit) (without *linalg.Matrix, err error) {
+	threads := f.opt.Threads
 	part := sums.fit(score.Fit, f.fit.Cap, threads)
-	var without *linalg.Matrix
-	var err error
 	if fit.Damping = f.fit.Damping; fit.Damping == 0 {
-		fit.Damping, without, err = part.Choose(down, sums.heldBack(), threads)
-	} else {
-		without, err = part.Solve(down, fit.Damping, threads)
+		fit.Damping, without, err = part.Choose(down, held, threads)
+		return without, err
 	}
-	if err != nil {
-		return nil, err
-	}
-	fitted, err := sums.fit(score.AllTokens, f.fit.Cap, threads).Solve(down, fit.Damping, threads)
-	if err != nil {
-		return nil, err
-	}
-	mlp.Down = narrow(fitted)
-	return without, nil
+	return part.Solve(down, fit.Damping, threads)
 }
 
 // down is the MLP's down_proj.

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -28,15 +29,21 @@ const (
 type document struct{ name, text string }
 
 // readSources reads files, and those of directories and their directories in the order
-// of their names; where none are named, the built-in text.
+// of their names; where none are named, the built-in text. A file that is named in several
+// ways is read once, lest what is held back be fitted to as well. In directories links are
+// followed to files, never to directories.
 func readSources(paths []string) ([]document, error) {
 	if len(paths) == 0 {
 		return builtInDocuments(), nil
 	}
 	r := &reader{}
 	for _, path := range paths {
-		if err := filepath.WalkDir(path, func(p string, d fs.DirEntry, err error) error {
-			hidden := p != path && strings.HasPrefix(d.Name(), ".")
+		root := path
+		if st, err := os.Stat(path); err == nil && st.IsDir() {
+			root = filepath.Clean(path) + string(filepath.Separator) // of a link, what it leads to
+		}
+		if err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
+			hidden := p != root && strings.HasPrefix(filepath.Base(p), ".")
 			switch {
 			case err != nil:
 				return err
@@ -45,7 +52,7 @@ func readSources(paths []string) ([]document, error) {
 			case d.IsDir() || hidden:
 				return nil
 			}
-			return r.file(p)
+			return r.file(p, p == root)
 		}); err != nil {
 			return nil, err
 		}
@@ -58,14 +65,21 @@ func readSources(paths []string) ([]document, error) {
 
 type reader struct {
 	documents []document
+	read      []fs.FileInfo
 	bytes     int64
 }
 
-func (r *reader) file(path string) error {
+// file reads a file, which was named or is in a directory that was.
+func (r *reader) file(path string, named bool) error {
 	st, err := os.Stat(path)
 	if err != nil {
 		return err
 	}
+	same := func(other fs.FileInfo) bool { return os.SameFile(st, other) }
+	if slices.ContainsFunc(r.read, same) || !named && !st.Mode().IsRegular() {
+		return nil
+	}
+	r.read = append(r.read, st)
 	if r.bytes += st.Size(); r.bytes > maxText {
 		return fmt.Errorf("%s: the calibration text is larger than %d MiB; name fewer files", path, maxText>>20)
 	}

@@ -190,10 +190,13 @@ func (f files) readPlace(job string) (place, *stateReader, error) {
 	return p, r, nil
 }
 
-// whole reports whether a place makes sense and the streams that it goes on from are
-// there.
+// whole reports whether a place makes sense, and the partial output and the streams that it
+// goes on from are there.
 func (f files) whole(p *place) bool {
 	if p.Layer < 0 || p.Batch < 0 || p.Width < 0 || p.Width > 0 && len(p.Count) != 3 {
+		return false
+	}
+	if _, err := os.Stat(f.part); err != nil && p.Layer > 0 {
 		return false
 	}
 	for _, names := range f.streams {

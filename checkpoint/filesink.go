@@ -17,15 +17,11 @@ type FileSink struct {
 	open []*os.File
 }
 
-// CheckFiles refuses output files that are, hold or lie inside the input, that exist
-// without force, or that are no regular files. It writes nothing; CreateFiles calls it.
-func CheckFiles(paths []string, input string, force bool) error {
-	s, err := stageFiles(paths)
-	if err != nil {
-		return err
-	}
+// checkFiles refuses output files that are, hold or lie inside the input, that exist
+// without force, or that are no regular files. It writes nothing.
+func (s *FileSink) checkFiles(input string) error {
 	ours := s.leftovers()
-	for i, path := range paths {
+	for _, path := range s.files {
 		if err := CheckOutside(path, input); err != nil {
 			return err
 		}
@@ -38,42 +34,37 @@ func CheckFiles(paths []string, input string, force bool) error {
 			return &OutputError{path, "is a directory; name a file"}
 		case !st.Mode().IsRegular():
 			return &OutputError{path, "is no regular file; name another output"}
-		case !force && !slices.Contains(ours, s.files[i]):
+		case !s.force && !slices.Contains(ours, path):
 			return &OutputError{path, "exists; use --force to replace it"}
 		}
 	}
 	return nil
 }
 
-// stageFiles decides where files of one directory are built: in a hidden directory beside
-// the first of them, from which they can be renamed.
-func stageFiles(paths []string) (*FileSink, error) {
-	s := &FileSink{}
+// CreateFiles prepares to write files, all in the directory of name, of which a reader must
+// open the first before it looks for the others. They are built in a hidden directory
+// that has its name by name, so that a run which cuts the same model into other parts finds
+// what a killed one left. Files that are, hold or lie inside the input, or that are no
+// regular files, are refused; those that exist are without force, and with it are replaced
+// by Commit and not before.
+func CreateFiles(name string, paths []string, input string, force bool) (*FileSink, error) {
+	out, err := filepath.Abs(name)
+	if err != nil {
+		return nil, err
+	}
+	dir, base := filepath.Split(out)
+	prefix := filepath.Join(dir, "."+base+".coppice-")
+	f := &FileSink{staging: staging{place: place{out: out, stage: prefix + "partial", lock: prefix + "lock"}, force: force}}
 	for _, path := range paths {
 		abs, err := filepath.Abs(path)
 		if err != nil {
 			return nil, err
 		}
-		s.files = append(s.files, abs)
+		f.files = append(f.files, abs)
 	}
-	dir, base := filepath.Split(s.files[0])
-	prefix := filepath.Join(dir, "."+base+".coppice-")
-	s.place = place{out: s.files[0], stage: prefix + "partial", lock: prefix + "lock"}
-	return s, nil
-}
-
-// CreateFiles prepares to write files, all in one directory, of which a reader must open
-// the first before it looks for the others. With force, files of these names are replaced
-// by Commit and not before.
-func CreateFiles(paths []string, input string, force bool) (*FileSink, error) {
-	if err := CheckFiles(paths, input, force); err != nil {
+	if err := f.checkFiles(input); err != nil {
 		return nil, err
 	}
-	f, err := stageFiles(paths)
-	if err != nil {
-		return nil, err
-	}
-	f.force = force
 	if err := f.begin(); err != nil {
 		return nil, err
 	}
@@ -99,7 +90,9 @@ func (s *FileSink) WriteAt(i int, p []byte, off int64) error {
 
 // Commit makes the files durable and gives them their names: first the older file that a
 // reader would begin with goes, where there are several, and the new one comes last. So at
-// no moment does a reader find parts that do not belong together.
+// no moment does a reader find parts that do not belong together, nor after a failure of
+// the system, since the names are made durable in this order. After a *SettleError the
+// files are there.
 func (s *FileSink) Commit() error {
 	err := syncFiles(s.open)
 	s.open = nil
@@ -109,31 +102,38 @@ func (s *FileSink) Commit() error {
 	if err != nil {
 		return &WriteError{err}
 	}
-	s.done = true
-	s.release()
-	return nil
+	return s.settle()
 }
 
 func (s *FileSink) publish() error {
-	for i, path := range s.files { // what has come there since CreateFiles is not ours to replace
+	for _, path := range s.files { // what has come there since CreateFiles is not ours to replace
 		if !s.force && exists(path) {
-			return fmt.Errorf("%s: has come into being meanwhile: %w", s.files[i], fs.ErrExist)
+			return fmt.Errorf("%s: has come into being meanwhile: %w", path, fs.ErrExist)
 		}
 	}
 	if err := syncDir(s.stage); err != nil {
 		return err
 	}
+	dir := filepath.Dir(s.out)
 	if len(s.files) > 1 {
 		if err := os.Remove(s.files[0]); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
+		if err := syncDir(dir); err != nil {
+			return err
+		}
 	}
 	for i := len(s.files) - 1; i >= 0; i-- {
+		if i == 0 && len(s.files) > 1 {
+			if err := syncDir(dir); err != nil {
+				return err
+			}
+		}
 		if err := os.Rename(s.staged(s.files[i]), s.files[i]); err != nil {
 			return err
 		}
 	}
-	return errors.Join(os.Remove(s.stage), syncDir(filepath.Dir(s.out)))
+	return nil
 }
 
 // Abort removes what was written. After Commit it does nothing, so that it can be

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -120,16 +121,31 @@ type place struct {
 
 const inPlacePrefix = "/.coppice-"
 
-// markReplaces is the content of the lock of a run whose output held something when it
-// began: what it leaves when it is killed is not all Coppice's own to clear.
-const markReplaces = "replaces\n"
+// The lock holds the names of the outputs at which nothing stood when the run began, each
+// with a zero byte after it: what stands there when it was killed is Coppice's own to clear.
+// A lock without names, or one that something else left, gives no such leave.
+const markEnd = "\x00"
+
+// marked lists the outputs that the lock of a killed run names.
+func (p *place) marked() []string {
+	mark, err := os.ReadFile(p.lock)
+	if err != nil {
+		return nil
+	}
+	var paths []string
+	for name := range strings.SplitAfterSeq(string(mark), markEnd) {
+		if name, whole := strings.CutSuffix(name, markEnd); whole && name == filepath.Base(name) && name != "." && name != ".." {
+			paths = append(paths, filepath.Join(filepath.Dir(p.out), name))
+		}
+	}
+	return paths
+}
 
 // leftover reports whether what stands in the output was left by a killed run that began
 // with nothing there: inside a mount point whatever it had moved up, elsewhere the whole
 // model that it had just published.
 func (p *place) leftover() bool {
-	mark, err := os.ReadFile(p.lock)
-	return err == nil && string(mark) != markReplaces && (p.inPlace || !exists(p.stage))
+	return slices.Contains(p.marked(), p.out) && (p.inPlace || !exists(p.stage))
 }
 
 // places decides where to build. A sibling of the output can be renamed into place in

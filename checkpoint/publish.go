@@ -16,25 +16,18 @@ func (s *Sink) publish() error {
 	}
 	switch err := os.Remove(s.out); { // an empty directory goes; one that holds something stays
 	case err == nil || errors.Is(err, os.ErrNotExist):
-		if err := os.Rename(s.stage, s.out); err != nil {
-			return err
-		}
+		return os.Rename(s.stage, s.out)
 	case !s.force:
 		return err
-	default:
-		if err := s.replace(); err != nil {
-			return err
-		}
 	}
-	return syncDir(filepath.Dir(s.out))
+	return s.replace()
 }
 
-// replace puts the stage in the place of an older output and removes the older one. In
-// one step where the system can; else an older output that stood aside is moved back
-// if the second step fails.
+// replace puts the stage in the place of an older output. In one step where the system
+// can; else an older output that stood aside is moved back if the second step fails.
 func (s *Sink) replace() error {
 	if exchange(s.stage, s.out) == nil {
-		return os.RemoveAll(s.stage)
+		return nil
 	}
 	if err := os.Rename(s.out, s.old()); err != nil {
 		return err
@@ -42,7 +35,7 @@ func (s *Sink) replace() error {
 	if err := os.Rename(s.stage, s.out); err != nil {
 		return errors.Join(err, os.Rename(s.old(), s.out))
 	}
-	return os.RemoveAll(s.old())
+	return nil
 }
 
 // old is where a replaced output stands between the two renames.
@@ -83,7 +76,7 @@ func (s *Sink) publishInPlace() error {
 			}
 		}
 	}
-	return errors.Join(os.Remove(s.stage), syncDir(s.out))
+	return nil
 }
 
 // clearInPlace removes everything from the output directory but stage and lock.

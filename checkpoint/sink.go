@@ -27,6 +27,18 @@ func (e *WriteError) Error() string {
 }
 func (e *WriteError) Unwrap() error { return e.Err }
 
+// SettleError says that the output is whole and in its place, but that something after that
+// failed: making its name durable, or removing what it was built in.
+type SettleError struct {
+	Path string
+	Err  error
+}
+
+func (e *SettleError) Error() string {
+	return e.Path + ": is written and whole, but may not outlast a failure of the system: " + e.Err.Error()
+}
+func (e *SettleError) Unwrap() error { return e.Err }
+
 // Sink writes a Hugging Face directory. Nothing can be seen under the output's name
 // before Commit; what a killed run leaves is hidden, marked, and cleared by the next.
 type Sink struct {
@@ -159,7 +171,8 @@ func (s *Sink) CopyFile(f ExtraFile) error {
 }
 
 // Commit makes everything durable, then index and config.json, then publishes the
-// whole under the output's name. It refuses if a byte of a tensor is missing.
+// whole under the output's name. It refuses if a byte of a tensor is missing. After a
+// *SettleError the output is there.
 func (s *Sink) Commit(config []byte) error {
 	for name, t := range s.targets {
 		if n := t.entry.End - t.entry.Begin; t.written.Load() != n {
@@ -182,9 +195,7 @@ func (s *Sink) Commit(config []byte) error {
 	if err := s.publish(); err != nil {
 		return &WriteError{err}
 	}
-	s.done = true
-	s.release()
-	return nil
+	return s.settle()
 }
 
 // Abort removes what was written. After Commit it does nothing, so that it can be

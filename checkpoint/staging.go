@@ -108,7 +108,7 @@ func (s *staging) acquire() error {
 }
 
 // clearLeftovers removes what a killed run left, if the lock was there before us, and
-// notes in the lock whether this run's output holds something that is not Coppice's.
+// notes in the lock at which outputs of this run nothing stands.
 func (s *staging) clearLeftovers(marked bool) error {
 	if marked {
 		ours := s.leftovers()
@@ -124,10 +124,16 @@ func (s *staging) clearLeftovers(marked bool) error {
 			}
 		}
 	}
-	if !s.holds() {
-		return s.lockFd.Truncate(0)
+	mark := ""
+	for _, out := range s.outputs() {
+		if !s.holds(out) {
+			mark += filepath.Base(out) + markEnd
+		}
 	}
-	_, err := s.lockFd.WriteAt([]byte(markReplaces), 0)
+	if err := s.lockFd.Truncate(0); err != nil {
+		return err
+	}
+	_, err := s.lockFd.WriteAt([]byte(mark), 0)
 	return err
 }
 
@@ -139,7 +145,8 @@ func (s *staging) outputs() []string {
 	return s.files
 }
 
-// leftovers lists the outputs that a killed run made which began with nothing there.
+// leftovers lists the outputs that a killed run made where nothing had been. Those of files
+// may be others than this run's: a model may be cut into another number of parts.
 func (s *staging) leftovers() []string {
 	if s.files == nil {
 		if s.leftover() {
@@ -147,11 +154,8 @@ func (s *staging) leftovers() []string {
 		}
 		return nil
 	}
-	if mark, err := os.ReadFile(s.lock); err != nil || string(mark) == markReplaces {
-		return nil
-	}
 	var ours []string
-	for _, path := range s.files {
+	for _, path := range s.marked() {
 		// A file that was published is no longer where it was built.
 		if exists(path) && !exists(s.staged(path)) {
 			ours = append(ours, path)
@@ -167,17 +171,31 @@ func (s *staging) staged(path string) string {
 
 // holds reports whether something stands at an output already: a file, or an entry of a
 // directory besides the lock inside it.
-func (s *staging) holds() bool {
-	for _, out := range s.outputs() {
-		if entries, err := os.ReadDir(out); err == nil {
-			if len(entries) > 1 || len(entries) == 1 && !s.inPlace {
-				return true
-			}
-		} else if s.files != nil && exists(out) {
-			return true
-		}
+func (s *staging) holds(out string) bool {
+	entries, err := os.ReadDir(out)
+	switch {
+	case err != nil:
+		return s.files != nil && exists(out)
+	case s.inPlace:
+		return len(entries) > 1
 	}
-	return false
+	return len(entries) > 0
+}
+
+// settle ends a run whose output stands in its place, whole: it makes the names durable and
+// removes what is left, the hidden directory and an older output that stood aside.
+func (s *staging) settle() error {
+	dir := filepath.Dir(s.out)
+	if s.inPlace {
+		dir = s.out
+	}
+	err := errors.Join(syncDir(dir), os.RemoveAll(s.stage), os.RemoveAll(s.old()))
+	s.done = true
+	s.release()
+	if err != nil {
+		return &SettleError{s.out, err}
+	}
+	return nil
 }
 
 func (s *staging) release() { filelock.Release(s.lockFd) }

@@ -108,6 +108,17 @@ func (t *Task) fingerprint() string {
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
+// Fingerprint identifies the records that a run asks which is limited to the first limit
+// ones, 0 to none: tasks of equal fingerprints ask the same. Of a text it is that of the
+// whole, whose windows depend on the tokenizer.
+func (t *Task) Fingerprint(limit int) string {
+	picked := *t
+	if limit > 0 && t.Kind != Text {
+		picked.Docs = t.Docs[:min(limit, len(t.Docs))]
+	}
+	return picked.fingerprint()
+}
+
 // validate reports a task that Run could not work on: a mistake of the program that made
 // it, said in a way that its author finds it.
 func (t *Task) validate() error {

@@ -27,7 +27,7 @@ func (p *Program) architecture(t *arch.Transformer) (string, error) {
 		case s.Attention != nil:
 			return "", fmt.Errorf("the attention of its layers differs, and llama.cpp's %s has the same in all", name)
 		default:
-			return "", fmt.Errorf("its layers are %d to %d neurons wide, and llama.cpp's %s has one width for all; prune it with --pad, or to one width", slices.Min(s.Widths), slices.Max(s.Widths), name)
+			return "", fmt.Errorf("its layers are %d to %d neurons wide, and llama.cpp's %s has one width for all; carry its plan out with --form padded, or prune to one width", slices.Min(s.Widths), slices.Max(s.Widths), name)
 		}
 	}
 	if err := checkRope(t, name); err != nil {
@@ -35,6 +35,9 @@ func (p *Program) architecture(t *arch.Transformer) (string, error) {
 	}
 	if err := checkAttention(t, name, s); err != nil {
 		return "", err
+	}
+	if name == "gemma2" && !s.Tied {
+		return "", fmt.Errorf("tie_word_embeddings is false, and llama.cpp's gemma2 has no head of its own (output.weight)")
 	}
 	if want := defaultActivation(name); t.Activation != want {
 		return "", fmt.Errorf("hidden_act is %v, and llama.cpp's %s computes %v", t.Activation, name, want)

@@ -255,18 +255,9 @@ func (p *Program) tokenizerKeys() ([]gguf.KeyValue, error) {
 	for key, to := range map[string]*int{"bos_token_id": &src.BOS, "eos_token_id": &src.EOS, "pad_token_id": &src.PAD} {
 		*to = firstID(p.from.Config, key)
 	}
-	keys, notes, err := tokenizer.GGUFKeys(src)
-	if err != nil {
-		return nil, err
-	}
-	p.Notes = append(p.Notes, notes...)
-	if p.Chat, err = tokenizer.Load(src.Tokenizer, src.Config); err != nil {
-		return nil, err
-	}
-	if src.Template != "" {
-		p.Chat.SetChatTemplate(src.Template)
-	}
-	return keys, nil
+	chat, keys, notes, err := tokenizer.GGUFKeys(src)
+	p.Chat, p.Notes = chat, append(p.Notes, notes...)
+	return keys, err
 }
 
 // firstID is a token id of the config, the first where it lists several, or -1.

@@ -1,6 +1,7 @@
 package export
 
 import (
+	"encoding/json"
 	"math"
 	"os"
 	"path/filepath"
@@ -77,7 +78,7 @@ func written(t *testing.T, c *checkpoint.Checkpoint, opt Options) *checkpoint.Ch
 		t.Fatal(err)
 	}
 	paths := p.Paths(filepath.Join(t.TempDir(), "m.gguf"))
-	sink, err := checkpoint.CreateFiles(paths, c.Path, false)
+	sink, err := checkpoint.CreateFiles(paths[0], paths, c.Path, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,7 +211,17 @@ func TestComesBack(t *testing.T) {
 			if err1 != nil || err2 != nil {
 				t.Fatal(err1, err2)
 			}
-			if test.name == "llama3" { // other spellings of the same
+			if test.name == "llama3" { // factors in the place of settings, of the same frequencies
+				was, wasScale := a.Ropes[0].Frequencies(1)
+				is, isScale := b.Ropes[0].Frequencies(1)
+				if len(a.Ropes) != 1 || len(b.Ropes) != 1 || wasScale != isScale {
+					t.Errorf("ropes %+v, want %+v", b.Ropes, a.Ropes)
+				}
+				for i, f := range was {
+					if !nearly(float64(is[i]), float64(f)) {
+						t.Errorf("frequency %d is %v, want %v", i, is[i], f)
+					}
+				}
 				a.Ropes, b.Ropes = nil, nil
 			}
 			if diff := cmp.Diff(a, b); diff != "" {
@@ -226,9 +237,10 @@ func TestCompileRefuses(t *testing.T) {
 		keys   map[string]any
 		want   string
 	}{
-		{[]int{96, 32}, map[string]any{"model_type": "qwen2"}, "layers are 32 to 96 neurons wide"},
+		{[]int{96, 32}, map[string]any{"model_type": "qwen2"}, "one width for all; carry its plan out with --form padded"},
 		{[]int{96, 96}, map[string]any{"model_type": "coppice_qwen2", "intermediate_sizes": []int{96, 96}, "num_attention_heads_per_layer": []int{4, 0}, "num_key_value_heads_per_layer": []int{2, 0}}, "the attention of its layers differs"},
 		{[]int{96, 96}, map[string]any{"model_type": "granite"}, `"granite" is a family that export does not cover`},
+		{[]int{96, 96}, map[string]any{"model_type": "gemma2", "head_dim": 32, "query_pre_attn_scalar": 32, "tie_word_embeddings": false}, "gemma2 has no head of its own"},
 		{[]int{96, 96}, map[string]any{"model_type": "gemma2", "head_dim": 32, "query_pre_attn_scalar": 8}, "query_pre_attn_scalar"},
 		{[]int{96, 96}, map[string]any{"model_type": "gemma2", "head_dim": 32, "query_pre_attn_scalar": 32, "layer_types": []string{"full_attention", "full_attention"}}, "layer 0 slides: false"},
 		{[]int{96, 96}, map[string]any{"model_type": "gemma3_text", "head_dim": 32, "query_pre_attn_scalar": 32, "rope_local_base_freq": 500.0}, "rope_local_base_freq is 500"},
@@ -239,7 +251,11 @@ func TestCompileRefuses(t *testing.T) {
 			t.Errorf("%v: error %v, want one that says %q", test.keys, err, test.want)
 		}
 	}
-	c := model(t, []int{96}, map[string]any{"model_type": "mistral", "sliding_window": 8})
+	c := model(t, []int{96}, nil)
+	if _, err := Compile(c, Options{Mix: mix(t, "f16"), Name: "small-Phi-3-like"}); err == nil || !strings.Contains(err.Error(), "looks for the token </s>") {
+		t.Errorf("a name of Phi-3: %v", err)
+	}
+	c = model(t, []int{96}, map[string]any{"model_type": "mistral", "sliding_window": 8})
 	p, err := Compile(c, Options{Mix: mix(t, "f16")})
 	if err != nil || len(p.Notes) != 1 || !strings.Contains(p.Notes[0], "the same up to 8 tokens") {
 		t.Errorf("a window: %v, %v", p.Notes, err)
@@ -337,15 +353,25 @@ func TestSizeLabel(t *testing.T) {
 
 const chatML = `{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}`
 
+// speaking is a tokenizer with a chat template.
+func speaking(t *testing.T, template string) *tokenizer.Tokenizer {
+	t.Helper()
+	config, err := json.Marshal(map[string]string{"eos_token": synth.EndOfText, "chat_template": template})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tok, err := tokenizer.Load(synth.Tokenizer(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tok
+}
+
 // The template that is found writes the chats that the model's own writes.
 func TestModelfile(t *testing.T) {
 	withDefault := `{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nBe good.<|im_end|>\n' }}{% endif %}` + chatML
 	for _, test := range []struct{ source, system string }{{chatML, ""}, {withDefault, "Be good."}} {
-		tok, err := tokenizer.Load(synth.Tokenizer(), []byte(`{"eos_token": "`+synth.EndOfText+`"}`))
-		if err != nil {
-			t.Fatal(err)
-		}
-		tok.SetChatTemplate(strings.ReplaceAll(test.source, "<|im_end|>", synth.EndOfText))
+		tok := speaking(t, strings.ReplaceAll(test.source, "<|im_end|>", synth.EndOfText))
 		v, err := probe(tok)
 		if err != nil {
 			t.Fatal(err)
@@ -382,7 +408,7 @@ func TestModelfile(t *testing.T) {
 				t.Errorf("the Modelfile lacks %q: %s %v", want, text, notes)
 			}
 		}
-		tok.SetChatTemplate(`{{ messages[0]['content'] }}`)
+		p.Chat = speaking(t, `{{ messages[0]['content'] }}`)
 		if text, notes := p.Modelfile("m.gguf"); len(notes) != 1 || strings.Contains(text, "TEMPLATE") {
 			t.Errorf("a template that drops turns: %s %v", text, notes)
 		}
@@ -397,7 +423,7 @@ func TestRunAborts(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	sink, err := checkpoint.CreateFiles([]string{filepath.Join(dir, "m.gguf")}, c.Path, false)
+	sink, err := checkpoint.CreateFiles(filepath.Join(dir, "m.gguf"), []string{filepath.Join(dir, "m.gguf")}, c.Path, false)
 	if err != nil {
 		t.Fatal(err)
 	}

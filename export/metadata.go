@@ -7,6 +7,7 @@ import (
 
 	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/gguf"
+	"github.com/coppice-lm/coppice/tokenizer"
 )
 
 // quantisationVersion is GGML_QNT_VERSION: what the layout of the block types is called.
@@ -63,7 +64,26 @@ func (p *Program) metadata(t *arch.Transformer, name string) ([]gguf.KeyValue, e
 		k.add("final_logit_softcapping", gguf.Float32Value(t.LogitCap))
 	}
 	vocabulary, err := p.tokenizerKeys()
-	return append(k.list, vocabulary...), err
+	if err != nil {
+		return nil, err
+	}
+	return append(k.list, vocabulary...), checkName(name, p.Chat)
+}
+
+// checkName is an error if llama.cpp does not load a model because of its name: of one with
+// phi-3 or phi3 in its name it looks up some tokens of Phi-3 (src/llama-vocab.cpp), and ends
+// where one is not there.
+func checkName(name string, tok *tokenizer.Tokenizer) error {
+	lower := strings.ToLower(name)
+	if !strings.Contains(lower, "phi-3") && !strings.Contains(lower, "phi3") {
+		return nil
+	}
+	for _, token := range []string{"</s>", "<unk>", "<s>", "<|endoftext|>"} {
+		if _, ok := tok.ID(token); !ok {
+			return fmt.Errorf("general.name is %q, and of a model of that name llama.cpp looks for the token %s, which this vocabulary lacks; choose another --name", name, token)
+		}
+	}
+	return nil
 }
 
 // keys collects metadata.

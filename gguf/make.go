@@ -51,9 +51,6 @@ func StringsValue(list ...string) Value { return arrayOf(String, list, StringVal
 // Int32sValue is an array of int32, that of token types.
 func Int32sValue(list ...int32) Value { return arrayOf(Int32, list, Int32Value) }
 
-// Uint32sValue is an array of uint32, that of counts which differ from layer to layer.
-func Uint32sValue(list ...uint32) Value { return arrayOf(Uint32, list, Uint32Value) }
-
 // Float32sValue is an array of float32, that of token scores.
 func Float32sValue(list ...float32) Value { return arrayOf(Float32, list, Float32Value) }
 

@@ -17,7 +17,7 @@ var layoutKeys = []KeyValue{
 	{"a.i32", Int32Value(-7)},
 	{"a.f32", Float32Value(0.5)},
 	{"a.words", StringsValue("x", "")},
-	{"a.counts", Uint32sValue(1, 1<<31)},
+	{"a.counts", ArrayValue(Uint32, Uint32Value(1), Uint32Value(1<<31))},
 	{"a.scores", Float32sValue(-1, 2)},
 	{"a.types", Int32sValue(3, -1)},
 }

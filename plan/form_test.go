@@ -48,6 +48,15 @@ func TestInForm(t *testing.T) {
 		if !reflect.DeepEqual(p.Widths(), []int{300, 40}) || len(q.Layers[0].Keep) != 300 || len(q.Layers[1].Keep) != 40 {
 			t.Errorf("%s: the plan before has %v, the one after keeps %d and %d", test.form, p.Widths(), len(q.Layers[0].Keep), len(q.Layers[1].Keep))
 		}
+		was, err1 := p.Selection()
+		is, err2 := q.Selection()
+		if was != is || err1 != nil || err2 != nil {
+			t.Errorf("%s: the selection was %s, %v, and is %s, %v", test.form, was, err1, is, err2)
+		}
+		q.Layers[1].Keep = q.Layers[1].Keep[1:]
+		if other, err := q.Selection(); other == is || err != nil {
+			t.Errorf("%s: a plan that keeps others has the same selection, %v", test.form, err)
+		}
 		b, err := q.Encode()
 		if err != nil {
 			t.Fatal(err)

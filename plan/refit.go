@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/coppice-lm/coppice/score"
 )
 
 // RefitMethod says how down_proj is changed to make up for the neurons that go.
@@ -34,9 +36,8 @@ const (
 // Targets lists the targets.
 var Targets = []Target{MLPTarget, StreamTarget}
 
-// MaxDamping is the largest damping of a refit. At it a neuron's own column is all but
-// left as it is.
-const MaxDamping = 10
+// MaxDamping is the largest damping of a refit.
+const MaxDamping = score.MaxDamping
 
 // Refits lists the refits in the order in which help prints them.
 var Refits = []RefitMethod{LeastSquares, Bias, Propagated}
@@ -76,21 +77,29 @@ func (r *Refit) check() error {
 	return nil
 }
 
-// Selection identifies what the plan keeps of which model, whatever is refitted: SHA-256
-// over the model's fingerprint and the neurons of each layer.
+// Selection identifies what the plan keeps of which model: SHA-256 over the model's
+// fingerprint and the neurons and heads of each layer. It does not depend on what is refitted, nor on
+// the widths, since zero neurons up to a width change nothing: a plan has one selection in
+// every form (InForm).
 func (p *Plan) Selection() (string, error) {
-	layers := make([]Layer, len(p.Layers))
+	type layer struct {
+		Drop          bool
+		Keep          []int
+		DropAttention bool  `json:",omitempty"`
+		KeepHeads     []int `json:",omitempty"`
+	}
+	layers := make([]layer, len(p.Layers))
 	for i, l := range p.Layers {
-		layers[i] = Layer{Layer: l.Layer, Drop: l.Drop, Width: l.Width, Keep: l.Keep, DropAttention: l.DropAttention, KeepHeads: l.KeepHeads}
+		layers[i] = layer{l.Drop, l.Keep, l.DropAttention, l.KeepHeads}
 	}
 	b, err := json.Marshal(struct {
 		Model  string
-		Layers []Layer
+		Layers []layer
 	}{p.Model, layers})
 	if err != nil {
 		return "", err
 	}
-	sum := sha256.Sum256(append([]byte("coppice selection 1\n"), b...))
+	sum := sha256.Sum256(append([]byte("coppice selection 2\n"), b...))
 	return "sha256:" + hex.EncodeToString(sum[:]), nil
 }
 

@@ -30,6 +30,10 @@ var CalibratedMethods = []Method{Activation, Fluctuation, Leverage, OBS}
 // Calibrated reports whether a method needs statistics.
 func (m Method) Calibrated() bool { return slices.Contains(CalibratedMethods, m) }
 
+// MaxDamping is the largest damping of scores, error curves and refits. At it a neuron's own
+// column of down_proj is all but left as it is.
+const MaxDamping = 10
+
 // DefaultDamping is the damping of scores unless the user says otherwise.
 const DefaultDamping = 1e-3
 
@@ -45,7 +49,7 @@ type Calibration struct {
 // CalibratedOptions are what ComputeCalibrated can be told.
 type CalibratedOptions struct {
 	Cap      float64 // in [0, 1]
-	Damping  float64 // in (0, 1]; for leverage and obs
+	Damping  float64 // in (0, MaxDamping]; for leverage and obs
 	Threads  int
 	Progress func(layers int64) // called with 1 after each layer; may be nil
 	Note     func(string)       // what the user should be told; may be nil
@@ -56,8 +60,8 @@ func (o *CalibratedOptions) Check() error {
 	switch {
 	case !(o.Cap >= 0 && o.Cap <= 1):
 		return fmt.Errorf("a cap of %v for first tokens: expected a share between 0 and 1", o.Cap)
-	case !validDamping(o.Damping):
-		return fmt.Errorf("a damping of %v: expected a number above 0 and at most 1", o.Damping)
+	case !(o.Damping > 0 && o.Damping <= MaxDamping):
+		return fmt.Errorf("a damping of %v: expected a number above 0 and at most %v", o.Damping, MaxDamping)
 	}
 	return nil
 }

@@ -35,7 +35,7 @@ const CurveDamping = 1e-2
 // CurveOptions are what AddCurves can be told.
 type CurveOptions struct {
 	Cap      float64 // in [0, 1], most of the trace of H that first tokens have
-	Damping  float64 // in (0, 1]: the ridge is Damping * trace(H)/d
+	Damping  float64 // in (0, MaxDamping]: the ridge is Damping * trace(H)/d
 	Threads  int
 	Progress func(layers int64) // called with 1 after each layer; may be nil
 }

@@ -205,8 +205,11 @@ func TestAddCurves(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if err := AddCurves(ctx, s, c, st, CurveOptions{Cap: 0.5, Damping: 2}); err == nil || !strings.Contains(err.Error(), "damping of 2") {
+	if err := AddCurves(ctx, s, c, st, CurveOptions{Cap: 0.5, Damping: 20}); err == nil || !strings.Contains(err.Error(), "damping of 20") {
 		t.Error(err)
+	}
+	if err := AddCurves(ctx, s, c, st, CurveOptions{Cap: 0.5, Damping: MaxDamping, Threads: 1}); err != nil || s.Curves.Damping != MaxDamping {
+		t.Errorf("the damping of a plan's refit: %v", err)
 	}
 	s.Layers = s.Layers[1:]
 	if err := AddCurves(ctx, s, c, st, CurveOptions{Cap: 0.5, Damping: 1e-3, Threads: 1}); err == nil {

@@ -272,6 +272,3 @@ func (s *LayerStats) checkFinite() error {
 func damp(h *linalg.Matrix, damping float64) float64 {
 	return damping * h.Trace() / float64(h.Rows)
 }
-
-// validDamping reports whether a damping can be used.
-func validDamping(x float64) bool { return x > 0 && x <= 1 && !math.IsNaN(x) }

@@ -3,6 +3,7 @@ package study
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 
@@ -13,7 +14,6 @@ import (
 type Conditions struct {
 	BOS       eval.BOSRule `json:"bos"`
 	MaxLength int          `json:"max_length"` // longest model input in tokens
-	Limit     int          `json:"limit,omitempty"`
 	// Weights and Tokenizer are fingerprints of all of the variant's weights and of its
 	// tokenizer.
 	Weights   string `json:"weights"`
@@ -22,7 +22,7 @@ type Conditions struct {
 
 // setResult takes over what an evaluation found. Tasks come in the order of calls.
 func (r *Record) setResult(res *eval.Result) {
-	r.Conditions = &Conditions{res.BOS, res.MaxLength, res.Limit, res.Model.Weights, res.Model.Tokenizer}
+	r.Conditions = &Conditions{res.BOS, res.MaxLength, res.Model.Weights, res.Model.Tokenizer}
 	r.Groups = append(r.Groups, res.Groups...)
 	for i := range res.Tasks {
 		r.Tasks = append(r.Tasks, compact(&res.Tasks[i]))
@@ -89,7 +89,7 @@ func (r *Record) Result() *eval.Result {
 		res.Model.Parameters, res.Model.Bytes = s.Parameters, s.Bytes
 	}
 	if c := r.Conditions; c != nil {
-		res.BOS, res.MaxLength, res.Limit = c.BOS, c.MaxLength, c.Limit
+		res.BOS, res.MaxLength = c.BOS, c.MaxLength
 		res.Model.MaxLength, res.Model.Weights, res.Model.Tokenizer = c.MaxLength, c.Weights, c.Tokenizer
 	}
 	for i := range r.Tasks {
@@ -116,14 +116,19 @@ func finite(xs ...float64) bool {
 	return !slices.ContainsFunc(xs, func(x float64) bool { return math.IsNaN(x) || math.IsInf(x, 0) })
 }
 
-// references are the records of the ledger that a cell is compared with: the dense model of
-// its precision, and the same size made by maxabs.
-func (l *Ledger) references(c *Cell) []*Record {
+// references are the records of the ledger that a cell is compared with, of the same model
+// asked the same in the same precision: the dense one, and the same size made by maxabs.
+func (l *Ledger) references(rec *Record) []*Record {
+	c := &rec.Cell
+	if c.Method == Dense || rec.Conditions == nil {
+		return nil
+	}
 	var found []*Record
 	for i := range l.Records {
 		r := &l.Records[i]
 		o := &r.Cell
-		if r.Status != Done || o.ID == c.ID || o.Model != c.Model || o.DType != c.DType || c.Method == Dense {
+		if r.Status != Done || o.ID == c.ID || o.Model != c.Model || o.ModelFingerprint != c.ModelFingerprint || o.DType != c.DType ||
+			!maps.Equal(o.Data, c.Data) || r.Conditions == nil {
 			continue
 		}
 		same := o.Ratio == c.Ratio && o.Width == c.Width && o.Expansion == c.Expansion && o.Align == c.Align
@@ -144,7 +149,7 @@ func (l *Ledger) missing() []Comparison {
 		if r.Status != Done {
 			continue
 		}
-		for _, against := range l.references(&r.Cell) {
+		for _, against := range l.references(r) {
 			if l.Comparison(r.Cell.ID, against.Cell.ID) == nil {
 				all = append(all, compare(r, against))
 			}

@@ -22,10 +22,10 @@ type Inner struct {
 // Kronecker product of the inputs' second moment and of the mean of J'J over tokens, J
 // the derivative of the output by the neurons' gates and ups: (W'W) times Slopes, element
 // by element (after K-FAC, arXiv 1503.05671). To each factor damping times its mean
-// diagonal is added.
+// diagonal is added. The means are overwritten.
 func (g *Inner) Step(w *linalg.Matrix, damping float64, threads int) (*linalg.Matrix, error) {
 	k := w.Cols
-	curvature := g.Slopes.Clone()
+	curvature := g.Slopes
 	wt := transposed(w)
 	gram := linalg.New(k, k)
 	linalg.AddMulT(gram, 1, wt, wt, threads)
@@ -40,7 +40,7 @@ func (g *Inner) Step(w *linalg.Matrix, damping float64, threads int) (*linalg.Ma
 		return nil, fmt.Errorf("the step on gate and up: %w", err)
 	}
 	step = transposed(step)
-	if err := divide(step, g.Inputs.Clone(), damping, threads); err != nil {
+	if err := divide(step, g.Inputs, damping, threads); err != nil {
 		return nil, fmt.Errorf("the step on gate and up: %w", err)
 	}
 	for i := range step.Data {

@@ -25,8 +25,11 @@ func (p *Program) AttachWeights(w *Weights) error {
 	if err != nil {
 		return err
 	}
-	if w.Plan != selection || fingerprint != of.Refit.Stats {
+	if fingerprint != of.Refit.Stats {
 		return fmt.Errorf("%s: these are not the refitted weights that the plan was made with (plan: %s, file: %s)", w.path, of.Refit.Stats, fingerprint)
+	}
+	if w.Plan != selection {
+		return fmt.Errorf("%s: the plan names these refitted weights, but they were fitted for a plan that keeps other neurons (this one's selection: %s, theirs: %s); make both anew with `coppice refit`", w.path, selection, w.Plan)
 	}
 	for l, layer := range of.Layers {
 		want := 0

@@ -212,8 +212,15 @@ func TestReplayRefusals(t *testing.T) {
 	}
 	slices.Sort(keep)
 	other.Layers[1].Keep = keep
-	if err := compile(&other).AttachWeights(w); err == nil || !strings.Contains(err.Error(), "not the refitted weights") {
+	if err := compile(&other).AttachWeights(w); err == nil || !strings.Contains(err.Error(), "keeps other neurons") {
 		t.Errorf("a plan that keeps others: %v", err)
+	}
+	refit := *p.Refit
+	refit.Stats = "sha256:other"
+	other = *p
+	other.Refit = &refit
+	if err := compile(&other).AttachWeights(w); err == nil || !strings.Contains(err.Error(), "not the refitted weights") {
+		t.Errorf("a plan that names others: %v", err)
 	}
 	st := statsOf(t, c, 1, nil)
 	if err := compile(p).Attach(st, 1); err == nil || !strings.Contains(err.Error(), "dense model") {

@@ -50,6 +50,32 @@ func TestVectorEqualsTwin(t *testing.T) {
 	}
 }
 
+// The sums of quantisation, too.
+func TestLatticeSumsEqualTwin(t *testing.T) {
+	requireAVX2(t)
+	was := useAVX2
+	t.Cleanup(func() { useAVX2 = was })
+	useAVX2 = true
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 50 {
+		n := lanesK * (1 + r.IntN(32))
+		x, w := make([]float32, n), make([]float32, n)
+		for i := range x {
+			x[i], w[i] = float32(r.NormFloat64()), r.Float32()
+		}
+		var base, inv perLane
+		for l := range lanesK {
+			base[l], inv[l] = float32(r.NormFloat64()), float32(8*r.NormFloat64())
+		}
+		var got, want latticeResult
+		latticeSums(&got, x, w, &base, &inv, -16, 15)
+		latticeSumsGo(&want, x, w, &base, &inv, -16, 15)
+		if got != want {
+			t.Fatalf("%v, want %v", got, want)
+		}
+	}
+}
+
 func compareTwins(n int, words, dwords []byte) error {
 	got, want := make([]float32, n), make([]float32, n)
 	for _, f := range []struct {

@@ -40,10 +40,6 @@ func (t *Tokenizer) setTemplate(source string) {
 // ChatTemplate is the source of the chat template, "" if there is none.
 func (t *Tokenizer) ChatTemplate() string { return t.template }
 
-// SetChatTemplate gives the tokenizer another chat template, as the file
-// chat_template.jinja does. It must not be called while others use the tokenizer.
-func (t *Tokenizer) SetChatTemplate(source string) { t.setTemplate(source) }
-
 // Chat renders the turns of a chat as the text the model was trained on; with generate,
 // up to where the assistant's next turn begins. Encode it without addSpecial, as the
 // text has its BOS already. The result is that of transformers' apply_chat_template.

@@ -1,7 +1,6 @@
 package tokenizer
 
 import (
-	"encoding/json"
 	"fmt"
 	"regexp"
 	"slices"
@@ -21,31 +20,27 @@ type GGUFSource struct {
 	BOS, EOS, PAD int
 }
 
-// GGUFKeys are the metadata of a GGUF file for a tokenizer: FilesFromGGUF makes a tokenizer
-// of the same ids of them, and llama.cpp reads them. Notes say what a GGUF cannot say and
-// text does not show in general.
+// GGUFKeys are the metadata of a GGUF file for a tokenizer, and the tokenizer itself, whose
+// chat template is the one in the metadata: FilesFromGGUF makes a tokenizer of the same ids
+// of them, and llama.cpp reads them. Notes say what a GGUF cannot say and text does not show
+// in general.
 //
 // A tokenizer that a GGUF cannot hold is an error that names the component: a split
 // pattern, a normalizer or a post-processor that no pre-tokenizer of llama.cpp stands for,
 // merges that no scores give, more tokens than the embedding has rows.
-func GGUFKeys(src GGUFSource) (keys []gguf.KeyValue, notes []string, err error) {
-	file := &fileJSON{}
-	if err := json.Unmarshal(src.Tokenizer, file); err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", tokenizerFile, err)
-	}
-	c, err := parseConfig(src.Config)
+func GGUFKeys(src GGUFSource) (t *Tokenizer, keys []gguf.KeyValue, notes []string, err error) {
+	t, file, err := load(src.Tokenizer, src.Config)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	t, err := compile(file, c)
-	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", tokenizerFile, err)
+	if src.Template != "" {
+		t.setTemplate(src.Template)
 	}
 	w := &ggufWriter{file: file, t: t}
 	if err := w.write(src); err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", tokenizerFile, err)
+		return nil, nil, nil, fmt.Errorf("%s: %w", tokenizerFile, err)
 	}
-	return w.keys, w.notes, nil
+	return t, w.keys, w.notes, nil
 }
 
 // ggufWriter collects the keys of a vocabulary.
@@ -111,11 +106,7 @@ func (w *ggufWriter) write(src GGUFSource) error {
 	w.specialIDs(src)
 	w.add(ggmlPrefix+"add_bos_token", gguf.BoolValue(addBOS))
 	w.add(ggmlPrefix+"add_eos_token", gguf.BoolValue(addEOS))
-	template := src.Template
-	if template == "" {
-		template = w.t.ChatTemplate()
-	}
-	if template != "" {
+	if template := w.t.ChatTemplate(); template != "" {
 		w.add("tokenizer.chat_template", gguf.StringValue(template))
 	}
 	return nil

@@ -15,7 +15,7 @@ import (
 // written is the GGUF file of the keys that a source gives.
 func written(t *testing.T, src GGUFSource) *gguf.File {
 	t.Helper()
-	keys, _, err := GGUFKeys(src)
+	_, keys, _, err := GGUFKeys(src)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,17 +99,17 @@ func TestGGUFKeysRefuse(t *testing.T) {
 			continue
 		}
 		src.Tokenizer = []byte(changed)
-		if _, _, err := GGUFKeys(src); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, _, _, err := GGUFKeys(src); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: error %v, want one with %q", c.name, err, c.want)
 		}
 	}
 	src := source(t, level)
 	src.Vocab = 12
-	if _, _, err := GGUFKeys(src); err == nil || !strings.Contains(err.Error(), "up to id 12, and the embedding has 12 rows") {
+	if _, _, _, err := GGUFKeys(src); err == nil || !strings.Contains(err.Error(), "up to id 12, and the embedding has 12 rows") {
 		t.Errorf("too few rows: %v", err)
 	}
 	src.Vocab, src.Tokenizer = 20, []byte("{")
-	if _, _, err := GGUFKeys(src); err == nil || !strings.Contains(err.Error(), tokenizerFile) {
+	if _, _, _, err := GGUFKeys(src); err == nil || !strings.Contains(err.Error(), tokenizerFile) {
 		t.Errorf("no JSON: %v", err)
 	}
 }
@@ -118,7 +118,7 @@ func TestGGUFKeysRefuse(t *testing.T) {
 func TestGGUFKeysNotes(t *testing.T) {
 	src := source(t, byteLevelKeys())
 	src.Tokenizer = bytes.Replace(src.Tokenizer, []byte(`"rstrip":false`), []byte(`"rstrip":true`), 1)
-	_, notes, err := GGUFKeys(src)
+	_, _, notes, err := GGUFKeys(src)
 	if err != nil || len(notes) != 1 || !strings.Contains(notes[0], "<|end|>") {
 		t.Errorf("%q, %v", notes, err)
 	}

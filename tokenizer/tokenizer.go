@@ -39,19 +39,25 @@ type Tokenizer struct {
 // An error names the component, token or merge at fault: what Load accepts, it encodes
 // as Python's tokenizers does.
 func Load(tokenizerJSON, config []byte) (*Tokenizer, error) {
+	t, _, err := load(tokenizerJSON, config)
+	return t, err
+}
+
+// load is Load, and the file as it was read.
+func load(tokenizerJSON, config []byte) (*Tokenizer, *fileJSON, error) {
 	file := &fileJSON{}
 	if err := json.Unmarshal(tokenizerJSON, file); err != nil {
-		return nil, fmt.Errorf("%s: %w", tokenizerFile, err)
+		return nil, nil, fmt.Errorf("%s: %w", tokenizerFile, err)
 	}
 	c, err := parseConfig(config)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	t, err := compile(file, c)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", tokenizerFile, err)
+		return nil, nil, fmt.Errorf("%s: %w", tokenizerFile, err)
 	}
-	return t, nil
+	return t, file, nil
 }
 
 // LoadFS loads the tokenizer of a model directory: tokenizer.json and, where they are,

@@ -132,7 +132,7 @@ func (f *statsFlags) addCurves(ctx context.Context, a *app, c *checkpoint.Checkp
 	if !f.curves || sc.Curves != nil {
 		return nil
 	}
-	damping := min(f.refitDamping, 1)
+	damping := f.refitDamping
 	if damping == 0 {
 		damping = score.CurveDamping
 	}

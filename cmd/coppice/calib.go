@@ -39,9 +39,9 @@ func (f *textFlags) register(cmd *cobra.Command) {
 	completeWords(cmd, "calib-dtype", "f32", "bf16")
 }
 
-// names are the flags of register but --calib.
+// names are the flags of register, --calib first.
 func (f *textFlags) names() []string {
-	return []string{"tokens", "ctx", "rows", "calib-dtype", "calib-memory"}
+	return []string{"calib", "tokens", "ctx", "rows", "calib-dtype", "calib-memory"}
 }
 
 func (f *textFlags) check() (err error) {
@@ -120,17 +120,11 @@ again, and ends with the same bytes. Statistics of different texts can be added 
 			if err := f.check(); err != nil {
 				return err
 			}
-			if out == "" {
-				return usagef("-o FILE is needed: the file to write")
-			}
-			c, err := a.openModel(args[0])
+			c, err := a.openToWrite(args[0], out, false, f.sources...)
 			if err != nil {
 				return err
 			}
 			defer c.Close()
-			if err := checkFileOutput(out, c.Path); err != nil {
-				return err
-			}
 			st, err := a.collect(cmd.Context(), c, &f, seed, out, force)
 			if err != nil {
 				return keptBeside(out, err)
@@ -223,6 +217,7 @@ func (a *app) calibShow() *cobra.Command {
 
 func (a *app) calibMerge() *cobra.Command {
 	var out string
+	var force bool
 	cmd := &cobra.Command{
 		Use:     "merge A B -o FILE",
 		Short:   "Add up statistics of two texts",
@@ -233,9 +228,12 @@ func (a *app) calibMerge() *cobra.Command {
 				return usagef("-o FILE is needed: the file to write")
 			}
 			for _, path := range args {
-				if err := checkFileOutput(out, path); err != nil {
+				if err := checkFileOutput("-o", out, path); err != nil {
 					return err
 				}
+			}
+			if _, err := os.Lstat(out); err == nil && !force {
+				return usagef("-o %s: exists; use --force to replace it", out)
 			}
 			var st [2]*score.Stats
 			for i, path := range args {
@@ -270,6 +268,7 @@ func (a *app) calibMerge() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVarP(&out, "output", "o", "", "file to write")
+	cmd.Flags().BoolVar(&force, "force", false, "replace a file in the output's place")
 	return cmd
 }
 

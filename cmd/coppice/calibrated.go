@@ -272,7 +272,7 @@ func (a *app) statistics(ctx context.Context, c *checkpoint.Checkpoint, f *planF
 		}
 		to = filepath.Join(dir, "."+base+".coppice-stats")
 		keep = func() { os.Remove(to) }
-	} else if err := checkFileOutput(to, c.Path); err != nil {
+	} else if err := checkFileOutput("--stats", to, c.Path); err != nil {
 		return nil, keep, err
 	}
 	st, err = a.collect(ctx, c, &f.text, f.seed, to, f.stats == "")

@@ -27,6 +27,29 @@ func (a *app) openModel(path string) (*checkpoint.Checkpoint, error) {
 	return c, nil
 }
 
+// openToWrite opens the model from which a verb makes the file out of -o, which may be
+// empty in a dry run alone, and is refused where it is one of the files that the verb reads
+// besides.
+func (a *app) openToWrite(model, out string, dryRun bool, reads ...string) (*checkpoint.Checkpoint, error) {
+	if out == "" && !dryRun {
+		return nil, usagef("-o FILE is needed: the file to write")
+	}
+	for _, path := range reads {
+		if sameFile(out, path) {
+			return nil, usagef("-o %s: is read by this command; name another output", out)
+		}
+	}
+	c, err := a.openModel(model)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkFileOutput("-o", out, c.Path); err != nil {
+		c.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
 // readFile reads a file of scores or a plan.
 func readFile[T any](path string, decode func([]byte) (T, error)) (T, error) {
 	b, err := os.ReadFile(path)
@@ -57,9 +80,16 @@ func writeFile(path string, b []byte) error {
 	return nil
 }
 
-// checkFileOutput refuses to write a file over anything but a file, or over or into the
-// model that was opened.
-func checkFileOutput(path, model string) error {
+// sameFile reports whether two names are of one file that is there.
+func sameFile(a, b string) bool {
+	x, err1 := os.Stat(a)
+	y, err2 := os.Stat(b)
+	return err1 == nil && err2 == nil && os.SameFile(x, y)
+}
+
+// checkFileOutput refuses to write the file that a flag names over anything but a file, or
+// over or into the model that was opened.
+func checkFileOutput(flag, path, model string) error {
 	if path == "" {
 		return nil // a dry run
 	}
@@ -68,10 +98,14 @@ func checkFileOutput(path, model string) error {
 	}
 	st, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
+		dir := filepath.Dir(path)
+		if st, err := os.Stat(dir); err != nil || !st.IsDir() {
+			return usagef("%s %s: there is no directory %s; make it first", flag, path, dir)
+		}
 		return nil
 	}
 	if err == nil && !st.Mode().IsRegular() {
-		err = usagef("-o %s: is not a regular file", path)
+		err = usagef("%s %s: is not a regular file", flag, path)
 	}
 	return err
 }
@@ -196,8 +230,9 @@ func (f *outFlags) register(cmd *cobra.Command, dtype, dtypes string) {
 	completeWords(cmd, "dtype", types...)
 }
 
-// check validates the flags for an input, before anything long begins.
-func (f *outFlags) check(input string) error {
+// check validates the flags for an input, before anything long begins. With --force the
+// output must not take files with it that the verb reads besides.
+func (f *outFlags) check(input string, reads ...string) error {
 	if _, err := surgery.DType(f.dtype); err != nil {
 		return &usageError{fmt.Errorf("--dtype: %w", err)}
 	}
@@ -209,6 +244,14 @@ func (f *outFlags) check(input string) error {
 			return nil
 		}
 		return usagef("-o DIR is needed: the directory to write")
+	}
+	for _, path := range reads {
+		if path == "" {
+			continue
+		}
+		if err := checkpoint.CheckOutside(f.out, path); err != nil {
+			return err
+		}
 	}
 	return checkpoint.CheckOutput(f.out, input, f.force)
 }

@@ -74,7 +74,7 @@ down_proj by what its inputs are on a text (coppice calib, of this model).`,
 				files = append(slices.Clone(paths), side)
 			}
 			if !dryRun {
-				if err := a.exportFiles(cmd, c, prog, files, paths, modelfile, force); err != nil {
+				if err := a.exportFiles(cmd, c, prog, out, files, paths, modelfile, force); err != nil {
 					return err
 				}
 			}
@@ -104,15 +104,15 @@ down_proj by what its inputs are on a text (coppice calib, of this model).`,
 }
 
 // exportFiles writes the parts, and the Modelfile with them.
-func (a *app) exportFiles(cmd *cobra.Command, c *checkpoint.Checkpoint, prog *export.Program, files, paths []string, modelfile, force bool) error {
-	sink, err := checkpoint.CreateFiles(files, c.Path, force)
+func (a *app) exportFiles(cmd *cobra.Command, c *checkpoint.Checkpoint, prog *export.Program, out string, files, paths []string, modelfile, force bool) error {
+	if modelfile && len(paths) > 1 {
+		return usagef("--modelfile: its FROM names one file, and the model would be in %d; leave out --split-max-size", len(paths))
+	}
+	sink, err := checkpoint.CreateFiles(out, files, c.Path, force)
 	if err != nil {
 		return err
 	}
 	defer sink.Abort()
-	if modelfile && len(paths) > 1 {
-		return usagef("--modelfile: its FROM names one file, and the model would be in %d; leave out --split-max-size", len(paths))
-	}
 	if modelfile {
 		text, notes := prog.Modelfile(filepath.Base(paths[0]))
 		a.notes(notes)

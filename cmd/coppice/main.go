@@ -15,6 +15,7 @@ import (
 	"github.com/coppice-lm/coppice/checkpoint"
 	"github.com/coppice-lm/coppice/eval"
 	"github.com/coppice-lm/coppice/plan"
+	"github.com/coppice-lm/coppice/study"
 	"github.com/coppice-lm/coppice/surgery"
 )
 
@@ -90,8 +91,8 @@ func (e *interruptedError) Unwrap() error { return e.error }
 
 // badInput marks an error as the input's fault, unless it already says whose it is.
 func badInput(err error) error {
-	if err == nil || exitCode(err) != exitFailed || errors.As(err, new(*checkpoint.WriteError)) ||
-		errors.As(err, new(*eval.WriteError)) || errors.As(err, new(*streamError)) {
+	if err == nil || exitCode(err) != exitFailed || errors.As(err, new(*checkpoint.WriteError)) || errors.As(err, new(*checkpoint.SettleError)) ||
+		errors.As(err, new(*eval.WriteError)) || errors.As(err, new(*study.WriteError)) || errors.As(err, new(*streamError)) {
 		return err
 	}
 	return &inputError{err}

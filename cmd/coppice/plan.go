@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -29,33 +31,21 @@ give the same bytes. ` + "`coppice apply`" + ` carries a plan out.`,
   coppice plan diff plan.json other.json`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			err := f.check(cmd)
-			switch changed := cmd.Flags().Changed; {
-			case err != nil:
+			changed := cmd.Flags().Changed
+			if err := cmp.Or(f.check(cmd), f.allocation.checkText(&f.text)); err != nil {
 				return err
-			case scores != "" && (changed("method") || changed("seed")):
+			}
+			if scores != "" && (changed("method") || changed("seed")) {
 				return usagef("--scores already says the method and the seed")
-			case out == "" && !dryRun:
-				return usagef("-o FILE is needed: the file to write")
-			case f.allocation.allocation != measured && len(f.text.sources) > 0:
-				return usagef("--calib: a plan is made from --stats; text is run for --allocation measured alone")
 			}
-			for _, name := range f.text.names() {
-				if cmd.Flags().Changed(name) && f.allocation.allocation != measured {
-					return usagef("--%s: a plan is made from --stats; text is run for --allocation measured alone", name)
-				}
+			if i := slices.IndexFunc(f.text.names(), changed); i >= 0 && f.allocation.allocation != measured {
+				return usagef("--%s: a plan is made from --stats; text is run for --allocation measured alone", f.text.names()[i])
 			}
-			if err := f.allocation.checkText(&f.text); err != nil {
-				return err
-			}
-			c, err := a.openModel(args[0])
+			c, err := a.openToWrite(args[0], out, dryRun, append(f.text.sources, scores, f.stats)...)
 			if err != nil {
 				return err
 			}
 			defer c.Close()
-			if err := checkFileOutput(out, c.Path); err != nil {
-				return err
-			}
 			var sc *score.Scores
 			if scores != "" {
 				if sc, err = a.readScores(scores, c); err != nil {

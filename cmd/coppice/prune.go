@@ -52,7 +52,7 @@ the widest.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			start := time.Now()
-			if err := cmp.Or(f.check(cmd), checkText(cmd, &f), o.check(args[0])); err != nil {
+			if err := cmp.Or(f.check(cmd), checkText(cmd, &f), o.check(args[0], append(f.text.sources, f.stats)...)); err != nil {
 				return err
 			}
 			c, err := a.openModel(args[0])
@@ -113,7 +113,7 @@ statistics give the same bytes.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			start := time.Now()
-			if err := o.check(args[0]); err != nil {
+			if err := o.check(args[0], stats); err != nil {
 				return err
 			}
 			if err := form.check(); err != nil {

@@ -46,11 +46,9 @@ func (f *refitFlags) check(cmd *cobra.Command) error {
 	switch {
 	case f.planFile == "":
 		return usagef("--plan FILE is needed: a plan made by `coppice plan`")
-	case f.out == "":
-		return usagef("-o FILE is needed: where the plan with its refit goes")
 	case f.weights == "":
 		return usagef("--stats FILE is needed: where the refitted weights go")
-	case filepath.Clean(f.out) == filepath.Clean(f.weights):
+	case sameName(f.out, f.weights):
 		return usagef("-o and --stats name one file, %s; the plan would replace the weights", f.out)
 	case f.target != string(plan.StreamTarget) && f.target != string(plan.MLPTarget):
 		return usagef("--target %s: expected stream or mlp", f.target)
@@ -60,10 +58,17 @@ func (f *refitFlags) check(cmd *cobra.Command) error {
 		return usagef("--first-token-cap: tokens are weighed by their streams; add --weigh=false")
 	case !(f.cap >= 0 && f.cap <= 1):
 		return usagef("--first-token-cap %v: expected a share between 0 and 1", f.cap)
-	case changed("refit-damping") && !(f.damping > 0 && f.damping < 1e6):
-		return usagef("--refit-damping %v: expected a number above 0", f.damping)
+	case changed("refit-damping") && !(f.damping > 0 && f.damping <= plan.MaxDamping):
+		return usagef("--refit-damping %v: expected a number above 0 and at most %v", f.damping, plan.MaxDamping)
 	}
 	return nil
+}
+
+// sameName reports whether two names are of one file, there or not.
+func sameName(a, b string) bool {
+	x, err1 := filepath.Abs(a)
+	y, err2 := filepath.Abs(b)
+	return err1 == nil && err2 == nil && x == y || sameFile(a, b)
 }
 
 // refitRow is a layer's fit in the output.
@@ -108,16 +113,13 @@ same command is given again, and ends with the same bytes.`,
 			if err != nil {
 				return err
 			}
-			p.Refit = nil
-			c, err := a.openModel(args[0])
+			c, err := a.openToWrite(args[0], f.out, false, append(text.sources, f.planFile)...)
 			if err != nil {
 				return err
 			}
 			defer c.Close()
-			for _, out := range []string{f.out, f.weights} {
-				if err := checkFileOutput(out, c.Path); err != nil {
-					return err
-				}
+			if err := checkFileOutput("--stats", f.weights, c.Path); err != nil {
+				return err
 			}
 			m, err := a.openText(cmd.Context(), c, &text)
 			if err != nil {

@@ -32,17 +32,11 @@ stay, best first, with down_proj refitted and without: error curves, by which
 			if err := f.check(cmd, false); err != nil {
 				return err
 			}
-			if out == "" && !dryRun {
-				return usagef("-o FILE is needed: the file to write")
-			}
-			c, err := a.openModel(args[0])
+			c, err := a.openToWrite(args[0], out, dryRun, f.stats)
 			if err != nil {
 				return err
 			}
 			defer c.Close()
-			if err := checkFileOutput(out, c.Path); err != nil {
-				return err
-			}
 			st, err := f.open(c)
 			if err != nil {
 				return err

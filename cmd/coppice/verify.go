@@ -52,7 +52,11 @@ compare byte for byte.`,
 				}
 			}
 			_, n := c.Spec.Parameters()
-			a.printf("%s: whole: %d tensors, %s parameters, %s, width %s, every weight finite\n", args[0], len(c.Tensors()), countText(n), bytesText(c.Bytes()), widthsText(c.Spec.Widths))
+			a.printf("%s: whole: %d tensors, %s parameters, %s, width %s", args[0], len(c.Tensors()), countText(n), bytesText(c.Bytes()), widthsText(c.Spec.Widths))
+			if !allowNonFinite {
+				a.printf(", every weight finite")
+			}
+			a.printf("\n")
 			if against != "" {
 				a.printf("%s: every byte is what the plan makes of %s\n", args[0], against)
 			}

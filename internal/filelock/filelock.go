@@ -42,7 +42,4 @@ func Acquire(path string) (*os.File, error) {
 }
 
 // Release removes a file that Acquire returned, and so the lock.
-func Release(f *os.File) {
-	os.Remove(f.Name())
-	f.Close()
-}
+func Release(f *os.File) { release(f) }

@@ -15,3 +15,9 @@ func try(f *os.File) error {
 	}
 	return err
 }
+
+// release removes the file while it is locked, lest it be another run's by then.
+func release(f *os.File) {
+	os.Remove(f.Name())
+	f.Close()
+}

@@ -8,3 +8,9 @@ import (
 )
 
 func try(*os.File) error { return errors.ErrUnsupported }
+
+// release closes the file first: Windows removes none that is open.
+func release(f *os.File) {
+	f.Close()
+	os.Remove(f.Name())
+}

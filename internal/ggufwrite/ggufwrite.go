@@ -33,7 +33,7 @@ func Build(kv []gguf.KeyValue, tensors []Tensor, version uint32, alignment int) 
 	out = binary.LittleEndian.AppendUint64(out, uint64(len(tensors)))
 	out = binary.LittleEndian.AppendUint64(out, uint64(len(kv)))
 	for _, p := range kv {
-		out = appendString(out, p.Key)
+		out = append(out, gguf.StringValue(p.Key).Data...)
 		out = binary.LittleEndian.AppendUint32(out, uint32(p.Value.Type))
 		out = append(out, p.Value.Data...)
 	}
@@ -44,7 +44,7 @@ func Build(kv []gguf.KeyValue, tensors []Tensor, version uint32, alignment int) 
 			panic(fmt.Sprintf("ggufwrite: tensor %q: GGUF has no type %v", t.Name, t.DType))
 		}
 		data = pad(data, alignment)
-		out = appendString(out, t.Name)
+		out = append(out, gguf.StringValue(t.Name).Data...)
 		out = binary.LittleEndian.AppendUint32(out, uint32(len(t.Shape)))
 		for i := len(t.Shape) - 1; i >= 0; i-- {
 			out = binary.LittleEndian.AppendUint64(out, uint64(t.Shape[i]))
@@ -61,11 +61,6 @@ func pad(b []byte, alignment int) []byte {
 		b = append(b, 0)
 	}
 	return b
-}
-
-func appendString(b []byte, s string) []byte {
-	b = binary.LittleEndian.AppendUint64(b, uint64(len(s)))
-	return append(b, s...)
 }
 
 // Pair is a key and a value, as package gguf makes them.

@@ -119,6 +119,11 @@ def check_blocks(checks, model):
                 wrong.append(f"layer {i}: {tensor} has not {rows} rows")
     ok = not wrong and config["architectures"] == ["DeciLMForCausalLM"] and config["model_type"] == "nemotron-nas"
     checks.that("real model, decilm: block_configs mean the tensors' shapes", ok, "; ".join(wrong[:3]))
+    # A newer spelling, which counts where ffn_mult is not said.
+    blocks = [{"ffn": {"ffn_mult": 1.0}}, {"ffn": {"intermediate_size": 320}}, {"ffn": {"ffn_mult": None, "intermediate_size": 64}}]
+    with_own_code = type(AutoConfig.from_pretrained(model, trust_remote_code=True))
+    sizes = with_own_code(hidden_size=768, block_configs=blocks).intermediate_sizes
+    checks.that("real model, decilm: widths said by intermediate_size", sizes == [512, 320, 64], str(sizes))
 
 
 def check_real(checks, peers, logits, coppice, args, directory):

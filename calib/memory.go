@@ -1,0 +1,89 @@
+package calib
+
+import (
+	"github.com/coppice-lm/coppice/arch"
+	"github.com/coppice-lm/coppice/plan"
+)
+
+// What a run needs is reckoned before it begins, in bytes, from sizes of h hidden values, d
+// neurons of the widest layer and k of the widest that is refitted. TestMemory holds the
+// reckoning to what is measured. The collector adds a share of its own.
+
+// streamBytes is the size of the residual streams of so many tokens.
+func streamBytes(m *arch.Transformer, tokens int64) int64 { return 4 * int64(m.Hidden) * tokens }
+
+// widest is the width of the widest layer.
+func widest(m *arch.Transformer) (d int64) {
+	for _, l := range m.Layers {
+		d = max(d, int64(l.Width))
+	}
+	return d
+}
+
+// engineValues is how many gates, and how many activations, the engine computes at a time.
+const engineValues = 1 << 20
+
+// runBytes is what running a layer takes: its weights in float32, and what is computed of a
+// batch: by attention and MLP, and of activations that are added up, turned round and packed.
+func runBytes(m *arch.Transformer) int64 {
+	h, d := int64(m.Hidden), widest(m)
+	queries, keys := int64(m.Heads*m.HeadDim), int64(m.KVHeads*m.HeadDim)
+	weights := h*(2*queries+2*keys) + 3*h*d
+	work := batchTokens*(6*h+2*queries+2*keys) + 2*min(batchTokens*d, engineValues) + 3*chunkRows*d
+	return 4 * (weights + work)
+}
+
+// collectBytes is about the most memory that Collect takes for a layer: what running it
+// takes, and the sums of three classes, a triangle each.
+func collectBytes(m *arch.Transformer) int64 {
+	d := widest(m)
+	return runBytes(m) + 12*d*(d+3)
+}
+
+// refitBytes is about the most memory that Refit takes for a layer.
+func refitBytes(m *arch.Transformer, p *plan.Plan, opt *RefitOptions) int64 {
+	h, k := int64(m.Hidden), int64(0)
+	for _, l := range p.Layers {
+		if l.Prunes(m.Layers[l.Layer].Width) {
+			k = max(k, int64(len(l.Keep)))
+		}
+	}
+	parts := int64(1) // of the target
+	if opt.Target == plan.StreamTarget {
+		parts = 2
+	}
+	// The MLP that stays as it is read and as it is run, and of a batch its target, the part to
+	// repair, what one stream and another come to, and activations with weights.
+	fixed := runBytes(m) + 2*4*3*h*k + 4*batchTokens*(4*h+k)
+	most := solveBytes(h, k, parts)
+	if opt.Rounds > 0 {
+		// Two MLPs that run forward and backward, four matrices each, and their batches.
+		fixed += 2*4*4*h*k + 4*batchTokens*(10*k+3*h)
+		most = max(most, sumBytes(h, k, parts)+stepBytes(h, k))
+	}
+	if opt.Attention {
+		q := int64(m.Heads * m.HeadDim)
+		fixed += 2 * 4 * h * q
+		most = max(most, solveBytes(h, q, 2))
+	}
+	return fixed + most
+}
+
+// sumBytes is the size of targets: of three classes, a triangle and a product with each part
+// of the target.
+func sumBytes(h, n, parts int64) int64 { return 3 * (4*n*(n+1) + 8*h*n*parts) }
+
+// solveBytes is the most that is held when n inputs are fitted to targets: the sums; their
+// means for the fit and for held-back text; what is factorised, and the factor's transpose;
+// and of the size of the solution where the ridge pulls to, the best so far, the next, and
+// its change.
+func solveBytes(h, n, parts int64) int64 {
+	return sumBytes(h, n, parts) + 2*(8*n*n+8*h*n*parts) + 2*8*n*n + 4*8*h*n
+}
+
+// stepBytes is the most that is held beside the sums when gate and up take a step: the
+// curvature by 2n slopes, its factor's transpose and the inputs' second moment; the gradient
+// and the step; the two solutions of down_proj so far; and the weights of the step and of what is tried.
+func stepBytes(h, n int64) int64 {
+	return 2*8*4*n*n + 8*h*h + 2*8*2*h*n + 2*8*h*n + 2*4*2*h*n
+}

@@ -1,0 +1,112 @@
+package study
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// IDs follow from all that results depend on, and from nothing else.
+func TestIDs(t *testing.T) {
+	of := func(text string, change func(dir string)) []Cell {
+		t.Helper()
+		s := fakeStudy(t, text)
+		if change != nil {
+			change(s.Dir())
+		}
+		cells, err := Cells(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cells
+	}
+	base := of(fakeFile, nil)
+	index := map[string]int{}
+	for i, c := range base {
+		index[c.String()] = i
+	}
+	dense, maxabs, best7 := 0, index["m maxabs 25 % f32"], index["m best 25 % seed 7 f32"]
+	if maxabs != 1 || best7 < 2 {
+		t.Fatalf("cells %v: maxabs is not the first of its size", index)
+	}
+	write := func(dir, name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		name, old, new              string
+		change                      func(dir string)
+		dense, maxabs, best7Changes bool
+	}{
+		{name: "nothing"},
+		{name: "threads and speed", old: "speed: {prompts: [8]}", new: "threads: 3"},
+		{name: "the model's path", old: "path: m,", new: "path: n, name: m,", change: func(string) {}},
+		{name: "the limit", old: "limit: 5", new: "limit: 6", dense: true, maxabs: true, best7Changes: true},
+		{name: "alignment", old: "limit: 5", new: "limit: 5\nalign: 8", maxabs: true, best7Changes: true},
+		{name: "tokens", old: "tokens: 100", new: "tokens: 101", best7Changes: true},
+		{name: "calibration text", change: func(dir string) { write(dir, "text.txt", "other text") }, best7Changes: true},
+		{name: "data", change: func(dir string) {
+			b, _ := os.ReadFile(filepath.Join(dir, "data", "arc_easy", "test.jsonl"))
+			write(dir, "data/arc_easy/test.jsonl", strings.Replace(string(b), "What is 0", "What was 0", 1))
+		}, dense: true, maxabs: true, best7Changes: true},
+		{name: "weights", change: func(dir string) {
+			if err := os.RemoveAll(filepath.Join(dir, "m")); err != nil {
+				t.Fatal(err)
+			}
+			writeModel(t, filepath.Join(dir, "m"), fakeWidth, 9)
+		}, dense: true, maxabs: true, best7Changes: true},
+		{name: "config", change: func(dir string) {
+			b, _ := os.ReadFile(filepath.Join(dir, "m", "config.json"))
+			write(dir, "m/config.json", strings.Replace(string(b), "10000", "20000", 1))
+		}, dense: true, maxabs: true, best7Changes: true},
+	} {
+		text := strings.Replace(fakeFile, c.old, c.new, 1)
+		if strings.Contains(c.new, "path: n") { // the same model elsewhere
+			path := place(t, text)
+			writeModel(t, filepath.Join(filepath.Dir(path), "n"), fakeWidth, 1)
+			if err := os.Rename(filepath.Join(fakeStudy(t, fakeFile).Dir(), "data", "arc_easy"), filepath.Join(filepath.Dir(path), "data", "arc_easy")); err != nil {
+				t.Fatal(err)
+			}
+			s, err := Load(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			cells, err := Cells(s)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range cells {
+				if cells[i].ID != base[i].ID {
+					t.Errorf("%s: the ID of %v changed", c.name, &cells[i])
+				}
+			}
+			continue
+		}
+		cells := of(text, c.change)
+		for _, x := range []struct {
+			i       int
+			changes bool
+		}{{dense, c.dense}, {maxabs, c.maxabs}, {best7, c.best7Changes}} {
+			if (cells[x.i].ID != base[x.i].ID) != x.changes {
+				t.Errorf("%s: the ID of %v changed: %v, want %v", c.name, &base[x.i], !x.changes, x.changes)
+			}
+		}
+	}
+}
+
+// Two cells that are the same are named both.
+func TestTwoCellsOfOneID(t *testing.T) {
+	s := fakeStudy(t, strings.Replace(fakeFile, "[0.25, 0.5]", "[0.25, 0.5, 0.25]", 1))
+	_, err := Cells(s)
+	if err == nil {
+		t.Fatal("no error")
+	}
+	for _, want := range []string{"two cells have the id ", "m maxabs 25 % f32 (models[0], ratios[0], methods[1], seeds[0])", "and m maxabs 25 % f32 (models[0], ratios[2],"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%v lacks %q", err, want)
+		}
+	}
+}
