@@ -4,7 +4,7 @@ SHARED ?= ../shared
 PEERS_VENV ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/coppice/peers-venv
 export CGO_ENABLED = 0
 
-.PHONY: build test real check lint race levels fuzz cross generate bench peers peers-venv
+.PHONY: build test real check lint race levels fuzz cross generate bench peers peers-venv browser
 
 build:
 	$(GO) build -o coppice ./cmd/coppice
@@ -64,6 +64,15 @@ bench:
 	$(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) ./...
 	COPPICE_SHARED=$(abspath $(SHARED)) $(GO) run ./tools/bench -venv "$(wildcard $(PEERS_VENV))" $(BENCH)
 	COPPICE_SHARED=$(abspath $(SHARED)) $(GO) run ./tools/bench -suite engine -json bench-out/engine.json -venv "$(wildcard $(PEERS_VENV))" -peer-n 3 $(BENCH_ENGINE)
+
+# The report's pages in Debian's chromium (or what CHROMIUM names): script errors, requests,
+# overflow, axe-core. SHOTS=DIR keeps pictures. npm brings playwright-core and axe-core.
+SHOTS ?=
+browser:
+	rm -rf bench-out/pages && mkdir -p bench-out/pages
+	COPPICE_REPORT_PAGES=$(CURDIR)/bench-out/pages $(GO) test -count=1 -run TestWritePages ./report
+	cd tools/browser && npm ci --ignore-scripts --no-audit --no-fund
+	cd tools/browser && node check.mjs $(if $(SHOTS),--shots $(abspath $(SHOTS))) $(CURDIR)/bench-out/pages/*.html
 
 peers-venv:
 	PEERS_VENV=$(PEERS_VENV) tools/peers/make_venv.sh

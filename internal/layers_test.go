@@ -43,6 +43,7 @@ var layers = map[string]int{
 	"speed":                            6,
 	"study":                            7,
 	"report":                           7,
+	"report/reporttest":                7, // for tests only
 	"card":                             7,
 	"cmd/coppice":                      8,
 	"internal/shared":                  0, // for tests only
@@ -77,11 +78,12 @@ var sameLayer = []string{
 	"internal/ggufwrite -> gguf",
 	"speed -> energy",
 	"report -> study",
+	"report/reporttest -> study",
 	"card -> study",
 }
 
 // testOnly are packages that no product package may import.
-var testOnly = []string{"internal/shared", "internal/ggufwrite", "eval/evaltest", "engine/enginetest"}
+var testOnly = []string{"internal/shared", "internal/ggufwrite", "eval/evaltest", "engine/enginetest", "report/reporttest"}
 
 func TestLayers(t *testing.T) {
 	out, err := exec.Command("go", "list", "-json=ImportPath,Imports", module+"...").Output()

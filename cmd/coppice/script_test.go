@@ -33,6 +33,7 @@ import (
 //	exit CODE coppice ARGS...        run the program, which must exit with that code
 //	refused MODEL PATTERN...         inspect, prune and verify must exit with 3 and a
 //	                                 message that matches every pattern, and write nothing
+//	ledger FILE [METHOD=ERROR...]    make a small study's ledger, in which the cells of METHOD failed
 //	json FILE PATH WANT              the value at a path such as layers.0.keep.len (len counts)
 //	sametree A B                     two directories hold the same
 //	nohidden [DIR]                   nothing hidden stands in the directory
@@ -54,6 +55,7 @@ func TestScript(t *testing.T) {
 			"exit":        command(2, -1, exitWith),
 			"refused":     command(2, -1, refused),
 			"json":        command(3, 3, checkJSON),
+			"ledger":      command(1, -1, makeLedger),
 			"sametree":    command(2, 2, sameTree),
 			"nohidden":    command(0, 1, noHidden),
 			"regular":     command(1, 1, regular),
