@@ -61,7 +61,7 @@ func TestParts(t *testing.T) {
 	if err := p.Show(&out); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"--drop-layers [0] --drop-attention 1 --drop-mlp 2 --drop-heads 3:0", "layer  attention    width", "1       none        4", "2        all        0     0", "3    heads 1        4"} {
+	for _, want := range []string{"--drop-layers 0 --drop-attention 1 --drop-mlp 2 --drop-heads 3:0", "layer  attention    width", "1       none        4", "2        all        0     0", "3    heads 1        4"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("shown without %q:\n%s", want, out.String())
 		}
