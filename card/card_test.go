@@ -257,7 +257,7 @@ func ledger(t *testing.T, weights string) string {
 			Version: study.LedgerVersion, Status: study.Done,
 			Cell:       study.Cell{ID: id, Model: "m", BaseModel: "org/tiny", Method: method, DType: dtype, ModelFingerprint: "sha256:dense"},
 			Shape:      &study.Shape{Parameters: parameters},
-			Conditions: &study.Conditions{BOS: eval.BOSTokenizer, MaxLength: 2048, Limit: 100, Weights: weights, Tokenizer: "t"},
+			Conditions: &study.Conditions{BOS: eval.BOSTokenizer, MaxLength: 2048, Weights: weights, Tokenizer: "t"},
 		}
 		st := study.Task{TaskResult: task, Scores: [][]float64{{}}, Weights: [][]float64{nil}}
 		for _, s := range task.Samples {

@@ -20,8 +20,8 @@ type Conditions struct {
 	Tokenizer string `json:"tokenizer"`
 }
 
-// setResult takes over what an evaluation found. Tasks come in the order of calls.
-func (r *Record) setResult(res *eval.Result) {
+// AddResult takes over what an evaluation found. Tasks come in the order of calls.
+func (r *Record) AddResult(res *eval.Result) {
 	r.Conditions = &Conditions{res.BOS, res.MaxLength, res.Model.Weights, res.Model.Tokenizer}
 	r.Groups = append(r.Groups, res.Groups...)
 	for i := range res.Tasks {
@@ -139,6 +139,9 @@ func (l *Ledger) references(rec *Record) []*Record {
 	slices.SortFunc(found, func(a, b *Record) int { return a.Cell.Compare(&b.Cell) })
 	return found
 }
+
+// Compare adds the comparisons that the ledger's finished cells lack.
+func (l *Ledger) Compare() { l.Comparisons = append(l.Comparisons, l.missing()...) }
 
 // missing lists the comparisons that the ledger's finished cells lack, in the order of its
 // records.

@@ -4,6 +4,8 @@ import (
 	_ "embed"
 	"path/filepath"
 	"strings"
+
+	"github.com/coppice-lm/coppice/eval/tasks"
 )
 
 // FileVersion is the version of study files that this package reads.
@@ -120,15 +122,30 @@ func (s *Study) SetScratch(dir string) (err error) {
 	return err
 }
 
-// limit is how many records are asked of a task that the file names, or of a part of it; 0
-// is all.
-func (s *Study) limit(task, group string) int {
+// limitOf is how many records are asked of what the file's tasks name, each part of a group
+// too; 0 is all.
+func (s *Study) limitOf(name string) int {
 	for _, l := range s.Limits {
-		if l.Task == task || l.Task == group {
+		if l.Task == name {
 			return l.Records
 		}
 	}
 	return s.Limit
+}
+
+// limits are how many records are asked of each task, by its own name.
+func (s *Study) limits() map[string]int {
+	byTask := map[string]int{}
+	for _, name := range s.Tasks {
+		definitions, err := tasks.Find(name)
+		if err != nil {
+			continue // checkTasks says so
+		}
+		for _, d := range definitions {
+			byTask[d.Name] = s.limitOf(name)
+		}
+	}
+	return byTask
 }
 
 // abs is a path of the file as this process can use it.

@@ -99,6 +99,7 @@ func TestLoadErrors(t *testing.T) {
 		{"text twice", goodFile + "text: {files: [text.txt, ./text.txt]}\n", `:8:26: text.files[1]: "text.txt" is the name of another text`},
 		{"limit of no task", goodFile + "limits: [{task: musr, records: 3}]\n", `:8:17: limits[0].task: "musr" is not one of tasks: arc_easy`},
 		{"limit twice", goodFile + "limits: [{task: arc_easy, records: 3}, {task: arc_easy, records: 4}]\n", `:8:47: limits[1].task: "arc_easy" has a limit already`},
+		{"two limits", replace("[arc_easy]", "[musr, musr_team_allocation]") + "limits: [{task: musr, records: 3}]\n", ":6:9: tasks[0]: task musr_team_allocation is named twice, with limits of 3 and 0 records"},
 		{"limit of nothing", goodFile + "limits: [{task: arc_easy, records: 0}]\n", `:8:36: limits[0].records: 0: expected at least 1`},
 		{"calibration", goodFile + "calibration: {text: [a.txt]}\n", ":8:22: calibration.text[0]: a.txt: no such file"},
 		{"form", goodFile + "form: llama\nallocation: [uniform, global]\n", ":9:23: allocation[1]: global gives each layer a width of its own, which form llama cannot say"},
@@ -214,7 +215,12 @@ func TestAsks(t *testing.T) {
 	if diff := cmp.Diff(want, s.asks(), cmp.AllowUnexported(ask{})); diff != "" {
 		t.Error(diff)
 	}
-	if n := s.limit("musr_team_allocation", "musr"); n != 60 {
+	if n := s.limits()["musr_team_allocation"]; n != 60 {
 		t.Errorf("a part of musr is asked %d records", n)
+	}
+	// By another name of the group, too.
+	s = &Study{Tasks: []string{"leaderboard_musr"}, Limits: []Limit{{"leaderboard_musr", 7}}}
+	if n := s.limits()["musr_team_allocation"]; n != 7 || s.asks()[0].limit != n {
+		t.Errorf("a part of leaderboard_musr is asked %d records", n)
 	}
 }

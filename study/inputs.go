@@ -115,8 +115,12 @@ func (in *inputs) readTasks(s *Study) error {
 	if err != nil {
 		return err
 	}
+	limits := s.limits()
 	for _, t := range all {
-		limit := s.limit(t.Name, t.Group)
+		limit, ok := limits[t.Name]
+		if !ok {
+			limit = s.Limit // of a text
+		}
 		in.data[t.Name], in.versions[t.Name] = t.Fingerprint(limit), t.Version
 		docs := t.Docs
 		if limit > 0 {

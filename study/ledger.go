@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"slices"
+
+	"github.com/coppice-lm/coppice/eval"
 )
 
 // Ledger is what a study has measured so far.
@@ -105,22 +107,26 @@ func (l *Ledger) readHeader(path string, line []byte) error {
 // readLine reads a record or a comparison. What tells them apart is the type of the key
 // "cell", an object in the one and an ID in the other.
 func (l *Ledger) readLine(path string, number int, line []byte) error {
-	var head struct {
+	var v struct {
+		Record                  // but for the keys below, which hide its own
 		Version int             `json:"version"`
 		Cell    json.RawMessage `json:"cell"`
+		Against string          `json:"against"`
+		Rows    []eval.Row      `json:"rows"`
 	}
-	if err := json.Unmarshal(line, &head); err != nil {
-		return err
-	}
-	if head.Version > LedgerVersion {
-		return &VersionError{path, number, head.Version}
+	err := json.Unmarshal(line, &v) // once: ledgers are long
+	if v.Version > LedgerVersion {
+		return &VersionError{path, number, v.Version}
 	}
 	switch {
-	case head.Version < 1 || len(head.Cell) == 0:
+	case err != nil:
+		return err
+	case v.Version < 1 || len(v.Cell) == 0:
 		return errors.New("neither a record nor a comparison: both have the keys \"version\" and \"cell\"")
-	case head.Cell[0] == '{':
-		var r Record
-		if err := json.Unmarshal(line, &r); err != nil {
+	case v.Cell[0] == '{':
+		r := v.Record
+		r.Version = v.Version
+		if err := json.Unmarshal(v.Cell, &r.Cell); err != nil {
 			return err
 		}
 		if err := r.check(); err != nil {
@@ -128,8 +134,8 @@ func (l *Ledger) readLine(path string, number int, line []byte) error {
 		}
 		l.addRecord(r)
 	default:
-		var c Comparison
-		if err := json.Unmarshal(line, &c); err != nil {
+		c := Comparison{Version: v.Version, Against: v.Against, Rows: v.Rows}
+		if err := json.Unmarshal(v.Cell, &c.Cell); err != nil {
 			return err
 		}
 		if c.Cell == "" || c.Against == "" {
@@ -193,8 +199,8 @@ func (l *Ledger) Comparison(cell, against string) *Comparison {
 	return nil
 }
 
-// Encode returns the file form of the ledger: its records and comparisons in the order of
-// Sort.
+// Encode returns the file form of the ledger: its records in the order of Cell.Compare,
+// then its comparisons in that of their cells.
 func (l *Ledger) Encode() ([]byte, error) {
 	sorted := Ledger{l.Study, slices.Clone(l.Records), slices.Clone(l.Comparisons), nil}
 	sorted.sort()
@@ -231,7 +237,7 @@ func (l *Ledger) Canonical() ([]byte, error) {
 	return bare.Encode()
 }
 
-// sort orders records as Compare does, and comparisons by their cells.
+// sort orders records as Cell.Compare does, and comparisons by their cells.
 func (l *Ledger) sort() {
 	slices.SortStableFunc(l.Records, func(a, b Record) int { return a.Cell.Compare(&b.Cell) })
 	place := map[string]int{}

@@ -49,7 +49,7 @@ func testResult(n, right int, shift float64) *eval.Result {
 
 func testRecord(id, method string, ratio float64, res *eval.Result) Record {
 	r := Record{Version: LedgerVersion, Status: Done, Cell: Cell{ID: id, Model: "m", Method: method, Ratio: ratio, DType: "f32", Allocation: uniform}}
-	r.setResult(res)
+	r.AddResult(res)
 	r.Run = &Run{Started: "2026-01-01T00:00:00Z", Seconds: 3}
 	return r
 }
@@ -190,5 +190,34 @@ func TestCompareCells(t *testing.T) {
 	}
 	if s := cells[4].String(); s != "a best 20 % seed 1 f32" {
 		t.Errorf("named %q", s)
+	}
+}
+
+// A ledger of 500 cells of six tasks with 200 records each, and 30 layers.
+func BenchmarkReadLedger(b *testing.B) {
+	l := &Ledger{Study: "bench"}
+	for i := range 500 {
+		r := testRecord(fmt.Sprint("c", i), []string{Dense, maxAbs, "best"}[min(i, 1+i%2)], float64(i)/1000, testResult(200, 100, 1))
+		r.Tasks = append(r.Tasks, r.Tasks...)
+		r.Shape, r.Curves = &Shape{}, &Curves{}
+		for range 30 {
+			r.Shape.Kept = append(r.Shape.Kept, make([]byte, 192))
+			r.Curves.Layers = append(r.Curves.Layers, LayerCurve{make([]int, curvePoints), make([]float64, curvePoints)})
+		}
+		l.Records = append(l.Records, r)
+	}
+	text, err := l.Encode()
+	if err != nil {
+		b.Fatal(err)
+	}
+	path := filepath.Join(b.TempDir(), "ledger.jsonl")
+	if err := os.WriteFile(path, text, 0o666); err != nil {
+		b.Fatal(err)
+	}
+	b.SetBytes(int64(len(text)))
+	for b.Loop() {
+		if l, err := ReadLedger(path); err != nil || len(l.Records) != 500 {
+			b.Fatal(err)
+		}
 	}
 }

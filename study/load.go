@@ -111,9 +111,16 @@ func (s *Study) checkTasks(d *decoder) {
 	if len(s.Tasks) == 0 && s.Text == nil {
 		d.errorf("", "one of the keys tasks and text is needed: what to measure")
 	}
+	limits := s.limits()
 	for i, name := range s.Tasks {
-		if _, err := tasks.Find(name); name != "" && err != nil {
+		found, err := tasks.Find(name)
+		if name != "" && err != nil {
 			d.errorf(fmt.Sprintf("tasks[%d]", i), "%v", err)
+		}
+		for _, task := range found {
+			if limits[task.Name] != s.limitOf(name) {
+				d.errorf(fmt.Sprintf("tasks[%d]", i), "task %s is named twice, with limits of %d and %d records (0: all)", task.Name, s.limitOf(name), limits[task.Name])
+			}
 		}
 	}
 	for i, l := range s.Limits {

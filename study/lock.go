@@ -22,7 +22,11 @@ func tryLock(path string) (*os.File, error) {
 		return nil, err
 	}
 	host, _ := os.Hostname()
-	if _, err := fmt.Fprintf(f, "process %d on %s since %s\n", os.Getpid(), host, time.Now().UTC().Format(time.RFC3339)); err != nil {
+	err = f.Truncate(0) // one that was killed may have left its own name
+	if err == nil {
+		_, err = fmt.Fprintf(f, "process %d on %s since %s\n", os.Getpid(), host, time.Now().UTC().Format(time.RFC3339))
+	}
+	if err != nil {
 		filelock.Release(f)
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -77,7 +78,11 @@ func (j *job) steps(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := j.describe(model); err != nil {
+	path, dense := j.variant(j.cell), &j.cell.model.spec
+	if j.cell.Method == Dense {
+		path, dense = j.modelPath(j.cell.model.Model), nil
+	}
+	if j.rec.Shape, err = ShapeOf(path, dense); err != nil {
 		return &cellError{err}
 	}
 	if err := j.evaluate(ctx, model); err != nil {
@@ -132,9 +137,25 @@ func (j *job) command(ctx context.Context, done bool, also *os.File, args ...str
 	case errors.As(err, &failed) && failed.Code == exitInterrupted:
 		return out, context.Canceled // a terminal's Ctrl-C goes to commands too
 	case err != nil:
-		return out, &cellError{fmt.Errorf("%s: %w", args[0], err)}
+		return out, &cellError{fmt.Errorf("%s: %w", args[0], j.named(err))}
 	}
 	return out, nil
+}
+
+// named is a command's error with paths as they stand in the record.
+func (j *job) named(err error) error {
+	var failed *CommandError
+	if !errors.As(err, &failed) {
+		return err
+	}
+	var pairs []string
+	paths := slices.SortedFunc(maps.Keys(j.shown), func(a, b string) int { return len(b) - len(a) })
+	for _, path := range paths {
+		if strings.ContainsRune(path, filepath.Separator) { // a bare word may stand for something else
+			pairs = append(pairs, path, j.shown[path])
+		}
+	}
+	return &CommandError{failed.Code, strings.NewReplacer(pairs...).Replace(failed.Message)}
 }
 
 // evaluate puts the tasks and texts to a model.
@@ -192,7 +213,7 @@ type ask struct {
 func (s *Study) asks() []ask {
 	var all []ask
 	for _, t := range s.Tasks {
-		limit := s.limit(t, "")
+		limit := s.limitOf(t)
 		i := slices.IndexFunc(all, func(a ask) bool { return a.limit == limit })
 		if i < 0 {
 			i, all = len(all), append(all, ask{limit: limit})
@@ -235,7 +256,7 @@ func (j *job) evaluation(ctx context.Context, dir, text string, args []string) (
 			return nil, cellErrorf("the records of task %s changed while the study ran; run it again", t.Name)
 		}
 	}
-	j.rec.setResult(res)
+	j.rec.AddResult(res)
 	return res, nil
 }
 

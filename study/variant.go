@@ -175,43 +175,40 @@ func (j *job) shared(ctx context.Context, file string, args []string) error {
 	return err
 }
 
-// describe fills in the record's shape from the model on disk.
-func (j *job) describe(model string) error {
-	path := j.variant(j.cell)
-	if j.cell.Method == Dense {
-		path = j.modelPath(j.cell.model.Model)
-	}
+// ShapeOf describes a model on disk: one that was pruned, of which dense is the shape that
+// it had, or where dense is nil one as it came.
+func ShapeOf(path string, dense *arch.Spec) (*Shape, error) {
 	c, err := checkpoint.Open(path)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer c.Close()
 	byRole, total := c.Spec.Parameters()
 	s := &Shape{
-		Family: c.Spec.Family.ModelType, Layers: c.Spec.Layers, Hidden: c.Spec.Hidden, DenseWidth: j.cell.model.spec.Intermediate,
+		Family: c.Spec.Family.ModelType, Layers: c.Spec.Layers, Hidden: c.Spec.Hidden, DenseWidth: c.Spec.Intermediate,
 		Widths: c.Spec.Widths, Parameters: total, Bytes: c.Bytes(), StoredDType: storedDType(c),
 		MLPParameters: byRole[arch.MLP],
 	}
-	j.rec.Shape = s
-	if j.cell.Method == Dense {
-		return nil
+	if dense == nil {
+		return s, nil
 	}
+	s.DenseWidth = dense.Intermediate
 	b, err := os.ReadFile(filepath.Join(path, checkpoint.PlanName))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	p, err := plan.Decode(b)
 	if err != nil {
-		return fmt.Errorf("%s: %w", checkpoint.PlanName, err)
+		return nil, fmt.Errorf("%s: %w", checkpoint.PlanName, err)
 	}
 	for l, layer := range p.Layers {
-		bits := make([]byte, (j.cell.model.spec.Widths[l]+7)/8)
+		bits := make([]byte, (dense.Widths[l]+7)/8)
 		for _, n := range layer.Keep {
 			bits[n/8] |= 1 << (n % 8)
 		}
 		s.Kept = append(s.Kept, bits)
 	}
-	return nil
+	return s, nil
 }
 
 // storedDType names the types of the weights, the one with the most bytes first.

@@ -1,5 +1,5 @@
-// Package synth makes checkpoints out of nothing but a config.json and a seed: the
-// demo's model, the tests' models of every family, and the benchmark's 3B-shaped one.
+// Package synth makes checkpoints out of nothing but a config.json and a seed: small
+// models of every family for tests, and a 3B-shaped one for the benchmark.
 // Their weights are normally distributed, as those of trained models roughly are, and
 // the same for the same seed on every machine.
 package synth
