@@ -300,6 +300,13 @@ func TestBuildFromLedger(t *testing.T) {
 	if test := card.rows[0].pruned.Test; test == nil || test.Records != 100 || test.OnlyBaseline != 10 {
 		t.Errorf("paired test %+v: want 100 records, 10 that the dense model alone has right", test)
 	}
+	// Which records were asked is told by the records.
+	card.pruned.Tasks[0].Records = 200
+	first := card.measuring()
+	card.pruned.Tasks[0].Samples[0].DocID = 150
+	if picked := card.measuring(); !strings.Contains(first[0], " --limit 100") || !strings.Contains(picked[0], "# of 100 records, picked by --samples") {
+		t.Errorf("the first records: %q, others: %q", first, picked)
+	}
 	src.Cell = "p16"
 	if card, err = Build(context.Background(), src, Says{}); err != nil || card.denseRecord.Cell.ID != "d16" || card.pruned.Model.DType != "bf16" {
 		t.Errorf("cell p16: %v", err)

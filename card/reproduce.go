@@ -84,6 +84,11 @@ func (card *Card) dtypeFlag() string {
 	return ""
 }
 
+// areFirst reports whether the records that a task asked are the first of its file.
+func areFirst(t *eval.TaskResult) bool {
+	return len(t.Samples) == t.Evaluated && !slices.ContainsFunc(t.Samples, func(s eval.Sample) bool { return s.DocID >= t.Evaluated })
+}
+
 // measuring are the commands that measure the model, one for all tasks of which as many
 // records were asked.
 func (card *Card) measuring() []string {
@@ -103,7 +108,11 @@ func (card *Card) measuring() []string {
 		}
 		limit, picked := card.limits[t.Name], 0
 		if limit == 0 && t.Evaluated < t.Records {
-			picked = t.Evaluated
+			if areFirst(t) {
+				limit = t.Evaluated
+			} else {
+				picked = t.Evaluated
+			}
 		}
 		if limit >= t.Records {
 			limit = 0
