@@ -180,7 +180,10 @@ func (card *Card) performance(b *strings.Builder) {
 	b.WriteString(table(rows) + "\n")
 	b.WriteString("Values with standard errors. **Chance** is what guessing at random gives, **Majority** what always giving the most frequent right answer gives; an accuracy below it is no sign of reading. ")
 	if card.dense != nil {
-		b.WriteString("**p** is of a paired test of the pruned model against the original one over the same records (McNemar's exact test for accuracies, a paired bootstrap for perplexities). Both columns were measured by Coppice in the same way")
+		b.WriteString("**p** is of a paired test of the pruned model against the original one over the same records (McNemar's exact test for accuracies, a paired bootstrap for perplexities). Both columns were measured by Coppice")
+		if len(card.differences()) == 0 {
+			b.WriteString(" in the same way")
+		}
 	} else {
 		b.WriteString("Measured by Coppice")
 	}
@@ -266,18 +269,27 @@ func (r *row) changes() []string {
 
 // conditions says where the two columns were not measured alike.
 func (card *Card) conditions(b *strings.Builder) {
-	if card.dense == nil {
-		return
+	for _, d := range card.differences() {
+		fmt.Fprintf(b, "**The columns are not alike:** %s.\n\n", d)
 	}
+}
+
+// differences are those between the measurements of the two columns.
+func (card *Card) differences() []string {
+	if card.dense == nil {
+		return nil
+	}
+	var all []string
 	for _, c := range []struct{ what, dense, pruned string }{
 		{"in", card.dense.Model.DType, card.pruned.Model.DType},
 		{"with --bos", string(card.dense.BOS), string(card.pruned.BOS)},
 		{"with a maximum length of", fmt.Sprint(card.dense.MaxLength), fmt.Sprint(card.pruned.MaxLength)},
 	} {
 		if c.dense != c.pruned {
-			fmt.Fprintf(b, "**The columns are not alike:** the original model was run %s %s, the pruned one %s %s.\n\n", c.what, c.dense, c.what, c.pruned)
+			all = append(all, fmt.Sprintf("the original model was run %s %s, the pruned one %s %s", c.what, c.dense, c.what, c.pruned))
 		}
 	}
+	return all
 }
 
 // answers writes how often each answer was given, for benchmarks whose records share their

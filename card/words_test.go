@@ -165,3 +165,19 @@ func TestParseBase(t *testing.T) {
 		t.Errorf("a task that has no letter of the hub's is called %q", got)
 	}
 }
+
+// Columns that were not measured alike are not said to be.
+func TestUnlikeColumns(t *testing.T) {
+	for dtype, alike := range map[string]bool{"f32": true, "bf16": false} {
+		card := example(t, 48, 48, 48)
+		card.dense.Model.DType = dtype
+		card.judge()
+		got, err := card.Markdown()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(got), "in the same way:") != alike || strings.Contains(string(got), "**The columns are not alike:** the original model was run in bf16, the pruned one in f32.") == alike {
+			t.Errorf("the dense model in %s: the card says that they are alike, or that they are not", dtype)
+		}
+	}
+}
