@@ -272,6 +272,10 @@ func ledger(t *testing.T, weights string) string {
 		record("p16", "maxabs", "bf16", weights, 1, 49), record("p32", "maxabs", "f32", weights, 1, 50),
 		record("o32", "best", "f32", "sha256:o", 1, 55),
 	}}
+	// The study was run before with other records.
+	other := record("e32", study.Dense, "f32", "sha256:d", n, 80)
+	other.Cell.Data = map[string]string{"arc_easy": "others"}
+	l.Records = append(l.Records, other)
 	b, err := l.Encode()
 	if err != nil {
 		t.Fatal(err)

@@ -1,6 +1,9 @@
 package card
 
-import "github.com/coppice-lm/coppice/eval"
+import (
+	"github.com/coppice-lm/coppice/eval"
+	"github.com/coppice-lm/coppice/eval/tasks"
+)
 
 // dataset is where the hub has the records of a benchmark.
 type dataset struct {
@@ -26,6 +29,13 @@ var datasets = map[string]dataset{
 	"winogrande":             {title: "WinoGrande", id: "allenai/winogrande", config: "winogrande_xl", split: "validation"},
 	"openbookqa":             {title: "OpenBookQA", id: "allenai/openbookqa", config: "main", split: "test"},
 	"wikitext":               {title: "WikiText-2", id: "EleutherAI/wikitext_document_level", config: "wikitext-2-raw-v1", split: "test"},
+}
+
+// isBenchmark reports whether a task is one of Coppice's, defined as lm-eval defines it, and
+// neither a text nor a task of the user's own.
+func isBenchmark(t *eval.TaskResult) bool {
+	_, err := tasks.Find(t.Name)
+	return err == nil && t.Kind != eval.Text
 }
 
 // title is the name of a task or group for people.

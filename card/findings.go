@@ -164,7 +164,7 @@ func (r *row) floor() (float64, string) {
 	case majority >= chance && majority > 0:
 		always := "always giving the most frequent answer"
 		if r.majorityName != "" {
-			always = fmt.Sprintf("always answering %q", r.majorityName)
+			always = "always answering " + quote(r.majorityName)
 		}
 		return majority, fmt.Sprintf("the %s of %s", percent(majority), always)
 	case chance > 0:
@@ -185,7 +185,7 @@ func (r *row) bottom() string {
 func (r *row) oneAnswer() string {
 	for _, a := range r.pruned.Answers {
 		if a.Chosen >= oneAnswer {
-			return fmt.Sprintf(" It answers %q in %s of the records; that is right in %s.", a.Name, percent(a.Chosen), percent(a.Gold))
+			return fmt.Sprintf(" It answers %s in %s of the records; that is right in %s.", quote(a.Name), percent(a.Chosen), percent(a.Gold))
 		}
 	}
 	return ""

@@ -2,6 +2,7 @@ package card
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -151,7 +152,7 @@ func datasetID(task string) string {
 			b[i] = '-'
 		}
 	}
-	return string(bytes.Trim(b, "-"))
+	return cmp.Or(string(bytes.Trim(b, "-")), "task")
 }
 
 // indexValue is a metric's value: a text where it is too large for a number, nil where it

@@ -180,18 +180,39 @@ func (card *Card) performance(b *strings.Builder) {
 	b.WriteString(table(rows) + "\n")
 	b.WriteString("Values with standard errors. **Chance** is what guessing at random gives, **Majority** what always giving the most frequent right answer gives; an accuracy below it is no sign of reading. ")
 	if card.dense != nil {
-		b.WriteString("**p** is of a paired test of the pruned model against the original one over the same records (McNemar's exact test for accuracies, a paired bootstrap for perplexities). Both columns were measured by Coppice in the same way")
+		b.WriteString("**p** is of a paired test of the pruned model against the original one over the same records (McNemar's exact test for accuracies, a paired bootstrap for perplexities). Both columns were measured by Coppice")
+		if len(card.differences()) == 0 {
+			b.WriteString(" in the same way")
+		}
 	} else {
 		b.WriteString("Measured by Coppice")
 	}
 	r := card.pruned
-	fmt.Fprintf(b, ": zero-shot, the definitions of lm-eval 0.4.13, computed in %s, `--bos %s`, at most %s tokens.", r.Model.DType, r.BOS, count(int64(r.MaxLength)))
+	b.WriteString(":" + card.definitions())
+	fmt.Fprintf(b, " computed in %s, `--bos %s`, at most %s tokens.", r.Model.DType, r.BOS, count(int64(r.MaxLength)))
 	if r.Model.DType == "bf16" {
 		b.WriteString(" bfloat16 rounds activations, so values differ a little from those in float32.")
 	}
 	b.WriteString("\n\n")
 	card.conditions(b)
 	card.answers(b)
+}
+
+// definitions says which of the tasks are defined as lm-eval does.
+func (card *Card) definitions() string {
+	var own []string
+	for i := range card.pruned.Tasks {
+		if t := &card.pruned.Tasks[i]; !isBenchmark(t) {
+			own = append(own, escape(title(t.Name)))
+		}
+	}
+	switch len(own) {
+	case 0:
+		return " zero-shot, the definitions of lm-eval 0.4.13,"
+	case len(card.pruned.Tasks):
+		return ""
+	}
+	return fmt.Sprintf(" zero-shot, the definitions of lm-eval 0.4.13 (but for %s, which it does not have),", list(own))
 }
 
 // line is a row of the table of values.
@@ -248,18 +269,27 @@ func (r *row) changes() []string {
 
 // conditions says where the two columns were not measured alike.
 func (card *Card) conditions(b *strings.Builder) {
-	if card.dense == nil {
-		return
+	for _, d := range card.differences() {
+		fmt.Fprintf(b, "**The columns are not alike:** %s.\n\n", d)
 	}
+}
+
+// differences are those between the measurements of the two columns.
+func (card *Card) differences() []string {
+	if card.dense == nil {
+		return nil
+	}
+	var all []string
 	for _, c := range []struct{ what, dense, pruned string }{
 		{"in", card.dense.Model.DType, card.pruned.Model.DType},
 		{"with --bos", string(card.dense.BOS), string(card.pruned.BOS)},
 		{"with a maximum length of", fmt.Sprint(card.dense.MaxLength), fmt.Sprint(card.pruned.MaxLength)},
 	} {
 		if c.dense != c.pruned {
-			fmt.Fprintf(b, "**The columns are not alike:** the original model was run %s %s, the pruned one %s %s.\n\n", c.what, c.dense, c.what, c.pruned)
+			all = append(all, fmt.Sprintf("the original model was run %s %s, the pruned one %s %s", c.what, c.dense, c.what, c.pruned))
 		}
 	}
+	return all
 }
 
 // answers writes how often each answer was given, for benchmarks whose records share their

@@ -103,7 +103,7 @@ func (card *Card) measuring() []string {
 	for i := range r.Tasks {
 		t := &r.Tasks[i]
 		if t.Kind == eval.Text {
-			all = append(all, fmt.Sprintf("coppice eval %s --text %s --ctx %d%s", card.shortName(), escape(t.Source), t.Window, tail))
+			all = append(all, fmt.Sprintf("coppice eval %s --text %s --ctx %d%s", card.shortName(), shellWord(t.Source), t.Window, tail))
 			continue
 		}
 		limit, picked := card.limits[t.Name], 0
@@ -190,7 +190,10 @@ func (card *Card) reproduction(b *strings.Builder) {
 	if p.Calibration != nil || p.Refit != nil {
 		b.WriteString("TEXT is the calibration text; with it, and its rows cut in the same way, the statistics have the fingerprint given above. ")
 	}
-	b.WriteString("DATA holds a directory of records for each benchmark. What was asked, with the fingerprints that the front matter has as revisions:\n\n")
+	if slices.ContainsFunc(card.pruned.Tasks, func(t eval.TaskResult) bool { return isBenchmark(&t) }) {
+		b.WriteString("DATA holds a directory of records for each benchmark. ")
+	}
+	b.WriteString("What was asked, with the fingerprints that the front matter has as revisions:\n\n")
 	rows := [][]string{{"Benchmark", "File", "Records asked", "Fingerprint"}}
 	for i := range card.pruned.Tasks {
 		t := &card.pruned.Tasks[i]
@@ -198,7 +201,7 @@ func (card *Card) reproduction(b *strings.Builder) {
 		if t.Evaluated < t.Records {
 			asked += " of " + count(int64(t.Records))
 		}
-		rows = append(rows, []string{escape(title(t.Name)), "`" + escape(t.Source) + "`", asked, "`" + escape(t.Fingerprint) + "`"})
+		rows = append(rows, []string{escape(title(t.Name)), code(t.Source), asked, code(t.Fingerprint)})
 	}
 	b.WriteString(table(rows))
 	fmt.Fprintf(b, "\nThe weights measured: `%s`", card.Weights)

@@ -46,8 +46,10 @@ func (s *Says) Check() error {
 		}
 	}
 	for _, d := range s.Datasets {
-		if _, err := ParseBase(d); err != nil {
+		if b, err := ParseBase(d); err != nil {
 			return saysErrorf("--dataset %w", err)
+		} else if b.Revision != "" {
+			return saysErrorf("--dataset %q: the hub takes no revision here", d)
 		}
 	}
 	if strings.ContainsAny(s.Author, "\n\r") {

@@ -2,6 +2,7 @@ package card
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/coppice-lm/coppice/eval"
@@ -244,5 +245,8 @@ func (card *Card) acknowledgments(b *strings.Builder) {
 	if m := scorings[card.Plan.Method]; m.source != "" {
 		fmt.Fprintf(b, "The selection follows %s. ", m.source)
 	}
-	fmt.Fprintf(b, "The benchmarks are defined as in EleutherAI's lm-evaluation-harness. This card was written by [Coppice](%s) out of its own measurements; it holds no number from elsewhere.\n", homepage)
+	if slices.ContainsFunc(card.pruned.Tasks, func(t eval.TaskResult) bool { return isBenchmark(&t) }) {
+		b.WriteString("The benchmarks are defined as in EleutherAI's lm-evaluation-harness. ")
+	}
+	fmt.Fprintf(b, "This card was written by [Coppice](%s) out of its own measurements; it holds no number from elsewhere.\n", homepage)
 }

@@ -3,6 +3,7 @@ package card
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/coppice-lm/coppice/eval"
@@ -124,7 +125,8 @@ func fromLedger(path, cell, weights, dir string) (*measured, error) {
 	for i := range l.Records {
 		r := &l.Records[i]
 		if r.Status == study.Done && r.Cell.Method == study.Dense && r.Cell.Model == c.Model &&
-			r.Cell.ModelFingerprint == c.ModelFingerprint && r.Cell.DType == c.DType && r.Conditions != nil {
+			r.Cell.ModelFingerprint == c.ModelFingerprint && r.Cell.DType == c.DType && r.Conditions != nil &&
+			maps.Equal(r.Cell.Data, c.Data) { // a study that was extended has one for each choice of records
 			m.denseRecord, m.dense = r, r.Result()
 		}
 	}

@@ -3,6 +3,7 @@ package card
 import (
 	"fmt"
 	"math"
+	"regexp"
 	"strconv"
 	"strings"
 	"unicode"
@@ -140,8 +141,32 @@ func upper(s string) string {
 
 // escape makes text that came from files harmless in a line of Markdown.
 func escape(s string) string {
-	return strings.NewReplacer("|", `\|`, "\n", " ", "\r", " ", "*", `\*`, "<", "&lt;", "`", "'", "[", `\[`).Replace(s)
+	return strings.NewReplacer(`\`, `\\`, "|", `\|`, "\n", " ", "\r", " ", "*", `\*`, "<", "&lt;", "`", "'", "[", `\[`).Replace(s)
 }
+
+// quote is such text in quotation marks.
+func quote(s string) string { return `"` + escape(s) + `"` }
+
+// code is such text as a code span, which may stand in a table.
+func code(s string) string {
+	return "`" + strings.NewReplacer("|", `\|`, "\n", " ", "\r", " ", "`", "'").Replace(s) + "`"
+}
+
+// shellWord is the name of a file as a shell takes it, on one line.
+func shellWord(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return '?'
+		}
+		return r
+	}, s)
+	if plainWord.MatchString(s) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+var plainWord = regexp.MustCompile(`^[\w./:=@%+,-]+$`)
 
 // list joins words: "a, b and c".
 func list(words []string) string {

@@ -3,8 +3,10 @@ package card
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
+	"github.com/coppice-lm/coppice/eval"
 	"github.com/coppice-lm/coppice/gguf"
 	"github.com/coppice-lm/coppice/internal/ggufwrite"
 )
@@ -104,6 +106,78 @@ func TestProvenanceOfGGUF(t *testing.T) {
 		}
 		if p := provenanceOfGGUF(path); p.Name != test.want || p.License != "mit" || len(p.Languages) != 2 {
 			t.Errorf("%v: %+v; want %q, mit and two languages", test.keys, p, test.want)
+		}
+	}
+}
+
+// Names of files and answers are what they are: quoted in commands, and no Markdown.
+func TestHostileWords(t *testing.T) {
+	card := example(t, 48, 48, 48)
+	card.dense = nil
+	text := eval.TaskResult{Name: "text", Kind: eval.Text, Source: "a `b` |*c*\n$(d)'s.txt", Records: 3, Evaluated: 3, Fingerprint: "f", Window: 8}
+	text.Metrics = []eval.Metric{{Name: eval.TokenPerplexity, Value: 9}}
+	mine := accuracyTask("mine", 150, 200, 0.5, 0.6)
+	mine.Guessing.MajorityName, mine.Guessing.Answers[0] = "<b>*|", eval.AnswerRate{Name: "<b>*|", Gold: 0.6, Chosen: 1}
+	card.pruned = result(card.Weights, 0, text, mine)
+	card.judge()
+	got, err := card.Markdown()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"\ncoppice eval tiny-pruned50 --text 'a `b` |*c*?$(d)'\\''s.txt' --ctx 8 --dtype f32",
+		"| text | `a 'b' \\|*c* $(d)'s.txt` | 3 | `f` |\n",
+		` It answers "&lt;b>\*\|" in 100.00 % of the records`,
+		// No benchmark of lm-eval is among them.
+		"Measured by Coppice: computed in f32",
+	} {
+		if !strings.Contains(string(got), want) {
+			t.Errorf("the card lacks %q", want)
+		}
+	}
+	for _, no := range []string{"lm-eval", "evaluation-harness", "<b>"} {
+		if strings.Contains(string(got), no) {
+			t.Errorf("the card says %q", no)
+		}
+	}
+	card.pruned.Tasks = append(card.pruned.Tasks, accuracyTask("arc_easy", 60, 200, 0.25, 0.27))
+	if want := " zero-shot, the definitions of lm-eval 0.4.13 (but for text and mine, which it does not have),"; card.definitions() != want {
+		t.Errorf("the definitions are%q", card.definitions())
+	}
+}
+
+// What goes into commands as it is said is a name.
+func TestParseBase(t *testing.T) {
+	for s, want := range map[string]Base{"a/b": {Name: "a/b"}, "a/b@main": {"a/b", "main"}, "a/b@refs/pr/1": {"a/b", "refs/pr/1"}} {
+		if got, err := ParseBase(s); err != nil || got != want {
+			t.Errorf("%q: %+v, %v", s, got, err)
+		}
+	}
+	for _, s := range []string{"a", "a/b/c", "a/b@", "a/b@x y", "a/b@x\n# hi", "a/b@$(c)", "a/b@-x", "a/b@`c`"} {
+		if got, err := ParseBase(s); err == nil {
+			t.Errorf("%q is taken for %+v", s, got)
+		}
+	}
+	if err := (&Says{Datasets: []string{"a/b@main"}}).Check(); err == nil {
+		t.Error("a data set may have a revision")
+	}
+	if got := datasetID("日本"); got != "task" {
+		t.Errorf("a task that has no letter of the hub's is called %q", got)
+	}
+}
+
+// Columns that were not measured alike are not said to be.
+func TestUnlikeColumns(t *testing.T) {
+	for dtype, alike := range map[string]bool{"f32": true, "bf16": false} {
+		card := example(t, 48, 48, 48)
+		card.dense.Model.DType = dtype
+		card.judge()
+		got, err := card.Markdown()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(got), "in the same way:") != alike || strings.Contains(string(got), "**The columns are not alike:** the original model was run in bf16, the pruned one in f32.") == alike {
+			t.Errorf("the dense model in %s: the card says that they are alike, or that they are not", dtype)
 		}
 	}
 }

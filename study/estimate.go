@@ -46,6 +46,8 @@ type Disk struct {
 	Dir  string `json:"dir"`
 	Need int64  `json:"need_bytes"`
 	Free int64  `json:"free_bytes"` // -1 where the system does not say
+	// state is set of the study's own directory where pruned models live elsewhere.
+	state bool
 }
 
 // Short reports whether the disk is too small.
@@ -55,7 +57,11 @@ func (d *Disk) Short() bool { return d.Free >= 0 && d.Need > d.Free }
 type SpaceError struct{ Disk }
 
 func (e *SpaceError) Error() string {
-	return fmt.Sprintf("%s: the study needs %.1f MB there, and %.1f MB are free; name another disk with the key \"scratch\" or --scratch, or free some", e.Dir, float64(e.Need)/1e6, float64(e.Free)/1e6)
+	next := "name another disk with the key \"scratch\" or --scratch, or free some"
+	if e.state {
+		next = "free some, or move the study file to another disk"
+	}
+	return fmt.Sprintf("%s: the study needs %.1f MB there, and %.1f MB are free; %s", e.Dir, float64(e.Need)/1e6, float64(e.Free)/1e6, next)
 }
 
 // FreeSpace returns how much can be written to the disk that a directory is on, or will be
@@ -139,7 +145,7 @@ func (r *run) disks(pending []*gridCell) ([]Disk, error) {
 		// Residual streams of the text, in files where they do not fit in memory.
 		state += 8 * int64(r.Calibration.Tokens) * int64(c.model.spec.Hidden)
 	}
-	disks := []Disk{{Dir: r.ScratchDir(), Need: scratch}, {Dir: r.StateDir(), Need: state}}
+	disks := []Disk{{Dir: r.ScratchDir(), Need: scratch}, {Dir: r.StateDir(), Need: state, state: true}}
 	if same, err := sameDisk(disks[0].Dir, disks[1].Dir); err != nil {
 		return nil, err
 	} else if same {
@@ -164,7 +170,7 @@ func (c *gridCell) spec() arch.Spec {
 		case c.Width != 0:
 			widths[l] = min(d, c.Width)
 		case c.Expansion != 0:
-			widths[l] = min(d, int(math.Round(c.Expansion*float64(s.Hidden))))
+			widths[l] = int(min(float64(d), math.Round(c.Expansion*float64(s.Hidden))))
 		case c.Ratio != 0:
 			widths[l] = plan.WidthAt(c.Ratio, d, max(1, c.Align))
 		}
@@ -209,8 +215,9 @@ func (r *run) estimate(c *gridCell, l *Ledger) CellEstimate {
 	if p := r.Speed; p != nil {
 		for _, b := range p.Batch {
 			for _, n := range p.Prompts {
-				tokens += float64((p.Repeat + 1) * b * n)
-				e.Seconds += float64((p.Repeat+1)*p.Decode) * width * float64(parameters) / bytesPerSecond
+				times := float64(p.Repeat) + 1 // numbers of a file may be of any size
+				tokens += times * float64(b) * float64(n)
+				e.Seconds += times * float64(p.Decode) * width * float64(parameters) / bytesPerSecond
 			}
 		}
 	}

@@ -84,7 +84,11 @@ func (f *fake) run(ctx context.Context, c Command) (Outcome, error) {
 	case "score":
 		f.score(path(flag("-o")), score.Method(flag("--method")))
 	case "eval":
-		f.eval(ctx, path(c.Args[1]), path(flag("-o")), path(flag("--data-dir")), flag("--tasks"), flag("--limit"), flag("--dtype"))
+		text := flag("--text")
+		if text != "" {
+			text = path(text)
+		}
+		f.eval(ctx, path(c.Args[1]), path(flag("-o")), path(flag("--data-dir")), flag("--tasks"), text, flag("--ctx"), flag("--limit"), flag("--dtype"))
 	case "speed":
 		b, err := json.Marshal(map[string]any{"load_seconds": 0.25, "peak_memory_bytes": 5000, "speed": []Speed{{Kind: "prompt", Context: 8, Batch: 1, DType: "f32", TokensPS: 9, Runs: []float64{9}}}})
 		if err != nil {
@@ -139,8 +143,18 @@ func (f *fake) score(path string, method score.Method) {
 	f.write(path, b)
 }
 
-func (f *fake) eval(ctx context.Context, model, dir, data, names, limit, dtype string) {
-	all, err := tasks.Open(strings.Split(names, ","), tasks.Data{Dir: data})
+func (f *fake) eval(ctx context.Context, model, dir, data, names, text, window, limit, dtype string) {
+	var all []*eval.Task
+	var err error
+	if names != "" {
+		all, err = tasks.Open(strings.Split(names, ","), tasks.Data{Dir: data})
+	}
+	if text != "" && err == nil {
+		var t *eval.Task
+		n, _ := strconv.Atoi(window)
+		t, err = tasks.TextTask(text, n)
+		all = append(all, t)
+	}
 	if err != nil {
 		f.t.Error(err)
 		return

@@ -79,6 +79,8 @@ func TestLoadErrors(t *testing.T) {
 		{"task", replace("arc_easy", "arc"), `:6:9: tasks[0]: unknown task "arc": the tasks are arc_easy, `},
 		{"ratio of 1", replace("0.6", "1"), ":5:15: ratios[1]: 1: expected more than 0 and less than 1"},
 		{"ratio of NaN", replace("0.6", ".nan"), ":5:15: ratios[1]: .nan: expected more than 0 and less than 1"},
+		{"expansion without end", replace("ratios: [0.2, 0.6]", "expansions: [2, .inf]"), ":5:17: expansions[1]: .inf: expected a finite number"},
+		{"power without end", goodFile + "energy: {tdp: .inf}\n", ":8:15: energy.tdp: .inf: expected a finite number"},
 		{"ratio below 0", replace("0.6", "-1"), ":5:15: ratios[1]: -1: expected more than 0"},
 		{"ratio of text", replace("0.6", "most"), `:5:15: ratios[1]: "most" is not a number`},
 		{"ratio alone", replace("[0.2, 0.6]", "0.2"), ":5:9: ratios: expected a list, such as [0.2]"},

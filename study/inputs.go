@@ -26,6 +26,7 @@ type inputs struct {
 	// data and versions are a task's fingerprint and the version of its definition.
 	data     map[string]string
 	versions map[string]float64
+	texts    map[string]string // fingerprint of a text under the name that eval gives all texts
 	// asked is the text of all requests in bytes, a context counted once for all choices.
 	asked       int64
 	calibration string // fingerprint of the calibration text and its sizes; "" if no cell needs it
@@ -43,7 +44,7 @@ type modelInput struct {
 
 // open reads the headers of all models and the records of all tasks.
 func (s *Study) open() (*inputs, error) {
-	in := &inputs{data: map[string]string{}, versions: map[string]float64{}}
+	in := &inputs{data: map[string]string{}, versions: map[string]float64{}, texts: map[string]string{}}
 	for i := range s.Models {
 		m, err := s.openModel(&s.Models[i])
 		if err != nil {
@@ -88,6 +89,9 @@ func (s *Study) openModel(m *Model) (*modelInput, error) {
 	}, nil
 }
 
+// textName is the name under which eval has the results of any text.
+const textName = "text"
+
 // openTasks opens the tasks of a study; texts are named by their files.
 func (s *Study) openTasks() ([]*eval.Task, error) {
 	var all []*eval.Task
@@ -122,6 +126,11 @@ func (in *inputs) readTasks(s *Study) error {
 			limit = s.Limit // of a text
 		}
 		in.data[t.Name], in.versions[t.Name] = t.Fingerprint(limit), t.Version
+		if t.Kind == eval.Text {
+			unnamed := *t
+			unnamed.Name = textName
+			in.texts[t.Name] = unnamed.Fingerprint(limit)
+		}
 		docs := t.Docs
 		if limit > 0 {
 			docs = docs[:min(limit, len(docs))]

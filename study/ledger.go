@@ -67,6 +67,9 @@ func parseLedger(path string, data []byte) (l *Ledger, valid int, err error) {
 	for number := 1; valid < len(data); number++ {
 		end := bytes.IndexByte(data[valid:], '\n')
 		if end < 0 {
+			if number == 1 && !isTornHeader(data) {
+				return nil, 0, fmt.Errorf("%s:1: %w", path, errNoLedger)
+			}
 			break // torn
 		}
 		line, next := data[valid:valid+end], valid+end+1
@@ -89,10 +92,21 @@ func parseLedger(path string, data []byte) (l *Ledger, valid int, err error) {
 	return l, valid, nil
 }
 
+var errNoLedger = errors.New("this is not the ledger of a study")
+
+// isTornHeader reports whether bytes without the end of a line may be what a killed run left
+// of a header: its beginning, or a block that never reached the disk. Anything else is
+// somebody's file, and is not to be taken for an empty ledger.
+func isTornHeader(data []byte) bool {
+	const begin = `{"ledger":`
+	n := min(len(data), len(begin))
+	return string(data[:n]) == begin[:n] || len(bytes.Trim(data, "\x00")) == 0
+}
+
 func (l *Ledger) readHeader(path string, line []byte) error {
 	var h header
 	if err := json.Unmarshal(line, &h); err != nil || h.Format != ledgerFormat {
-		return errors.New("this is not the ledger of a study")
+		return errNoLedger
 	}
 	if h.Version > LedgerVersion {
 		return &VersionError{path, 1, h.Version}

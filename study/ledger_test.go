@@ -154,6 +154,7 @@ func TestLedgerDamaged(t *testing.T) {
 	for _, c := range []struct{ name, text, want string }{
 		{"the middle", join(lines[0], lines[1][:50]+"\n", lines[2]), ":2: "},
 		{"not a ledger", "{\"a\":1}\n", ":1: this is not the ledger of a study"},
+		{"not a ledger, without the end of a line", "{\"a\":1}", ":1: this is not the ledger of a study"},
 		{"a record without status", join(lines[0], strings.Replace(lines[1], `"done"`, `""`, 1), lines[2]), `:2: cell d0: the status is ""`},
 		{"columns", join(lines[0], strings.Replace(lines[1], `"docs":[0,`, `"docs":[`, 1), lines[2]), ":2: cell d0: task arc_easy: its columns have different lengths"},
 		{"neither", join(lines[0], "{\"version\":1}\n", lines[2]), ":2: neither a record nor a comparison"},

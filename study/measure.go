@@ -250,8 +250,11 @@ func (j *job) evaluation(ctx context.Context, dir, text string, args []string) (
 	j.rec.Run.PeakMemory = max(j.rec.Run.PeakMemory, res.Usage.PeakMemory)
 	for i := range res.Tasks {
 		t := &res.Tasks[i]
-		if t.Kind == eval.Text && t.Name == "text" {
+		if t.Kind == eval.Text && t.Name == textName {
 			t.Name = text
+			if !strings.HasPrefix(t.Fingerprint, j.inputs.texts[text]+"-") { // the number of windows follows
+				return nil, cellErrorf("the text %s changed while the study ran; run it again", text)
+			}
 		} else if want := j.cell.Data[t.Name]; t.Fingerprint != want {
 			return nil, cellErrorf("the records of task %s changed while the study ran; run it again", t.Name)
 		}

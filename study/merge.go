@@ -2,19 +2,29 @@ package study
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 )
 
 // Merge joins ledgers, as several machines made them, into one at out, whose lines stand in
 // the order of Cell.Compare and which has the paired tests of all pairs. If there is a
-// ledger at out it is one of those that are joined, so that nothing in it is lost. Notes say
-// what was left out of a damaged ledger, and which cells have different results in two.
+// ledger at out it is one of those that are joined, so that nothing in it is lost, and runs
+// that append to it wait. Notes say what was left out of a damaged ledger, and which cells
+// have different results in two.
 func Merge(out string, paths []string) (l *Ledger, err error) {
 	if exists(out) {
+		if runtime.GOOS != "windows" { // which replaces no open file, and has no locks of ours
+			held, err := lockLedger(context.Background(), out)
+			if err != nil {
+				return nil, err
+			}
+			defer held.Close()
+		}
 		paths = append([]string{out}, paths...)
 	}
 	l = &Ledger{}
@@ -45,6 +55,7 @@ func Merge(out string, paths []string) (l *Ledger, err error) {
 // stays.
 func (l *Ledger) take(from *Ledger, path string) error {
 	l.Notes = append(l.Notes, from.Notes...)
+	other := map[string]bool{} // cells of which the two have different results
 	for _, r := range from.Records {
 		old := l.Record(r.Cell.ID)
 		if old == nil || old.Status != Done {
@@ -56,11 +67,13 @@ func (l *Ledger) take(from *Ledger, path string) error {
 			return err
 		}
 		if r.Status == Done && !same {
+			other[r.Cell.ID] = true
 			l.Notes = append(l.Notes, fmt.Sprintf("%s: cell %s (%v) has other results than before, as of another kind of processor or another version of Coppice; the first ones stay", path, r.Cell.ID, &r.Cell))
 		}
 	}
 	for _, c := range from.Comparisons {
-		if l.Comparison(c.Cell, c.Against) == nil {
+		// Those of results that do not stay would be of nothing in the ledger; Merge makes them anew.
+		if l.Comparison(c.Cell, c.Against) == nil && !other[c.Cell] && !other[c.Against] {
 			l.addComparison(c)
 		}
 	}

@@ -130,8 +130,11 @@ func (r *run) all(ctx context.Context, cells []*gridCell) (*Summary, error) {
 	var pending []*gridCell
 	for _, c := range cells {
 		if rec := ledger.Record(c.ID); rec != nil && rec.Status == Done {
+			if rec.Cell.Model != c.Model {
+				return nil, fmt.Errorf("%s: the model %q has cells in %s under the name %q, and only cells of one name are compared: give the model that name, or name another ledger with --ledger", r.path, c.Model, r.store.path, rec.Cell.Model)
+			}
 			r.sum.Finished++
-			r.clean(c)
+			r.cleanFinished(c)
 		} else {
 			pending = append(pending, c)
 		}
@@ -232,9 +235,36 @@ func (r *run) locked(ctx context.Context, c *gridCell, held *os.File, prefix str
 	return nil
 }
 
-// clean removes the pruned model of a cell that is over.
+// keptName is a file beside a pruned model that a run was asked to keep, so that no later
+// run takes it for one that a killed run left.
+const keptName = ".kept"
+
+// cleanFinished cleans up after a cell that was finished before, unless a run with another
+// ledger is at work on it.
+func (r *run) cleanFinished(c *gridCell) {
+	if !exists(r.scratch(c)) {
+		return
+	}
+	held, err := tryLock(r.lockPath(c))
+	if err != nil {
+		return
+	}
+	defer filelock.Release(held)
+	r.clean(c)
+}
+
+// clean removes the pruned model of a cell that is over, unless it is to be kept.
 func (r *run) clean(c *gridCell) {
-	if r.Keep || c.Method == Dense {
+	kept := filepath.Join(r.scratch(c), keptName)
+	if c.Method == Dense || exists(kept) {
+		return
+	}
+	if r.Keep {
+		if exists(r.variant(c)) {
+			if err := os.WriteFile(kept, nil, 0o666); err != nil {
+				r.Note(err.Error())
+			}
+		}
 		return
 	}
 	if err := os.RemoveAll(r.scratch(c)); err != nil {

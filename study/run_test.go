@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -113,6 +114,36 @@ func TestFailedCell(t *testing.T) {
 	}
 	if diff := cmp.Diff(canonical(t, whole.LedgerPath()), canonical(t, s.LedgerPath())); diff != "" {
 		t.Errorf("the ledger is not that of a study without failures:\n%s", diff)
+	}
+}
+
+// A text or the records of a task that change while a study runs are not recorded under the
+// fingerprints of what they were before.
+func TestChangedInput(t *testing.T) {
+	for _, test := range []struct{ file, grow, want string }{
+		{"text.txt", "and more words of another kind\n", "the text text.txt changed while the study ran"},
+		{"data/arc_easy/test.jsonl", "", "the records of task arc_easy changed while the study ran"},
+	} {
+		s := fakeStudy(t, strings.Replace(fakeFile, "methods: [best, maxabs, random]", "methods: [maxabs]\ntext: {files: [text.txt], ctx: 4}", 1))
+		file := filepath.Join(s.Dir(), test.file)
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		changed := strings.Replace(string(b), "What is 0?", "What was 0?", 1) + test.grow
+		f := &fake{t: t, before: func(_ context.Context, line string) error {
+			if strings.HasPrefix(line, "prune") { // the dense model is measured by then
+				return os.WriteFile(file, []byte(changed), 0o666)
+			}
+			return nil
+		}}
+		sum, err := Measure(background, s, f.options(nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sum.Measured != 1 || len(sum.Failed) != 2 || !strings.Contains(sum.Failed[0].Error, test.want) {
+			t.Errorf("%s: %+v, want %q", test.file, sum, test.want)
+		}
 	}
 }
 
@@ -223,6 +254,59 @@ func TestSameCellTwice(t *testing.T) {
 	}
 }
 
+// A pruned model that a run was asked to keep stays when the study is run again, and so does
+// one that a run with another ledger is measuring; what a killed run left goes.
+func TestKeep(t *testing.T) {
+	s := fakeStudy(t, fakeFile)
+	cells, err := Cells(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept, busy, left := cells[1].ID, cells[2].ID, cells[3].ID
+	o := (&fake{t: t}).options(nil)
+	o.Keep = true
+	if _, err := MeasureCell(background, s, kept, o); err != nil {
+		t.Fatal(err)
+	}
+	o.Keep = false
+	if _, err := Measure(background, s, o); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{busy, left} {
+		if err := os.MkdirAll(filepath.Join(s.ScratchDir(), id, "model"), 0o777); err != nil {
+			t.Fatal(err)
+		}
+	}
+	held, err := tryLock(filepath.Join(s.StateDir(), "cells", busy+".lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	if _, err := Measure(background, s, o); err != nil {
+		t.Fatal(err)
+	}
+	for id, want := range map[string]bool{kept: true, busy: true, left: false} {
+		if models, _ := filepath.Glob(filepath.Join(s.ScratchDir(), id, "m*")); len(models) == 1 != want {
+			t.Errorf("cell %s has the models %q", id, models)
+		}
+	}
+}
+
+// A model that has another name than in the ledger is said to, before anything is measured:
+// its new cells would be compared with none of the old ones.
+func TestRenamed(t *testing.T) {
+	s := fakeStudy(t, fakeFile)
+	f := &fake{t: t}
+	if _, err := Measure(background, s, f.options(nil)); err != nil {
+		t.Fatal(err)
+	}
+	before := len(f.lines)
+	s.Models[0].Name = "other"
+	if _, err := Measure(background, s, f.options(nil)); err == nil || !strings.Contains(err.Error(), `the model "other" has cells in `+s.LedgerPath()+` under the name "m"`) || len(f.lines) != before {
+		t.Errorf("%v, %d commands more", err, len(f.lines)-before)
+	}
+}
+
 // Several ledgers join into the one that a single run makes.
 func TestMerge(t *testing.T) {
 	whole := fakeStudy(t, fakeFile)
@@ -274,6 +358,77 @@ func TestMerge(t *testing.T) {
 	}
 }
 
+// Of a cell with different results in two ledgers the comparisons are of those that stay,
+// though only the other ledger had what it is compared with.
+func TestMergeConflict(t *testing.T) {
+	write := func(l *Ledger) string {
+		l.Compare()
+		b, err := l.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return writeTemp(t, b)
+	}
+	dense := testRecord("d0", Dense, 0, testResult(20, 18, 0))
+	first := write(&Ledger{Records: []Record{testRecord("m6", maxAbs, 0.6, testResult(20, 9, 2))}})
+	second := write(&Ledger{Records: []Record{dense, testRecord("m6", maxAbs, 0.6, testResult(20, 2, 2))}})
+	l, err := Merge(filepath.Join(t.TempDir(), "out"), []string{first, second})
+	if err != nil || len(l.Notes) != 1 {
+		t.Fatalf("%v, notes %q", err, l.Notes)
+	}
+	stays := l.Record("m6")
+	want := compare(stays, l.Record("d0"))
+	got := l.Comparison("m6", "d0")
+	if got == nil || got.Rows[0].Cells[1].Metric.Value != 0.45 || stays.Tasks[0].Metrics[0].Value != 0.45 {
+		t.Errorf("the record has %v, the comparison %+v", stays.Tasks[0].Metrics[0].Value, got.Rows[0].Cells[1].Metric)
+	}
+	if diff := cmp.Diff(want, *got, cmp.Comparer(sameFloat)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A record that a run appends while ledgers are joined into its ledger is not lost, whichever
+// of the two comes first.
+func TestMergeWhileAppending(t *testing.T) {
+	out := filepath.Join(t.TempDir(), "out")
+	st := &store{out, "s", func(string) {}}
+	add := func(id string) func(*Ledger) []any {
+		return func(*Ledger) []any { r := testRecord(id, Dense, 0, testResult(2, 1, 0)); return []any{&r} }
+	}
+	if err := st.update(background, add("a")); err != nil {
+		t.Fatal(err)
+	}
+	merging, merged := make(chan bool), make(chan error)
+	err := st.update(background, func(l *Ledger) []any {
+		go func() {
+			close(merging)
+			_, err := Merge(out, []string{out})
+			merged <- err
+		}()
+		<-merging
+		time.Sleep(50 * time.Millisecond) // Merge is at the lock, or over
+		return add("b")(l)
+	})
+	if err := errors.Join(err, <-merged); err != nil {
+		t.Fatal(err)
+	}
+	// A run that waits for the lock of the file that Merge replaces appends to the new one.
+	held, err := lockLedger(background, out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	updated := make(chan error)
+	go func() { updated <- st.update(background, add("c")) }()
+	time.Sleep(50 * time.Millisecond)
+	b, err := os.ReadFile(out)
+	if err := errors.Join(err, replaceFile(out, b), held.Close(), <-updated); err != nil {
+		t.Fatal(err)
+	}
+	if l := mustLedger(t, out); len(l.Records) != 3 {
+		t.Errorf("%d records of 3", len(l.Records))
+	}
+}
+
 // A ledger whose tail was cut off is mended by the run that goes on.
 func TestTornLedger(t *testing.T) {
 	s := fakeStudy(t, fakeFile)
@@ -321,6 +476,24 @@ func TestTornLedger(t *testing.T) {
 	}
 }
 
+// A file without the end of a line that is no ledger is left alone, by runs and by Merge.
+func TestForeignLedger(t *testing.T) {
+	s := fakeStudy(t, fakeFile)
+	const text = `{"precious":true}`
+	o := (&fake{t: t}).options(nil)
+	o.Ledger = writeTemp(t, []byte(text))
+	_, err := Measure(background, s, o)
+	_, mergeErr := Merge(o.Ledger, []string{o.Ledger})
+	for _, err := range []error{err, mergeErr} {
+		if err == nil || !strings.Contains(err.Error(), "ledger.jsonl:1: this is not the ledger of a study") {
+			t.Errorf("error %v", err)
+		}
+	}
+	if got, err := os.ReadFile(o.Ledger); err != nil || string(got) != text {
+		t.Errorf("the file was changed to %d bytes, %v", len(got), err)
+	}
+}
+
 // A disk that is too small is said before anything is done.
 func TestSpace(t *testing.T) {
 	s := fakeStudy(t, fakeFile)
@@ -338,11 +511,31 @@ func TestSpace(t *testing.T) {
 	if err != nil || len(e.Disks) != 1 || !e.Disks[0].Short() || e.Disks[0].Need != space.Need {
 		t.Errorf("the estimate: %+v, %v", e, err)
 	}
+	// Of the study's own disk no other one for pruned models is of help.
+	state := &SpaceError{Disk{Dir: "x", Need: 2, Free: 1, state: true}}
+	if strings.Contains(state.Error(), "scratch") {
+		t.Error(state)
+	}
 	// Models that are kept need the room of all.
 	o.Keep = true
 	kept, err := NewEstimate(s, o)
 	if err != nil || kept.Disks[0].Need <= e.Disks[0].Need {
 		t.Errorf("kept: %+v, %v", kept, err)
+	}
+}
+
+// Numbers that no machine carries out are estimated as what they are.
+func TestEstimateAbsurd(t *testing.T) {
+	text := strings.Replace(fakeFile, "ratios: [0.25, 0.5]", "expansions: [1e300]", 1)
+	text = strings.Replace(text, "{prompts: [8]}", "{repeat: 9000000000000000000, decode: 9000000000000000000, batch: [9000000000000000000]}", 1)
+	e, err := NewEstimate(fakeStudy(t, text), (&fake{t: t}).options(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range e.Cells { // all are as wide as the dense one
+		if c.Seconds < 1e30 || c.Seconds != e.Cells[0].Seconds {
+			t.Errorf("%v: %v s", &c.Cell, c.Seconds)
+		}
 	}
 }
 

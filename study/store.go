@@ -51,23 +51,11 @@ func (s *store) update(ctx context.Context, f func(*Ledger) []any) error {
 	if err := os.MkdirAll(filepath.Dir(s.path), 0o777); err != nil {
 		return writeError(err)
 	}
-	file, err := os.OpenFile(s.path, os.O_RDWR|os.O_CREATE, 0o666)
+	file, err := lockLedger(ctx, s.path)
 	if err != nil {
-		return writeError(err)
+		return err
 	}
 	defer file.Close() // and with it the lock
-	for {
-		err := filelock.Try(file)
-		if err == nil {
-			break
-		}
-		if !errors.Is(err, filelock.ErrHeld) {
-			return writeError(err)
-		}
-		if err := sleep(ctx, 10*time.Millisecond); err != nil {
-			return err
-		}
-	}
 	data, err := io.ReadAll(file)
 	if err != nil {
 		return writeError(err)
@@ -87,6 +75,23 @@ func (s *store) update(ctx context.Context, f func(*Ledger) []any) error {
 		lines = append(lines, header{LedgerVersion, ledgerFormat, s.study})
 	}
 	return s.write(file, int64(valid), append(lines, f(l)...))
+}
+
+// lockLedger opens the file that is the ledger by the time its lock is free: Merge may put
+// another in its place meanwhile. Closing it ends the lock.
+func lockLedger(ctx context.Context, path string) (*os.File, error) {
+	for {
+		file, err := filelock.Acquire(path)
+		if err == nil {
+			return file, nil
+		}
+		if !errors.Is(err, filelock.ErrHeld) {
+			return nil, writeError(err)
+		}
+		if err := sleep(ctx, 10*time.Millisecond); err != nil {
+			return nil, err
+		}
+	}
 }
 
 // write writes lines at an offset and makes them durable.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"reflect"
 	"slices"
 	"strconv"
@@ -160,6 +161,10 @@ func (d *decoder) scalar(n *yaml.Node, v reflect.Value, path string, tag reflect
 		if n.Value == "" {
 			d.errorf(path, "is empty")
 		}
+		return
+	}
+	if math.IsInf(x, 0) {
+		d.errorf(path, "%s: expected a finite number", n.Value)
 		return
 	}
 	for _, b := range bounds {

@@ -72,11 +72,8 @@ for one pruned copy at a time and for the statistics.`,
 			if a.json || a.quiet {
 				return a.result(r) // which prints nothing for a quiet one
 			}
-			page, err := d.report()
-			if err != nil {
-				return err
-			}
-			return d.show(r, page)
+			page, err := d.report() // without a page, too, there is something to show
+			return errors.Join(d.show(r, page), err)
 		},
 	}
 	cmd.Flags().StringVar(&d.model, "model", "", "a model directory or .gguf file to use instead of the small one")
@@ -188,7 +185,7 @@ func (d *demo) run(cmd *cobra.Command) (*demoResult, error) {
 func (d *demo) makeDir() (err error) {
 	if d.dir = d.keep; d.keep == "" {
 		if d.dir, err = os.MkdirTemp("", "coppice-demo-"); err != nil {
-			return err
+			return fmt.Errorf("the temporary directory: %w; name another with TMPDIR, or a new directory with --keep", err)
 		}
 	} else if err := os.Mkdir(d.keep, 0o777); errors.Is(err, os.ErrExist) {
 		return usagef("--keep %s: is there already; name a new directory", d.keep)
@@ -270,7 +267,10 @@ func (d *demo) report() (string, error) {
 	}
 	if d.keep != "" {
 		path := filepath.Join(d.keep, "report.html")
-		return path, os.WriteFile(path, page, 0o666)
+		if err := os.WriteFile(path, page, 0o666); err != nil {
+			return "", err
+		}
+		return path, nil
 	}
 	f, err := os.CreateTemp("", "coppice-demo-*.html")
 	if err != nil {
@@ -343,7 +343,9 @@ func (d *demo) show(r *demoResult, page string) error {
 	} {
 		d.printf("%s:\n%s\n\n", s.title, wrap(s.text, 76, "    "))
 	}
-	d.printf("report: %s\n", page)
+	if page != "" {
+		d.printf("report: %s\n", page)
+	}
 	if d.keep != "" {
 		d.printf("kept in %s; try: coppice generate %s --prompt %q --temperature 0.7\n", d.keep, filepath.Join(d.keep, best+"40"), demoPrompt)
 	}

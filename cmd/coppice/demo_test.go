@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"unicode"
@@ -89,6 +90,26 @@ func TestDemoInterrupted(t *testing.T) {
 			t.Errorf("at %q: left behind %v, %v", at, left, err)
 		}
 		cancel()
+	}
+}
+
+// A directory that cannot be written ends demo before it does anything, and says what to do;
+// one that cannot take the report ends it after its results.
+func TestDemoDirectories(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("TMPDIR", filepath.Join(dir, "none"))
+	stderr := new(bytes.Buffer)
+	if code := run(t.Context(), []string{"demo"}, new(bytes.Buffer), stderr); code != exitFailed || !strings.Contains(stderr.String(), "name another with TMPDIR") {
+		t.Errorf("exit code %d\n%s", code, stderr)
+	}
+	keep, stdout := filepath.Join(dir, "keep"), new(bytes.Buffer)
+	late := &cancelAt{text: "best60: ", cancel: func() { os.Mkdir(filepath.Join(keep, "report.html"), 0o777) }}
+	code := run(t.Context(), []string{"demo", "--keep", keep}, stdout, late)
+	if code != exitFailed || !strings.Contains(late.String(), "report.html: is a directory") {
+		t.Errorf("exit code %d\n%s", code, late)
+	}
+	if text := stdout.String(); !strings.Contains(text, "\n              60 %   ") || strings.Contains(text, "report: ") {
+		t.Errorf("it shows\n%s", text)
 	}
 }
 

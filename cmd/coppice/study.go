@@ -357,6 +357,9 @@ func (a *app) printEstimate(e *study.Estimate) error {
 
 // duration is a time to two or three digits.
 func duration(seconds float64) string {
+	if century := 100 * 365.25 * 24 * 3600; seconds > century { // more than time.Duration holds, soon
+		return "over 100 years"
+	}
 	d := time.Duration(seconds * float64(time.Second))
 	switch {
 	case d >= time.Hour:
