@@ -3,6 +3,7 @@ package report
 import (
 	"errors"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -105,6 +106,31 @@ func TestFront(t *testing.T) {
 		}
 	}
 	if diff := cmp.Diff([]string{"d", "b", "f"}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A variant is faster than another where all its repetitions are: noise puts none on the
+// front.
+func TestFrontOfSpeed(t *testing.T) {
+	speed := func(r study.Record, median, low, high float64) study.Record {
+		r.Run = &study.Run{Speed: []study.Speed{{Kind: "decode", Context: 8, Batch: 1, TokensPS: median, Runs: []float64{low, median, high}}}}
+		return r
+	}
+	r := mustNew(t, ledgerOf(
+		speed(cellRecord("d", study.Dense, 0, 100, 0.7, 20), 100, 99, 101),
+		speed(cellRecord("a", maxAbs, 0.2, 80, 0.31, 200), 123, 119, 124), // its median is above b's, its slowest below b's fastest
+		speed(cellRecord("b", "best", 0.2, 80, 0.6, 30), 120, 118, 121),
+		speed(cellRecord("c", "obs", 0.2, 80, 0.5, 40), 130, 122, 131), // always faster than b
+		speed(cellRecord("e", "obs", 0.3, 80, 0.5, 40), 140, 122, 141), // as good as c: the faster median
+	), Budget{})
+	var got []string
+	for _, v := range r.Sets[0].Variants {
+		if slices.Contains(v.Front, "tokens per second") {
+			got = append(got, v.ID)
+		}
+	}
+	if diff := cmp.Diff([]string{"d", "b", "e"}, got); diff != "" {
 		t.Error(diff)
 	}
 }
