@@ -289,3 +289,31 @@ func TestGuessingIsNeverBetter(t *testing.T) {
 		}
 	}
 }
+
+// What a later cell was asked beyond an earlier one has its column.
+func TestMoreMetrics(t *testing.T) {
+	more := cellRecord("x", maxAbs, 0.5, 60, 0.5, 80)
+	more.Tasks[0].Metrics = append(more.Tasks[0].Metrics, eval.Metric{Name: eval.AccNorm, Value: 0.45, StdErr: 0.02, Log: math.NaN()})
+	r := mustNew(t, ledgerOf(cellRecord("d", study.Dense, 0, 100, 0.7, 20), more), Budget{})
+	s := r.Sets[0]
+	if len(s.Columns) != 3 || s.Columns[1].Metric != eval.AccNorm || s.Columns[1].Main || s.Columns[1].guess() != 0.3 {
+		t.Fatalf("the columns are %+v", s.Columns)
+	}
+	if m := s.Variants[1].Values[1].Metric; m == nil || m.Value != 0.45 || s.Variants[0].Values[1].Metric != nil {
+		t.Errorf("acc_norm is %v, and of the dense model %v", m, s.Variants[0].Values[1].Metric)
+	}
+}
+
+// Two models of one name are not compared in silence.
+func TestTwoModelsOfOneName(t *testing.T) {
+	d, x := cellRecord("d", study.Dense, 0, 100, 0.7, 20), cellRecord("x", maxAbs, 0.5, 60, 0.5, 80)
+	d.Cell.ModelFingerprint, x.Cell.ModelFingerprint = "sha256:aa", "sha256:bb"
+	notes := strings.Join(mustNew(t, ledgerOf(d, x), Budget{}).Notes, "\n")
+	if !strings.Contains(notes, "m, f32: its cells are of 2 models of one name (fingerprints sha256:aa and sha256:bb)") {
+		t.Errorf("the notes are %q", notes)
+	}
+	x.Cell.ModelFingerprint = "sha256:aa"
+	if notes := strings.Join(mustNew(t, ledgerOf(d, x), Budget{}).Notes, "\n"); strings.Contains(notes, "one name") {
+		t.Errorf("the notes are %q", notes)
+	}
+}
