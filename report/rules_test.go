@@ -61,6 +61,14 @@ func TestQuality(t *testing.T) {
 }
 
 // A task in which the dense model does not do better than guessing has nothing to keep.
+// What the standard error of quality leaves out is said beside it.
+func TestQualityErrorSaysWhatItAssumes(t *testing.T) {
+	r := mustNew(t, ledgerOf(cellRecord("d", study.Dense, 0, 100, 0.7, 20)), Budget{})
+	if words := r.Quality.words(); !strings.Contains(words, "takes the tasks as independent and the dense model's values as exact") {
+		t.Errorf("the words are %q", words)
+	}
+}
+
 func TestQualityLeavesOut(t *testing.T) {
 	for _, acc := range []float64{0.2, 0.3, 0.37} {
 		r := mustNew(t, ledgerOf(cellRecord("d", study.Dense, 0, 100, acc, 20), cellRecord("x", maxAbs, 0.5, 60, 0.9, 40)), Budget{})
