@@ -22,7 +22,7 @@ lint:
 	$(GO) tool staticcheck ./...
 
 race:
-	CGO_ENABLED=1 $(GO) test -race -short ./internal/parallel ./internal/filelock ./score ./surgery ./export ./linalg ./calib ./checkpoint ./tokenizer ./eval/... ./engine/... ./lm ./study ./energy
+	CGO_ENABLED=1 $(GO) test -race -short ./internal/parallel ./internal/filelock ./score ./surgery ./export ./linalg ./calib ./checkpoint ./tokenizer ./eval/... ./engine/... ./lm ./study ./energy ./speed
 
 # The packages with assembly, at each lower level of the CPU.
 levels:

@@ -201,6 +201,9 @@ func TestFamilies(t *testing.T) {
 			seen[tensor.Name] = true
 			units[tensor.Unit]++
 		}
+		if units[HeadCols] != 2 || units[QKVRows] != 2 && (units[QueryRows] < 2 || units[KVRows] < 4) {
+			t.Errorf("%s: units of attention in two layers are %v", f.ModelType, units)
+		}
 		if units[Cols] != 2 || units[FusedRows] != 2 && (units[GateRows] != 2 || units[UpRows] != 2) {
 			t.Errorf("%s: units of two layers are %v", f.ModelType, units)
 		}

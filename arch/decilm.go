@@ -46,14 +46,10 @@ type block struct {
 func (b *block) unsupported() string {
 	a, f := &b.Attention, &b.FFN
 	switch {
-	case a.NoOp:
-		return "has no attention (attention.no_op)"
 	case a.Linear:
 		return "has a matrix in the place of its attention (attention.replace_with_linear)"
 	case a.Window != nil || a.Sinks != nil || a.Unshifted:
 		return "attends within a window or to sink tokens (attention.window_length, num_sink_tokens)"
-	case f.NoOp:
-		return "has no MLP (ffn.no_op)"
 	case f.Linear:
 		return "has a matrix in the place of its MLP (ffn.replace_with_linear)"
 	case len(f.MoE) > 0 && string(f.MoE) != "null":
@@ -64,7 +60,8 @@ func (b *block) unsupported() string {
 	return ""
 }
 
-// readBlocks fills widths and key-value heads from block_configs.
+// readBlocks fills widths and attention from block_configs. KVHeads is the most that a
+// layer has.
 func (s *Spec) readBlocks(c *Config) error {
 	raw, ok := c.Raw(blocksKey)
 	if !ok {
@@ -77,25 +74,25 @@ func (s *Spec) readBlocks(c *Config) error {
 	if len(blocks) != s.Layers {
 		return fmt.Errorf("key %q has %d entries, but num_hidden_layers is %d", blocksKey, len(blocks), s.Layers)
 	}
-	s.Widths = make([]int, s.Layers)
+	s.Widths, s.Attention, s.KVHeads = make([]int, s.Layers), make([]HeadCount, s.Layers), 0
 	for l := range blocks {
 		b := &blocks[l]
 		if what := b.unsupported(); what != "" {
-			return fmt.Errorf("key %q: layer %d %s; only layers with attention and a gated MLP are supported", blocksKey, l, what)
+			return fmt.Errorf("key %q: layer %d %s; only layers of attention and a gated MLP, or one of them, are supported", blocksKey, l, what)
 		}
-		group := b.Attention.HeadsInGroup
-		if group == nil || *group < 1 || s.Heads%*group != 0 {
-			return fmt.Errorf("key %q: layer %d: attention.n_heads_in_group must divide the %d heads", blocksKey, l, s.Heads)
-		}
-		if kv := s.Heads / *group; l == 0 {
-			s.KVHeads = kv
-		} else if kv != s.KVHeads {
-			return fmt.Errorf("key %q: layer %d has %d key-value heads, layer 0 has %d; a number for each layer is not supported", blocksKey, l, kv, s.KVHeads)
+		if !b.Attention.NoOp {
+			group := b.Attention.HeadsInGroup
+			if group == nil || *group < 1 || s.Heads%*group != 0 {
+				return fmt.Errorf("key %q: layer %d: attention.n_heads_in_group must divide the %d heads", blocksKey, l, s.Heads)
+			}
+			s.Attention[l] = HeadCount{s.Heads, s.Heads / *group}
+			s.KVHeads = max(s.KVHeads, s.Attention[l].KV)
 		}
 		switch mult := b.FFN.Mult; {
+		case b.FFN.NoOp:
 		case mult != nil && *mult > 0 && *mult < maxExtent:
 			s.Widths[l] = deciWidth(*mult, s.Hidden)
-		case mult == nil && b.FFN.Width != nil:
+		case mult == nil && b.FFN.Width != nil && *b.FFN.Width > 0:
 			s.Widths[l] = *b.FFN.Width
 		default:
 			return fmt.Errorf("key %q: layer %d: ffn.ffn_mult must be a positive number", blocksKey, l)
@@ -111,13 +108,19 @@ func (s *Spec) blocks() json.RawMessage {
 		if l > 0 {
 			b.WriteByte(',')
 		}
-		// A whole number too is spelled with a point: llama.cpp's converter asks for a float.
-		mult := strconv.FormatFloat(1.5*float64(w)/float64(s.Hidden), 'f', -1, 64)
-		if !strings.Contains(mult, ".") {
-			mult += ".0"
+		group, mult := "null", "null"
+		if h := s.AttentionAt(l); h.Queries > 0 {
+			group = strconv.Itoa(h.Queries / h.KV)
 		}
-		fmt.Fprintf(&b, `{"attention":{"n_heads_in_group":%d,"no_op":false,"replace_with_linear":false},"ffn":{"ffn_mult":%s,"no_op":false,"replace_with_linear":false}}`,
-			s.Heads/s.KVHeads, mult)
+		if w > 0 {
+			// A whole number too is spelled with a point: llama.cpp's converter asks for a float.
+			mult = strconv.FormatFloat(1.5*float64(w)/float64(s.Hidden), 'f', -1, 64)
+			if !strings.Contains(mult, ".") {
+				mult += ".0"
+			}
+		}
+		fmt.Fprintf(&b, `{"attention":{"n_heads_in_group":%s,"no_op":%t,"replace_with_linear":false},"ffn":{"ffn_mult":%s,"no_op":%t,"replace_with_linear":false}}`,
+			group, group == "null", mult, mult == "null")
 	}
 	return json.RawMessage("[" + b.String() + "]")
 }

@@ -1,5 +1,7 @@
 package arch
 
+import "strings"
+
 // Role says what part of a model a tensor is; parameters are counted by it.
 type Role uint8
 
@@ -19,7 +21,8 @@ func (r Role) String() string {
 	return [...]string{"embedding", "attention", "mlp", "norm", "head", "other"}[r]
 }
 
-// Unit says how pruning a neuron touches a tensor.
+// Unit says how pruning a neuron, or a key-value head with the query heads that share it,
+// touches a tensor.
 type Unit uint8
 
 const (
@@ -28,6 +31,10 @@ const (
 	UpRows         // the same, of up_proj
 	FusedRows      // gate half, then up half: neuron j is rows j and width+j
 	Cols           // one column a neuron
+	QueryRows      // head_dim rows (or bias entries) a query head
+	KVRows         // the same a key-value head
+	QKVRows        // all query heads, then the key heads, then the value heads
+	HeadCols       // head_dim columns a query head
 )
 
 // Dim is an extent that the config decides.
@@ -68,6 +75,19 @@ type template struct {
 	gguf string // name in a GGUF file, without "blk.N." and the ending
 }
 
+// of says whether a tensor of a layer belongs to its Attention or to its MLP: norms to the
+// one that they come before or after.
+func (t template) of(f *Family) Role {
+	norms := computations[f.ModelType].norms
+	switch name := strings.TrimSuffix(t.name, ".weight"); {
+	case t.role == Attention, t.role == MLP:
+		return t.role
+	case name == norms.mlpIn, name == norms.mlpOut:
+		return MLP
+	}
+	return Attention
+}
+
 // Family is one model family as data: its tensors, its defaults where a config is
 // silent (those of transformers' configuration classes), and how a GGUF file of it
 // differs from the Hugging Face layout.
@@ -91,6 +111,10 @@ type Family struct {
 // from layer to layer (Nemotron's DeciLM, which llama.cpp runs).
 const GGUFPerLayer = "deci"
 
+// HeadsApart reports whether heads can go without changing what others compute: not where a
+// norm is over all of them together.
+func (f *Family) HeadsApart() bool { return computations[f.ModelType].qkNorm != QKNormWhole }
+
 // AttentionBiasInConfig reports whether the config decides about biases of the attention;
 // in other families it is fixed.
 func (f *Family) AttentionBiasInConfig() bool { return f.attnBias == ifAttentionBias }
@@ -105,22 +129,22 @@ var outer = []template{
 // The pieces that layers are made of. Biases follow their weights.
 var (
 	attention = []template{
-		{"self_attn.q_proj.weight", Attention, Untouched, always, []Dim{Queries, Hidden}, "attn_q"},
-		{"self_attn.k_proj.weight", Attention, Untouched, always, []Dim{KeyValues, Hidden}, "attn_k"},
-		{"self_attn.v_proj.weight", Attention, Untouched, always, []Dim{KeyValues, Hidden}, "attn_v"},
-		{"self_attn.o_proj.weight", Attention, Untouched, always, []Dim{Hidden, Queries}, "attn_output"},
+		{"self_attn.q_proj.weight", Attention, QueryRows, always, []Dim{Queries, Hidden}, "attn_q"},
+		{"self_attn.k_proj.weight", Attention, KVRows, always, []Dim{KeyValues, Hidden}, "attn_k"},
+		{"self_attn.v_proj.weight", Attention, KVRows, always, []Dim{KeyValues, Hidden}, "attn_v"},
+		{"self_attn.o_proj.weight", Attention, HeadCols, always, []Dim{Hidden, Queries}, "attn_output"},
 	}
 	qkvBias = []template{
-		{"self_attn.q_proj.bias", Attention, Untouched, ifAttentionBias, []Dim{Queries}, "attn_q"},
-		{"self_attn.k_proj.bias", Attention, Untouched, ifAttentionBias, []Dim{KeyValues}, "attn_k"},
-		{"self_attn.v_proj.bias", Attention, Untouched, ifAttentionBias, []Dim{KeyValues}, "attn_v"},
+		{"self_attn.q_proj.bias", Attention, QueryRows, ifAttentionBias, []Dim{Queries}, "attn_q"},
+		{"self_attn.k_proj.bias", Attention, KVRows, ifAttentionBias, []Dim{KeyValues}, "attn_k"},
+		{"self_attn.v_proj.bias", Attention, KVRows, ifAttentionBias, []Dim{KeyValues}, "attn_v"},
 	}
 	outBias = []template{
 		{"self_attn.o_proj.bias", Attention, Untouched, ifAttentionBias, []Dim{Hidden}, "attn_output"},
 	}
 	fusedAttention = []template{
-		{"self_attn.qkv_proj.weight", Attention, Untouched, always, []Dim{QKV, Hidden}, "attn_qkv"},
-		{"self_attn.o_proj.weight", Attention, Untouched, always, []Dim{Hidden, Queries}, "attn_output"},
+		{"self_attn.qkv_proj.weight", Attention, QKVRows, always, []Dim{QKV, Hidden}, "attn_qkv"},
+		{"self_attn.o_proj.weight", Attention, HeadCols, always, []Dim{Hidden, Queries}, "attn_output"},
 	}
 	headNorms = []template{
 		{"self_attn.q_norm.weight", Norm, Untouched, always, []Dim{HeadDim}, "attn_q_norm"},

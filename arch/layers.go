@@ -46,11 +46,12 @@ type layerList struct {
 }
 
 // layerLists finds the lists with one entry a layer: layer_types, no_rope_layers and
-// their likes are named so by every family. Empty lists mean that nothing is special.
+// their likes are named so by every family. Empty lists mean that nothing is special. The
+// lists of the form PerLayer are SetForm's.
 func (c *Config) layerLists() []layerList {
 	var lists []layerList
 	for _, f := range c.fields {
-		if !strings.Contains(f.key, "layer") {
+		if !strings.Contains(f.key, "layer") || f.key == headsKey || f.key == kvHeadsKey {
 			continue
 		}
 		var values []json.RawMessage

@@ -22,20 +22,34 @@ import (
 
 // Spec is a model's architecture: family, extents, and the MLP width of each layer.
 type Spec struct {
-	Family        *Family
-	Hidden        int   // hidden_size
-	Layers        int   // num_hidden_layers
-	Heads         int   // num_attention_heads
-	KVHeads       int   // num_key_value_heads
-	HeadDim       int   // head_dim, or hidden_size / num_attention_heads
-	Vocab         int   // vocab_size
-	Intermediate  int   // intermediate_size, as the config says; the widest layer's
-	Widths        []int // MLP width of each layer, as the config says until a checkpoint's tensors are known
-	Form          Form  // how the config says them
-	MaxPositions  int   // max_position_embeddings, 0 if not given
-	Tied          bool  // the head is the embedding
+	Family       *Family
+	Hidden       int   // hidden_size
+	Layers       int   // num_hidden_layers
+	Heads        int   // num_attention_heads; no layer has more
+	KVHeads      int   // num_key_value_heads; no layer has more
+	HeadDim      int   // head_dim, or hidden_size / num_attention_heads
+	Vocab        int   // vocab_size
+	Intermediate int   // intermediate_size, as the config says; the widest layer's
+	Widths       []int // MLP width of each layer, as the config says until a checkpoint's tensors are known; 0: the layer has no MLP
+	// Attention is that of each layer; nil where all have Heads and KVHeads.
+	Attention     []HeadCount
+	Form          Form // how the config says widths and attention
+	MaxPositions  int  // max_position_embeddings, 0 if not given
+	Tied          bool // the head is the embedding
 	AttentionBias bool
 	MLPBias       bool
+}
+
+// HeadCount is the attention of a layer: Queries heads, of which each Queries/KV share a
+// head of keys and values. Both are 0 where the layer has no attention.
+type HeadCount struct{ Queries, KV int }
+
+// AttentionAt is the attention of a layer.
+func (s *Spec) AttentionAt(layer int) HeadCount {
+	if s.Attention == nil {
+		return HeadCount{s.Heads, s.KVHeads}
+	}
+	return s.Attention[layer]
 }
 
 // maxExtent is above any model's; it keeps one row of a hostile one small.
@@ -109,7 +123,7 @@ func FromConfig(c *Config) (Spec, error) {
 			return Spec{}, err
 		}
 	}
-	return s, s.readWidths(c)
+	return s, s.readLayers(c)
 }
 
 // familyOf finds the row of Families that a config names by model_type, else by the
@@ -160,11 +174,13 @@ type Tensor struct {
 	Role  Role
 	Unit  Unit
 	Layer int    // -1 outside the layers
+	Of    Role   // Role, but of a norm in a layer: Attention or MLP, which it is before or after
 	GGUF  string // its name in a GGUF file
 }
 
 // Tensors lists what a checkpoint of this Spec must hold, outer tensors first, then
-// layer by layer.
+// layer by layer. A layer without attention, or without MLP, has none of its tensors, nor
+// the norms before and after it.
 func (s *Spec) Tensors() []Tensor {
 	var all []Tensor
 	for _, t := range outer {
@@ -172,7 +188,9 @@ func (s *Spec) Tensors() []Tensor {
 	}
 	for l := range s.Layers {
 		for _, t := range s.Family.layer {
-			all = s.appendTensor(all, t, l)
+			if t.of(s.Family) == Attention && s.AttentionAt(l).Queries > 0 || t.of(s.Family) == MLP && s.Widths[l] > 0 {
+				all = s.appendTensor(all, t, l)
+			}
 		}
 	}
 	return all
@@ -193,8 +211,9 @@ func (s *Spec) appendTensor(all []Tensor, t template, layer int) []Tensor {
 			return all
 		}
 	}
-	name, gguf := t.name, t.gguf+t.name[strings.LastIndexByte(t.name, '.'):]
+	name, gguf, of := t.name, t.gguf+t.name[strings.LastIndexByte(t.name, '.'):], t.role
 	if layer >= 0 {
+		of = t.of(s.Family)
 		name = LayerPrefix(layer) + name
 		gguf = "blk." + strconv.Itoa(layer) + "." + gguf
 	}
@@ -202,7 +221,7 @@ func (s *Spec) appendTensor(all []Tensor, t template, layer int) []Tensor {
 	for i, d := range t.dims {
 		shape[i] = s.extent(d, layer)
 	}
-	return append(all, Tensor{name, shape, t.role, t.unit, layer, gguf})
+	return append(all, Tensor{name, shape, t.role, t.unit, layer, of, gguf})
 }
 
 func (s *Spec) extent(d Dim, layer int) int {
@@ -212,11 +231,11 @@ func (s *Spec) extent(d Dim, layer int) int {
 	case Hidden:
 		return s.Hidden
 	case Queries:
-		return s.Heads * s.HeadDim
+		return s.AttentionAt(layer).Queries * s.HeadDim
 	case KeyValues:
-		return s.KVHeads * s.HeadDim
+		return s.AttentionAt(layer).KV * s.HeadDim
 	case QKV:
-		return (s.Heads + 2*s.KVHeads) * s.HeadDim
+		return (s.AttentionAt(layer).Queries + 2*s.AttentionAt(layer).KV) * s.HeadDim
 	case HeadDim:
 		return s.HeadDim
 	case Width:
@@ -243,19 +262,37 @@ func LayerOf(name string) (layer int, rest string) {
 	return n, rest
 }
 
-// WithWidths is the Spec with other MLP widths, one a layer. The intermediate size
-// becomes the widest.
-func (s *Spec) WithWidths(widths []int) Spec {
+// WithWidths is the Spec with other MLP widths, one for each of its layers. The
+// intermediate size becomes the widest.
+func (s *Spec) WithWidths(widths []int) Spec { return s.WithLayers(widths, s.Attention) }
+
+// WithLayers is the Spec with other layers: their MLP widths and, unless it is nil, their
+// attention. The intermediate size becomes the widest, and where all layers have the same
+// heads, those are the model's.
+func (s *Spec) WithLayers(widths []int, attention []HeadCount) Spec {
 	t := *s
 	t.Widths = slices.Clone(widths)
 	t.Layers = len(widths)
 	t.Intermediate = slices.Max(widths)
+	if len(attention) > 0 && attention[0].Queries > 0 && !slices.ContainsFunc(attention, func(h HeadCount) bool { return h != attention[0] }) {
+		t.Heads, t.KVHeads = attention[0].Queries, attention[0].KV
+	}
+	t.Attention = t.ownAttention(attention)
 	return t
 }
 
-// Uniform reports whether all layers have the width that the config says.
+// ownAttention is attention in the form in which a Spec has it.
+func (s *Spec) ownAttention(attention []HeadCount) []HeadCount {
+	if !slices.ContainsFunc(attention, func(h HeadCount) bool { return h != HeadCount{s.Heads, s.KVHeads} }) {
+		return nil
+	}
+	return slices.Clone(attention)
+}
+
+// Uniform reports whether all layers have the width and the attention that a plain config
+// says.
 func (s *Spec) Uniform() bool {
-	return !slices.ContainsFunc(s.Widths, func(w int) bool { return w != s.Intermediate })
+	return s.Attention == nil && !slices.ContainsFunc(s.Widths, func(w int) bool { return w != s.Intermediate })
 }
 
 // Parameters counts elements by role. A tied head counts once, as embedding.
@@ -272,4 +309,10 @@ func (s *Spec) Parameters() (byRole [NumRoles]int64, total int64) {
 }
 
 // KVElements is the number of cached key and value elements per token.
-func (s *Spec) KVElements() int64 { return 2 * int64(s.Layers) * int64(s.KVHeads) * int64(s.HeadDim) }
+func (s *Spec) KVElements() int64 {
+	heads := 0
+	for l := range s.Layers {
+		heads += s.AttentionAt(l).KV
+	}
+	return 2 * int64(heads) * int64(s.HeadDim)
+}

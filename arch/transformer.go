@@ -8,8 +8,8 @@ import "fmt"
 //
 //	x = EmbeddingScale * embedding
 //	for each layer:
-//	    x += ResidualScale * norm(AttentionOut, attention(norm(AttentionIn, x)))
-//	    x += ResidualScale * norm(MLPOut, mlp(norm(MLPIn, x)))
+//	    x += ResidualScale * norm(AttentionOut, attention(norm(AttentionIn, x)))   unless it has no heads
+//	    x += ResidualScale * norm(MLPOut, mlp(norm(MLPIn, x)))                     unless its width is 0
 //	logits = cap(LogitCap, LogitScale * head(norm(FinalNorm, x)))
 //
 // where a norm whose name is empty is left out, mlp(x) = down(act(gate(x)) * up(x)), and
@@ -19,8 +19,8 @@ type Transformer struct {
 	Vocab        int
 	MaxPositions int // longest sequence the model was made for, in tokens
 
-	Heads   int // query heads, a multiple of KVHeads
-	KVHeads int
+	Heads   int // the most query heads of any layer
+	KVHeads int // the most key-value heads
 	HeadDim int
 
 	Activation  Activation
@@ -46,9 +46,11 @@ type Transformer struct {
 // Layer is what may differ from layer to layer, and the names of the layer's tensors.
 // An empty name means that the layer has no such tensor.
 type Layer struct {
-	Width  int // neurons of the MLP
-	Window int // a token sees this many tokens, itself included; 0: all before it
-	Rope   int // index into Ropes; -1: no positional encoding in this layer (NoPE)
+	Heads   int // query heads, a multiple of KVHeads; 0: the layer has no attention
+	KVHeads int
+	Width   int // neurons of the MLP; 0: the layer has none
+	Window  int // a token sees this many tokens, itself included; 0: all before it
+	Rope    int // index into Ropes; -1: no positional encoding in this layer (NoPE)
 
 	AttentionIn, AttentionOut, MLPIn, MLPOut string // norms, [Hidden]
 	QNorm, KNorm                             string // [HeadDim], or all heads (QKNormWhole)

@@ -48,7 +48,8 @@ func (s *Spec) Transformer(c *Config) (*Transformer, error) {
 	}
 	for i := range t.Layers {
 		l := &t.Layers[i]
-		l.Width = s.Widths[i]
+		heads := s.AttentionAt(i)
+		l.Heads, l.KVHeads, l.Width = heads.Queries, heads.KV, s.Widths[i]
 		if sliding[i] {
 			l.Window = window
 		}

@@ -11,9 +11,9 @@ func (t *Transformer) nameTensors(s *Spec, norms normNames) {
 	if !held[t.Head] {
 		t.Head = t.Embedding
 	}
-	queries, keys := s.Heads*s.HeadDim, s.KVHeads*s.HeadDim
 	for i := range t.Layers {
 		l, prefix := &t.Layers[i], LayerPrefix(i)
+		queries, keys := l.Heads*s.HeadDim, l.KVHeads*s.HeadDim
 		norm := func(name string) string {
 			if name == "" || !held[prefix+name+".weight"] {
 				return ""
@@ -35,12 +35,16 @@ func (t *Transformer) nameTensors(s *Spec, norms normNames) {
 		l.MLPIn, l.MLPOut = norm(norms.mlpIn), norm(norms.mlpOut)
 		l.QNorm, l.KNorm = norm("self_attn.q_norm"), norm("self_attn.k_norm")
 		const qkv, gateUp = "self_attn.qkv_proj", "mlp.gate_up_proj"
-		l.Q = projection("self_attn.q_proj", queries, qkv, 0, queries+2*keys)
-		l.K = projection("self_attn.k_proj", keys, qkv, queries, queries+2*keys)
-		l.V = projection("self_attn.v_proj", keys, qkv, queries+keys, queries+2*keys)
-		l.Out = projection("self_attn.o_proj", s.Hidden, "", 0, 0)
-		l.Gate = projection("mlp.gate_proj", l.Width, gateUp, 0, 2*l.Width)
-		l.Up = projection("mlp.up_proj", l.Width, gateUp, l.Width, 2*l.Width)
-		l.Down = projection("mlp.down_proj", s.Hidden, "", 0, 0)
+		if l.Heads > 0 {
+			l.Q = projection("self_attn.q_proj", queries, qkv, 0, queries+2*keys)
+			l.K = projection("self_attn.k_proj", keys, qkv, queries, queries+2*keys)
+			l.V = projection("self_attn.v_proj", keys, qkv, queries+keys, queries+2*keys)
+			l.Out = projection("self_attn.o_proj", s.Hidden, "", 0, 0)
+		}
+		if l.Width > 0 {
+			l.Gate = projection("mlp.gate_proj", l.Width, gateUp, 0, 2*l.Width)
+			l.Up = projection("mlp.up_proj", l.Width, gateUp, l.Width, 2*l.Width)
+			l.Down = projection("mlp.down_proj", s.Hidden, "", 0, 0)
+		}
 	}
 }

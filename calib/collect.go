@@ -232,7 +232,9 @@ func (c *collector) batch(layer engine.Layer, index int, b *batch) error {
 	}); err != nil {
 		return err
 	}
-	if seen != b.tokens {
+	if c.stats.Width == 0 { // a layer without MLP is not shown
+		c.count(b.rows)
+	} else if seen != b.tokens {
 		return fmt.Errorf("the engine showed %d of %d rows of layer %d", seen, b.tokens, index)
 	}
 	if err := c.addStream(index, stream, b.rows); err != nil {
@@ -241,18 +243,32 @@ func (c *collector) batch(layer engine.Layer, index int, b *batch) error {
 	return c.streams.put(index, b.first, stream)
 }
 
+// class is where a token of a row counts.
+func (c *collector) class(r *row, token int) *score.Moments {
+	switch {
+	case r.first[token]:
+		return &c.stats.First
+	case r.held:
+		return &c.stats.Held
+	}
+	return &c.stats.Body
+}
+
+// count counts the tokens of rows, of which there is nothing to add up.
+func (c *collector) count(rows []row) {
+	for i := range rows {
+		for token := range rows[i].tokens {
+			c.class(&rows[i], token).N++
+		}
+	}
+}
+
 // addStream adds the energies of the residual stream after a layer.
 func (c *collector) addStream(index int, stream []float32, rows []row) error {
 	hidden := c.model.Engine().Model().Hidden
 	for _, r := range rows {
 		for i := range r.tokens {
-			to := &c.stats.Body
-			switch {
-			case r.first[i]:
-				to = &c.stats.First
-			case r.held:
-				to = &c.stats.Held
-			}
+			to := c.class(&r, i)
 			energy := 0.0
 			for _, v := range stream[:hidden] {
 				energy += float64(v) * float64(v)

@@ -14,6 +14,9 @@ import (
 // refitted.
 func checkHeads(m *arch.Transformer) error {
 	for _, l := range m.Layers {
+		if l.Heads != m.Heads || l.Width == 0 {
+			return &surgery.RefitError{Reason: "output projections are not refitted where layers lack attention, heads or an MLP; leave attention as it is"}
+		}
 		if l.AttentionOut != "" || l.Out.Bias != "" {
 			return &surgery.RefitError{Reason: "output projections with a bias, or with a norm after them, are not refitted; leave attention as it is"}
 		}

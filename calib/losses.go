@@ -53,7 +53,8 @@ func (p perToken) rise(q perToken) (mean, stderr float64) {
 // pruned is a model as a plan makes it.
 type pruned struct {
 	engine.Layerwise
-	layers []int // of the model, by layer of the plan; -1 where it is dropped
+	layers  []int // of the model, by layer of the plan; -1 where it is dropped
+	weights engine.Source
 }
 
 func (m *lossMeter) pruned(ctx context.Context, p *plan.Plan) (*pruned, error) {
@@ -79,7 +80,7 @@ func (m *lossMeter) pruned(ctx context.Context, p *plan.Plan) (*pruned, error) {
 	if err != nil {
 		return nil, err
 	}
-	made := &pruned{Layerwise: e}
+	made := &pruned{Layerwise: e, weights: weights}
 	n := 0
 	for _, l := range p.Layers {
 		if l.Drop {
@@ -106,12 +107,9 @@ func (m *lossMeter) of(ctx context.Context, p, changed *plan.Plan, layers []int)
 			return nil, nil, err
 		}
 	}
-	first := make([][]float32, len(m.batches))
-	for i, b := range m.batches {
-		first[i] = make([]float32, b.tokens*model.Model().Hidden)
-		if err := model.Embed(ctx, batchOf(b.rows), first[i]); err != nil {
-			return nil, nil, err
-		}
+	first, err := m.embed(ctx, model)
+	if err != nil {
+		return nil, nil, err
 	}
 	texts := [][][]float32{first} // the streams of each batch: of the plan, then of each change so far
 	for l, index := range model.layers {
@@ -152,6 +150,18 @@ func (m *lossMeter) of(ctx context.Context, p, changed *plan.Plan, layers []int)
 		others = append(others, loss)
 	}
 	return others[0], others[1:], nil
+}
+
+// embed makes the streams before the first layer.
+func (m *lossMeter) embed(ctx context.Context, model *pruned) ([][]float32, error) {
+	first := make([][]float32, len(m.batches))
+	for i, b := range m.batches {
+		first[i] = make([]float32, b.tokens*model.Model().Hidden)
+		if err := model.Embed(ctx, batchOf(b.rows), first[i]); err != nil {
+			return nil, err
+		}
+	}
+	return first, nil
 }
 
 // run runs a layer over the text.

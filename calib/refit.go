@@ -65,6 +65,11 @@ func Refit(ctx context.Context, m *lm.Layerwise, c *checkpoint.Checkpoint, p *pl
 	if err := p.CheckModel(model, &c.Spec); err != nil {
 		return nil, err
 	}
+	for l, layer := range p.Layers {
+		if layer.DropAttention || layer.KeepHeads != nil || !layer.Drop && layer.Width < min(1, c.Spec.Widths[l]) {
+			return nil, &surgery.RefitError{Reason: fmt.Sprintf("the plan drops attention, heads or the MLP of layer %d, and `coppice refit` goes through whole layers; carry that out first, and make a plan for what is left", l)}
+		}
+	}
 	opt.Model = model
 	r, err := begin(ctx, m, sources, out, opt.Options, refitBytes(m.Engine().Model(), p, &opt), 2, opt.pairs())
 	if err != nil {

@@ -28,8 +28,9 @@ type WidthOptions struct {
 	Rule   plan.Rule // whose widths, the same in all layers, are the budget
 	Step   int       // widths are multiples of it
 	Refit  plan.RefitMethod
-	Cap    float64 // in [0, 1], most of the trace of H that first tokens have
-	Rounds int     // how often slopes are measured, at least 1
+	Cap    float64     // in [0, 1], most of the trace of H that first tokens have
+	Rounds int         // how often slopes are measured; 0: widths are those of the residual curve
+	Units  []plan.Unit // what may go besides neurons where that loses less
 
 	Progress func(done, total int64) // called with layers run over the text; may be nil
 	Note     func(message string)    // may be nil
@@ -48,6 +49,9 @@ type WidthOptions struct {
 // less, is where the next round measures.
 //
 // The text is run L/2 + 5 times for each round.
+//
+// With Units, parts go first, under the same budget of parameters, where that loses less:
+// see dropParts.
 func ShareWidths(ctx context.Context, m *lm.Layerwise, c *checkpoint.Checkpoint, st *score.Stats, sc *score.Scores, sources []string, text Options, opt WidthOptions) (plan.Rule, *plan.Allocation, error) {
 	fail := func(err error) (plan.Rule, *plan.Allocation, error) { return opt.Rule, nil, err }
 	if sc.Curves == nil {
@@ -98,6 +102,7 @@ type sharer struct {
 	opt        WidthOptions
 	threads    int
 	losses     lossMeter
+	rule       plan.Rule // that of opt, with the parts that go besides; zero until then
 	done       int64
 }
 
@@ -105,15 +110,27 @@ func (s *sharer) share() (plan.Rule, *plan.Allocation, error) {
 	fail := func(err error) (plan.Rule, *plan.Allocation, error) { return s.opt.Rule, nil, err }
 	spec := &s.checkpoint.Spec
 	choose := plan.AllocateOptions{Curve: plan.Residual, Step: s.opt.Step, Refit: s.opt.Refit}
-	best, allocation, err := plan.Allocate(s.scores.Curves, spec, s.opt.Rule, choose)
-	if err != nil {
-		return fail(err)
-	}
 	uniform, _, err := s.loss(s.opt.Rule, nil)
 	if err != nil {
 		return fail(err)
 	}
+	s.rule = s.opt.Rule
+	if len(s.opt.Units) > 0 {
+		if err := s.dropParts(choose); err != nil {
+			return fail(err)
+		}
+		choose.Budget = &s.opt.Rule
+	}
+	best, allocation, err := plan.Allocate(s.scores.Curves, spec, s.rule, choose)
+	if err != nil {
+		return fail(err)
+	}
 	var loss perToken
+	if s.opt.Rounds == 0 {
+		if loss, _, err = s.loss(best, nil); err != nil {
+			return fail(err)
+		}
+	}
 	for round := range s.opt.Rounds {
 		base, rises, err := s.loss(best, s.changes(best.Widths))
 		if err != nil {
@@ -126,7 +143,7 @@ func (s *sharer) share() (plan.Rule, *plan.Allocation, error) {
 		choose.Curve, choose.Slopes, choose.Near = plan.Measured, s.slopes(best.Widths, rises), best.Widths
 		if round == 0 { // what is said of the first widths, should no others be better
 			choose.Reach = 0
-			if _, allocation, err = plan.Allocate(s.scores.Curves, spec, s.opt.Rule, choose); err != nil {
+			if _, allocation, err = plan.Allocate(s.scores.Curves, spec, s.rule, choose); err != nil {
 				return fail(err)
 			}
 		}
@@ -140,7 +157,7 @@ func (s *sharer) share() (plan.Rule, *plan.Allocation, error) {
 		best, allocation, loss = next, a, lost
 		s.note("loss on held-back text: %.4f after round %d", loss.mean(), round+1)
 	}
-	allocation.Loss, allocation.LossUniform = loss.mean(), uniform.mean()
+	allocation.Loss, allocation.LossUniform, allocation.Units = loss.mean(), uniform.mean(), s.opt.Units
 	return best, allocation, nil
 }
 
@@ -151,7 +168,7 @@ func (s *sharer) propose(choose plan.AllocateOptions, loss perToken) (best plan.
 	var tried [][]int
 	for _, reach := range reaches {
 		choose.Reach = reach * s.opt.Step
-		rule, a, err := plan.Allocate(s.scores.Curves, &s.checkpoint.Spec, s.opt.Rule, choose)
+		rule, a, err := plan.Allocate(s.scores.Curves, &s.checkpoint.Spec, s.rule, choose)
 		if err != nil {
 			return rule, nil, nil, err
 		}
@@ -180,7 +197,12 @@ func (s *sharer) progress(layers int) {
 	s.done += int64(layers)
 	if s.opt.Progress != nil {
 		l := int64(len(s.stats.Widths))
-		s.opt.Progress(s.done, int64(s.opt.Rounds)*(l*(l+3)/2+int64(len(reaches))*l)+l)
+		total := int64(s.opt.Rounds)*(l*(l+3)/2+int64(len(reaches))*l) + 2*l
+		if len(s.opt.Units) > 0 {
+			parts := int64(len(s.opt.Rule.Parts(&s.checkpoint.Spec, s.opt.Units)))
+			total += partRounds*(parts+l*(2+partsMeasured+int64(len(dropped)))+partsMeasured) + l
+		}
+		s.opt.Progress(s.done, total)
 	}
 }
 
@@ -209,7 +231,7 @@ func (s *sharer) changes(widths []int) []rise {
 	var all []rise
 	step := s.opt.Step
 	for l, w := range widths {
-		if slices.Contains(s.opt.Rule.Drop, l) || len(s.opt.Rule.Layers) > 0 && !slices.Contains(s.opt.Rule.Layers, l) {
+		if s.rule.LeavesNoMLP(l, &s.checkpoint.Spec) || len(s.opt.Rule.Layers) > 0 && !slices.Contains(s.opt.Rule.Layers, l) {
 			continue
 		}
 		to := (w - max(step, w/4)) / step * step

@@ -29,10 +29,11 @@ type fixture struct {
 	options    Options
 }
 
-func newFixture(t *testing.T, threads int) *fixture {
+func newFixture(t *testing.T, threads int) *fixture { return newFixtureOf(t, tinyDir(t), threads) }
+
+func newFixtureOf(t *testing.T, dir string, threads int) *fixture {
 	t.Helper()
 	ctx := context.Background()
-	dir := tinyDir(t)
 	f := &fixture{model: openThreads(t, dir, threads), text: writeText(t, 40), options: options()}
 	var err error
 	if f.checkpoint, err = checkpoint.Open(dir); err != nil {
@@ -123,7 +124,7 @@ func TestLossesAgainstWrittenModels(t *testing.T) {
 		for _, drop := range [][]int{nil, {1}} {
 			opt := f.widths()
 			opt.Refit, opt.Rule.Drop = refit, drop
-			s := &sharer{ctx: context.Background(), checkpoint: f.checkpoint, stats: f.stats, scores: f.scores, opt: opt, threads: 2,
+			s := &sharer{ctx: context.Background(), checkpoint: f.checkpoint, stats: f.stats, scores: f.scores, opt: opt, rule: opt.Rule, threads: 2,
 				losses: lossMeter{model: f.model, checkpoint: f.checkpoint, stats: f.stats, batches: batches, threads: 2}}
 			rule := plan.Rule{Widths: []int{24, 12, 8}, Drop: drop, Align: 1, AlignMode: plan.Nearest}
 			base, rises, err := s.loss(rule, s.changes(rule.Widths))
@@ -183,7 +184,7 @@ func TestShareWidths(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &sharer{ctx: context.Background(), checkpoint: f.checkpoint, stats: f.stats, scores: f.scores, opt: opt, threads: 2,
+	s := &sharer{ctx: context.Background(), checkpoint: f.checkpoint, stats: f.stats, scores: f.scores, opt: opt, rule: opt.Rule, threads: 2,
 		losses: lossMeter{model: f.model, checkpoint: f.checkpoint, stats: f.stats, batches: batches, threads: 2}}
 	residual, _, err := plan.Allocate(f.scores.Curves, &f.checkpoint.Spec, opt.Rule, plan.AllocateOptions{Curve: plan.Residual, Step: 4, Refit: plan.LeastSquares})
 	if err != nil {

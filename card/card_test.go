@@ -174,6 +174,30 @@ func TestGolden(t *testing.T) {
 	})
 }
 
+// Attention, heads and MLPs that went are told, of the layers that had them.
+func TestParts(t *testing.T) {
+	card := example(t, 48, 48, 48)
+	card.Plan.Layers[0].KeepHeads = []int{1}
+	card.Plan.Layers[1].DropAttention = true
+	card.Plan.Layers[2].Keep, card.Plan.Layers[2].Width = []int{}, 0
+	card.Spec = card.Plan.Spec(&card.Dense)
+	card.judge()
+	got, err := card.Markdown()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"- **Attention dropped:** in 1 of 3 layers (1).\n", "- **Heads dropped:** 1 key-value heads, with", "- **MLPs dropped whole:** in 1 of 3 layers (2).\n", "up to 4/2 heads of 16"} {
+		if !bytes.Contains(got, []byte(want)) {
+			t.Errorf("the card lacks %q:\n%s", want, got)
+		}
+	}
+	shapes := card.denseShapes()
+	_, dense := card.Dense.Parameters()
+	if _, n := shapes[0].Parameters(); len(shapes) != 1 || n != dense {
+		t.Errorf("%d shapes of the dense model, of %d parameters; it has %d", len(shapes), n, dense)
+	}
+}
+
 // A value that is too large for a number is a text, others are floats that Python's YAML
 // takes for such.
 func TestIndexValues(t *testing.T) {

@@ -70,10 +70,10 @@ func (card *Card) findDense(ctx context.Context, src *Sources) error {
 }
 
 // denseShapes are the shapes that the dense model can have had. A refit of biases adds
-// them where there were none.
+// them where there were none; heads that went from all layers alike are not known here.
 func (card *Card) denseShapes() []arch.Spec {
 	p := card.Plan
-	s := card.Spec.WithWidths(slices.Repeat([]int{p.Intermediate}, len(p.Layers)))
+	s := card.Spec.WithLayers(slices.Repeat([]int{p.Intermediate}, len(p.Layers)), nil)
 	s.Form = arch.Plain
 	if p.Refit != nil && p.Refit.Method == plan.Bias && s.MLPBias {
 		bare := s

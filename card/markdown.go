@@ -84,7 +84,11 @@ func (card *Card) details(b *strings.Builder) {
 	item("Original Model", "%s%s", card.baseLink(), revision)
 	item("Pruning Method", "%s", card.methodPhrase())
 	item("Size Reduction", "%.1f %% (from %s to %s parameters)", 100*(1-float64(after)/float64(before)), short(before), short(after))
-	item("Architecture", "`%s`, %d layers, hidden size %s, %d/%d heads of %d, vocabulary %s%s; %s", s.Architecture(), s.Layers, count(int64(s.Hidden)), s.Heads, s.KVHeads, s.HeadDim, count(int64(s.Vocab)), card.context(), card.widthsPhrase())
+	heads := ""
+	if s.Attention != nil {
+		heads = "up to "
+	}
+	item("Architecture", "`%s`, %d layers, hidden size %s, %s%d/%d heads of %d, vocabulary %s%s; %s", s.Architecture(), s.Layers, count(int64(s.Hidden)), heads, s.Heads, s.KVHeads, s.HeadDim, count(int64(s.Vocab)), card.context(), card.widthsPhrase())
 	item("Weights", "%s, %s", card.Stored, bytesText(card.Bytes))
 	if len(card.Languages) > 0 {
 		item("Language(s)", "%s", strings.Join(card.Languages, ", "))

@@ -78,6 +78,29 @@ func (card *Card) method(b *strings.Builder) {
 	if n := len(p.Layers) - len(p.Kept()); n > 0 {
 		fmt.Fprintf(b, "- **Layers dropped whole:** %d of %d (%s).\n", n, len(p.Layers), numbers(p.Rule.Drop))
 	}
+	var attention, mlps []int
+	heads := 0
+	for _, l := range p.Kept() {
+		has := card.Dense.AttentionAt(l.Layer)
+		switch left := l.Attention(has); {
+		case left.Queries == 0 && has.Queries > 0:
+			attention = append(attention, l.Layer)
+		default:
+			heads += has.KV - left.KV
+		}
+		if l.Width == 0 && card.Dense.Widths[l.Layer] > 0 {
+			mlps = append(mlps, l.Layer)
+		}
+	}
+	if len(attention) > 0 {
+		fmt.Fprintf(b, "- **Attention dropped:** in %d of %d layers (%s).\n", len(attention), len(p.Layers), numbers(attention))
+	}
+	if heads > 0 {
+		fmt.Fprintf(b, "- **Heads dropped:** %d key-value heads, with the query heads that shared them.\n", heads)
+	}
+	if len(mlps) > 0 {
+		fmt.Fprintf(b, "- **MLPs dropped whole:** in %d of %d layers (%s).\n", len(mlps), len(p.Layers), numbers(mlps))
+	}
 	if a := p.Allocation; a != nil {
 		fmt.Fprintf(b, "- **Widths:** shared out among the layers so that the sum of the layers' errors (`%s`) is least, with as many parameters as `%s` gives.\n", a.Curve, strings.TrimSpace(a.Budget.String()))
 	}

@@ -54,6 +54,9 @@ func (c *Checkpoint) check() error {
 		if layer >= c.Spec.Layers {
 			return fmt.Errorf("%s: tensor %q is of layer %d, but config.json says num_hidden_layers %d; correct config.json, or fetch files that belong together", c.Path, i.Name, layer, c.Spec.Layers)
 		}
+		if layer >= 0 && strings.HasPrefix(rest, "self_attn.") && c.Spec.AttentionAt(layer).Queries == 0 {
+			return fmt.Errorf("%s: tensor %q is of an attention, and config.json says that layer %d has none; correct config.json, or fetch files that belong together", c.Path, i.Name, layer)
+		}
 		if layer >= 0 && strings.HasPrefix(rest, "mlp.") {
 			return fmt.Errorf("%s: tensor %q is not part of a %s MLP with this config (mlp_bias %v); pruning would leave it uncut; correct config.json", c.Path, i.Name, c.Spec.Family.ModelType, c.Spec.MLPBias)
 		}
@@ -165,7 +168,7 @@ func (c *Checkpoint) readWidths() error {
 	c.configured = slices.Clone(c.Spec.Widths)
 	seen := make([]bool, c.Spec.Layers)
 	for _, t := range c.Spec.Tensors() {
-		if t.Unit == arch.Untouched || seen[t.Layer] {
+		if t.Role != arch.MLP || t.Unit == arch.Untouched || seen[t.Layer] {
 			continue
 		}
 		info, ok := c.Lookup(t.Name)

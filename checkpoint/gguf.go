@@ -122,12 +122,20 @@ func (c *Checkpoint) nameTensors(parts []part) error {
 		return fmt.Errorf("%s: %w", first.data.path, err)
 	}
 	if prefix == arch.GGUFPerLayer+"." {
-		if err := c.widthsFromGGUF(first.File, prefix); err != nil {
+		if err := c.layersFromGGUF(first.File, prefix); err != nil {
 			return fmt.Errorf("%s: %w", first.data.path, err)
 		}
 	}
-	c.Spec.AttentionBias = fam.AttentionBiasInConfig() && hasKey(byName, "blk.0.attn_q.bias")
-	c.Spec.MLPBias = hasKey(byName, "blk.0.ffn_gate.bias")
+	hasBias := func(name string) bool { // in the first layer that has the matrix
+		for l := range c.Spec.Layers {
+			if prefix := fmt.Sprintf("blk.%d.%s.", l, name); hasKey(byName, prefix+"weight") {
+				return hasKey(byName, prefix+"bias")
+			}
+		}
+		return false
+	}
+	c.Spec.AttentionBias = fam.AttentionBiasInConfig() && hasBias("attn_q")
+	c.Spec.MLPBias = hasBias("ffn_gate")
 	for _, b := range []struct {
 		key string
 		on  bool
@@ -163,14 +171,30 @@ func (c *Checkpoint) nameTensors(parts []part) error {
 	return nil
 }
 
-// widthsFromGGUF gives the config the form that says a width a layer, where they differ.
-func (c *Checkpoint) widthsFromGGUF(f *gguf.File, prefix string) error {
+// layersFromGGUF gives the config the form that says width and attention of each layer,
+// where they differ.
+func (c *Checkpoint) layersFromGGUF(f *gguf.File, prefix string) error {
 	m := &metadata{File: f, prefix: prefix}
-	widths := m.perLayer("feed_forward_length", c.Spec.Layers)
-	if m.err != nil || slices.Min(widths) == slices.Max(widths) {
+	layers := c.Spec.Layers
+	widths, heads := m.perLayer("feed_forward_length", layers), m.perLayer("attention.head_count", layers)
+	kvHeads := heads
+	if m.has("attention.head_count_kv") {
+		kvHeads = m.perLayer("attention.head_count_kv", layers)
+	}
+	if m.err != nil {
 		return m.err
 	}
-	to := c.Spec.WithWidths(widths)
+	attention := make([]arch.HeadCount, layers)
+	for l := range attention {
+		attention[l] = arch.HeadCount{Queries: heads[l], KV: kvHeads[l]}
+		if heads[l] > 0 && kvHeads[l] == 0 {
+			return fmt.Errorf("layer %d has a matrix in the place of its attention (%sattention.head_count_kv is 0 there, and head_count is not); only layers of attention and a gated MLP, or one of them, are supported", l, prefix)
+		}
+	}
+	to := c.Spec.WithLayers(widths, attention)
+	if to.Uniform() {
+		return nil
+	}
 	to.Form = arch.PerLayer
 	err := arch.SetForm(c.Config, &c.Spec, &to)
 	if err == nil {

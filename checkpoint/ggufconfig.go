@@ -104,6 +104,15 @@ func (m *metadata) sameInAll(key string, layers int) int {
 	return counts[0]
 }
 
+// mostOfAll is the largest count of any layer.
+func (m *metadata) mostOfAll(key string, layers int) int {
+	counts := m.perLayer(key, layers)
+	if m.err != nil || len(counts) == 0 {
+		return 0
+	}
+	return slices.Max(counts)
+}
+
 func (m *metadata) float(key string) single {
 	v, err := m.Float(m.prefix + key)
 	m.keep(err)
@@ -123,7 +132,7 @@ func (m *metadata) keep(err error) {
 
 // configFromGGUF makes the config.json of a checkpoint out of a GGUF file's metadata, whose
 // keys begin with prefix (keys: the GGUF specification of ggml). Freqs holds the rope
-// factors of the file, if it has any. Where widths differ, intermediate_size is the widest.
+// factors of the file, if it has any. Where layers differ, it says the most of any of them.
 func configFromGGUF(f *gguf.File, fam *arch.Family, prefix string, vocab int, tied bool, freqs []float32) ([]byte, error) {
 	m := &metadata{File: f, prefix: prefix}
 	hidden, layers := m.uint("embedding_length"), m.uint("block_count")
@@ -131,10 +140,14 @@ func configFromGGUF(f *gguf.File, fam *arch.Family, prefix string, vocab int, ti
 		m.keep(fmt.Errorf("key %q is %d, expected a number of layers from 1 to %d", prefix+"block_count", layers, 1<<14))
 		layers = 0
 	}
-	heads := m.sameInAll("attention.head_count", layers)
+	count := m.sameInAll
+	if prefix == arch.GGUFPerLayer+"." {
+		count = m.mostOfAll
+	}
+	heads := count("attention.head_count", layers)
 	kv := heads
 	if m.has("attention.head_count_kv") {
-		kv = m.sameInAll("attention.head_count_kv", layers)
+		kv = count("attention.head_count_kv", layers)
 	}
 	widths := m.perLayer("feed_forward_length", layers)
 	if m.err != nil {

@@ -88,7 +88,7 @@ type Score struct {
 
 // MLPObserver is called with the rows of one layer's MLP as they are computed: in the
 // order of layers, a layer in one or several calls, each row of the batch in exactly
-// one of them. An error stops the call and is returned as it is.
+// one of them; layers without MLP are left out. An error stops the call and is returned as it is.
 type MLPObserver func(MLP) error
 
 // MLP is what passes through the gated MLP of a layer. The slices are valid during the
@@ -101,7 +101,7 @@ type MLP struct {
 	Activations   []float32 // [len(Rows), Width], act(gate) * up, as down receives it
 	Output        []float32 // [len(Rows), Hidden], of down, before any norm or scale
 	Residual      []float32 // [len(Rows), Hidden], the residual stream that the output is added to
-	Heads         []float32 // [len(Rows), Heads*HeadDim], of the layer's attention, as its output projection received them
+	Heads         []float32 // [len(Rows), Heads*HeadDim], of the layer's attention, if it has one, as its output projection received them
 }
 
 // Row says which token of a batch a row of values belongs to.

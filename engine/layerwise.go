@@ -39,12 +39,12 @@ type Layer interface {
 	// an error the stream is of no use. Values that are not finite are no error.
 	Run(ctx context.Context, batch Batch, stream []float32, observe MLPObserver) error
 
-	// WithMLP is the layer with another MLP in its place. It ends the use of the layer that
+	// WithMLP is the layer with another MLP in the place of the one that it has. It ends the use of the layer that
 	// an earlier call returned; the layer that it is called on can be used beside it.
 	WithMLP(ctx context.Context, mlp MLPWeights) (Layer, error)
 
 	// WithAttentionOut is the layer with another output projection of its attention, [Hidden,
-	// Heads*HeadDim], whose bias stays as it is; otherwise as WithMLP, of which it is
+	// Heads*HeadDim], whose bias stays as it is; an error where it has none; otherwise as WithMLP, of which it is
 	// independent.
 	WithAttentionOut(ctx context.Context, weights []float32) (Layer, error)
 }

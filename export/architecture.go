@@ -20,11 +20,15 @@ func (p *Program) architecture(t *arch.Transformer) (string, error) {
 	if name == "" {
 		return "", fmt.Errorf("model_type %q is a family that export does not cover; it covers %s", s.Family.ModelType, strings.Join(covered(), ", "))
 	}
-	if slices.ContainsFunc(s.Widths, func(w int) bool { return w != s.Widths[0] }) {
-		if name != "llama" {
+	if !s.Uniform() {
+		switch {
+		case name == "llama":
+			name = arch.GGUFPerLayer
+		case s.Attention != nil:
+			return "", fmt.Errorf("the attention of its layers differs, and llama.cpp's %s has the same in all", name)
+		default:
 			return "", fmt.Errorf("its layers are %d to %d neurons wide, and llama.cpp's %s has one width for all; carry its plan out with --form padded, or prune to one width", slices.Min(s.Widths), slices.Max(s.Widths), name)
 		}
-		name = arch.GGUFPerLayer
 	}
 	if err := checkRope(t, name); err != nil {
 		return "", err
@@ -43,6 +47,37 @@ func (p *Program) architecture(t *arch.Transformer) (string, error) {
 	}
 	return name, nil
 }
+
+// inFile is the model as the file says it, which has two things that llama.cpp's deci needs
+// where the model has nothing: an attention in layer 0, of which the size of a head is taken,
+// and an MLP beside every attention, since it leaves out a layer of width 0 whole. They are
+// as small as can be, of zeros, and add nothing to the residual stream.
+func (p *Program) inFile() arch.Spec {
+	s := &p.from.Spec
+	if p.Architecture != arch.GGUFPerLayer {
+		return *s
+	}
+	widths, attention := slices.Clone(s.Widths), make([]arch.HeadCount, s.Layers)
+	neurons, heads := 0, 0
+	for l := range s.Layers {
+		attention[l] = s.AttentionAt(l)
+		if l == 0 && attention[l].Queries == 0 {
+			attention[l] = arch.HeadCount{Queries: 1, KV: 1}
+			heads++
+		}
+		if widths[l] == 0 && attention[l].Queries > 0 {
+			widths[l] = zeroWidth
+			neurons++
+		}
+	}
+	if neurons+heads > 0 {
+		p.Notes = append(p.Notes, fmt.Sprintf("llama.cpp needs an MLP beside every attention, and an attention in layer 0: %d layers get %d neurons, and %d a head, of zeros, which add nothing", neurons, zeroWidth, heads))
+	}
+	return s.WithLayers(widths, attention)
+}
+
+// zeroWidth is the width of an MLP of zeros: a whole block.
+const zeroWidth = 32
 
 // covered lists the model types that can be exported.
 func covered() []string {

@@ -54,6 +54,7 @@ type Program struct {
 	Chat         *tokenizer.Tokenizer // nil where the model has no tokenizer
 
 	from  *checkpoint.Checkpoint
+	spec  arch.Spec // as the file says it
 	stats *score.Stats
 	steps []step // in the order of the file
 	mix   Mix
@@ -90,6 +91,7 @@ func Compile(c *checkpoint.Checkpoint, opt Options) (*Program, error) {
 			return nil, err
 		}
 	}
+	p.spec = p.inFile()
 	if err := p.addTensors(t); err != nil {
 		return nil, fmt.Errorf("%s: %w", c.Path, err)
 	}
@@ -161,9 +163,13 @@ func (p *Program) Types() string {
 func (p *Program) addTensors(t *arch.Transformer) error {
 	c, fam := p.from, p.from.Spec.Family
 	known := map[string]bool{}
-	for _, x := range c.Spec.Tensors() {
+	for _, x := range p.spec.Tensors() {
 		known[x.Name] = true
-		in, _ := c.Lookup(x.Name) // checked when the model was opened
+		in, ok := c.Lookup(x.Name)
+		if !ok { // of those that the model must have, none is missing: it was opened
+			p.steps = append(p.steps, zeros(x))
+			continue
+		}
 		s := step{in: in, out: tensor.Info{Name: x.GGUF, Shape: in.Shape}, layer: -1}
 		if fam.GGUFPermuted && (strings.Contains(x.GGUF, ".attn_q.") || strings.Contains(x.GGUF, ".attn_k.")) {
 			s.headDim = c.Spec.HeadDim
@@ -186,6 +192,19 @@ func (p *Program) addTensors(t *arch.Transformer) error {
 		p.steps = append(p.steps, step{out: tensor.Info{Name: "rope_freqs.weight", Shape: tensor.Shape{len(factors)}}, layer: -1, values: factors})
 	}
 	return p.chooseTypes()
+}
+
+// zeros is a tensor that the file needs and the model lacks: zeros, and ones in a norm.
+func zeros(x arch.Tensor) step {
+	s := step{out: tensor.Info{Name: x.GGUF, Shape: x.Shape}, layer: -1}
+	n, _ := x.Shape.Elements() // two extents that arch bounds
+	s.values = make([]float32, n)
+	for i := range s.values {
+		if x.Role == arch.Norm {
+			s.values[i] = 1
+		}
+	}
+	return s
 }
 
 // llama3Factors are what llama3 rope scaling divides the frequencies by; nil for other

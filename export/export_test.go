@@ -120,6 +120,49 @@ func values(t *testing.T, c *checkpoint.Checkpoint, name string) []float32 {
 	return v
 }
 
+// sublayers are the keys of a config with an MLP and an attention of its own size in each layer.
+func sublayers(widths, heads, kvHeads []int) map[string]any {
+	return map[string]any{"model_type": "coppice_llama", "intermediate_sizes": widths, "num_attention_heads_per_layer": heads, "num_key_value_heads_per_layer": kvHeads}
+}
+
+func biased(keys map[string]any) map[string]any {
+	keys["attention_bias"], keys["mlp_bias"] = true, true
+	return keys
+}
+
+// What llama.cpp needs where the model has nothing is zeros that add nothing.
+func TestZeroSublayers(t *testing.T) {
+	c := model(t, []int{96, 0, 64, 32}, sublayers([]int{96, 0, 64, 32}, []int{0, 4, 2, 0}, []int{0, 2, 1, 0}))
+	p, err := Compile(c, Options{Mix: mix(t, "q8_0")})
+	if err != nil || p.Architecture != "deci" || len(p.Notes) != 1 || !strings.Contains(p.Notes[0], "1 layers get 32 neurons, and 1 a head, of zeros") {
+		t.Fatalf("%v, %v", p, err)
+	}
+	if _, n := p.Parameters(); n != parameters(&c.Spec) {
+		t.Errorf("%d parameters, the model has %d", n, parameters(&c.Spec))
+	}
+	back := written(t, c, Options{Mix: mix(t, "f16")})
+	if want := []arch.HeadCount{{Queries: 1, KV: 1}, {Queries: 4, KV: 2}, {Queries: 2, KV: 1}, {}}; !slices.Equal(back.Spec.Attention, want) || !slices.Equal(back.Spec.Widths, []int{96, 32, 64, 32}) {
+		t.Errorf("attention %v, widths %v", back.Spec.Attention, back.Spec.Widths)
+	}
+	for _, x := range back.Spec.Tensors() {
+		if _, had := c.Lookup(x.Name); had {
+			continue
+		}
+		want := float32(0)
+		if x.Role == arch.Norm {
+			want = 1
+		}
+		if slices.ContainsFunc(values(t, back, x.Name), func(v float32) bool { return v != want }) {
+			t.Errorf("%s is not all %v", x.Name, want)
+		}
+	}
+}
+
+func parameters(s *arch.Spec) int64 {
+	_, n := s.Parameters()
+	return n
+}
+
 // Every family comes back as it was, a llama with a width a layer as deci.
 func TestComesBack(t *testing.T) {
 	for _, test := range []struct {
@@ -132,6 +175,8 @@ func TestComesBack(t *testing.T) {
 		{"untied", []int{96, 96}, map[string]any{"tie_word_embeddings": false}, "llama"},
 		{"llama3", []int{96, 96}, map[string]any{"rope_theta": 500000.0, "rope_scaling": map[string]any{"rope_type": "llama3", "factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}}, "llama"},
 		{"widths", []int{96, 32, 64, 1}, nil, "deci"},
+		{"attention", []int{96, 32, 64}, sublayers([]int{96, 32, 64}, []int{4, 0, 2}, []int{2, 0, 1}), "deci"},
+		{"biased attention", []int{96, 96, 96}, biased(sublayers([]int{96, 96, 96}, []int{4, 4, 0}, []int{2, 1, 0})), "deci"},
 		{"mistral", []int{96, 96}, map[string]any{"model_type": "mistral", "sliding_window": nil}, "llama"},
 		{"qwen2", []int{96, 96}, map[string]any{"model_type": "qwen2"}, "qwen2"},
 		{"qwen3", []int{96, 96}, map[string]any{"model_type": "qwen3", "head_dim": 32}, "qwen3"},
@@ -149,7 +194,7 @@ func TestComesBack(t *testing.T) {
 				t.Errorf("architecture %s, want %s", p.Architecture, test.want)
 			}
 			back := written(t, c, Options{Mix: mix(t, "f32"), PartBytes: 100 << 10})
-			if !slices.Equal(back.Spec.Widths, test.widths) {
+			if !slices.Equal(back.Spec.Widths, test.widths) || !slices.Equal(back.Spec.Attention, c.Spec.Attention) || back.Spec.AttentionBias != c.Spec.AttentionBias || back.Spec.MLPBias != c.Spec.MLPBias {
 				t.Errorf("widths %v, want %v", back.Spec.Widths, test.widths)
 			}
 			for _, x := range c.Spec.Tensors() {
@@ -193,6 +238,7 @@ func TestCompileRefuses(t *testing.T) {
 		want   string
 	}{
 		{[]int{96, 32}, map[string]any{"model_type": "qwen2"}, "one width for all; carry its plan out with --form padded"},
+		{[]int{96, 96}, map[string]any{"model_type": "coppice_qwen2", "intermediate_sizes": []int{96, 96}, "num_attention_heads_per_layer": []int{4, 0}, "num_key_value_heads_per_layer": []int{2, 0}}, "the attention of its layers differs"},
 		{[]int{96, 96}, map[string]any{"model_type": "granite"}, `"granite" is a family that export does not cover`},
 		{[]int{96, 96}, map[string]any{"model_type": "gemma2", "head_dim": 32, "query_pre_attn_scalar": 32, "tie_word_embeddings": false}, "gemma2 has no head of its own"},
 		{[]int{96, 96}, map[string]any{"model_type": "gemma2", "head_dim": 32, "query_pre_attn_scalar": 8}, "query_pre_attn_scalar"},

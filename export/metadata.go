@@ -16,7 +16,7 @@ const quantisationVersion = 2
 // metadata makes the keys of the file: what it is, the architecture's numbers, and the
 // tokenizer (names: the GGUF specification of ggml, docs/gguf.md).
 func (p *Program) metadata(t *arch.Transformer, name string) ([]gguf.KeyValue, error) {
-	s := &p.from.Spec
+	s := &p.spec
 	if err := p.readCard(); err != nil {
 		return nil, err
 	}
@@ -27,7 +27,7 @@ func (p *Program) metadata(t *arch.Transformer, name string) ([]gguf.KeyValue, e
 	k.general("architecture", gguf.StringValue(p.Architecture))
 	k.general("type", gguf.StringValue("model"))
 	k.general("name", gguf.StringValue(name))
-	_, parameters := s.Parameters()
+	_, parameters := p.from.Spec.Parameters()
 	k.general("size_label", gguf.StringValue(sizeLabel(parameters)))
 	p.Card.addTo(k)
 	k.general("file_type", gguf.Uint32Value(p.mix.fileType))
@@ -37,9 +37,13 @@ func (p *Program) metadata(t *arch.Transformer, name string) ([]gguf.KeyValue, e
 	k.count("context_length", t.MaxPositions)
 	k.count("embedding_length", s.Hidden)
 	if p.Architecture == arch.GGUFPerLayer {
+		heads, kvHeads := make([]int, s.Layers), make([]int, s.Layers)
+		for l := range s.Layers {
+			heads[l], kvHeads[l] = s.AttentionAt(l).Queries, s.AttentionAt(l).KV
+		}
 		k.counts("feed_forward_length", s.Widths)
-		k.counts("attention.head_count", repeat(s.Heads, s.Layers))
-		k.counts("attention.head_count_kv", repeat(s.KVHeads, s.Layers))
+		k.counts("attention.head_count", heads)
+		k.counts("attention.head_count_kv", kvHeads)
 	} else {
 		k.count("feed_forward_length", s.Widths[0])
 		k.count("attention.head_count", s.Heads)
@@ -114,14 +118,6 @@ func (k *keys) rope(r *arch.Rope) {
 		k.add("rope.scaling.type", gguf.StringValue("linear"))
 		k.add("rope.scaling.factor", gguf.Float32Value(float32(r.Factor)))
 	}
-}
-
-func repeat(n, times int) []int {
-	list := make([]int, times)
-	for i := range list {
-		list[i] = n
-	}
-	return list
 }
 
 func widestWindow(t *arch.Transformer) int {

@@ -86,7 +86,7 @@ func (p *Program) chooseTypes() error {
 		s := &p.steps[i]
 		name := s.out.Name
 		switch {
-		case len(s.out.Shape) < 2:
+		case len(s.out.Shape) < 2, s.values != nil:
 			s.out.DType = tensor.F32
 			continue
 		case !p.mix.base.IsBlock():

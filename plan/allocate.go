@@ -44,20 +44,22 @@ func ParseCurve(name string) (CurveName, error) {
 // of it are those of the rule.
 type Allocation struct {
 	Curve  CurveName `json:"curve"`
-	Step   int       `json:"step"`   // widths are multiples of it, or a whole layer
-	Budget Rule      `json:"budget"` // the rule whose widths, the same in all layers, have as many parameters
-	Stats  string    `json:"stats"`  // fingerprint of the statistics that the curves were made from
+	Step   int       `json:"step"`            // widths are multiples of it, or a whole layer
+	Budget Rule      `json:"budget"`          // the rule whose widths, the same in all layers, have as many parameters
+	Units  []Unit    `json:"units,omitempty"` // what could go besides neurons, and has where the rule says so
+	Stats  string    `json:"stats"`           // fingerprint of the statistics that the curves were made from
 	// Error is the sum of the curve over the layers at the widths chosen, Uniform the sum at
 	// those of Budget.
 	Error   float64 `json:"error"`
 	Uniform float64 `json:"error_uniform"`
 
 	// Of Measured: by how much the loss rises with the error of each layer of the model (nats
-	// a token for a mean of |error|^2), and the loss of the model itself, cut to the widths
-	// chosen and to those of Budget, on the held-back part of the text of the statistics.
-	Slopes      []float64 `json:"slopes,omitempty"`
-	Loss        float64   `json:"loss,omitempty"`
-	LossUniform float64   `json:"loss_uniform,omitempty"`
+	// a token for a mean of |error|^2).
+	Slopes []float64 `json:"slopes,omitempty"`
+	// Where it was measured, the loss of the model itself, as the rule cuts it and as Budget
+	// does, on the held-back part of the text of the statistics.
+	Loss        float64 `json:"loss,omitempty"`
+	LossUniform float64 `json:"loss_uniform,omitempty"`
 }
 
 // Gain is the share of the error that the allocation takes away.
@@ -84,6 +86,11 @@ func (a *Allocation) check() error {
 	if !(a.Error >= 0) || !(a.Uniform >= 0) {
 		return fmt.Errorf("errors of %v and %v: expected numbers that are not negative", a.Error, a.Uniform)
 	}
+	for _, u := range a.Units {
+		if _, err := ParseUnit(string(u)); err != nil {
+			return err
+		}
+	}
 	if len(a.Budget.Widths) > 0 {
 		return fmt.Errorf("a budget of --widths: expected --ratio, --width or --expansion")
 	}
@@ -106,6 +113,9 @@ type AllocateOptions struct {
 	Curve CurveName
 	Step  int         // widths are multiples of it, or a whole layer
 	Refit RefitMethod // that the plan will have; any other than LeastSquares: none
+	// Budget, if not nil, is a rule that drops less than the one at hand: what its model has
+	// more is given to neurons.
+	Budget *Rule
 	// Slopes, of Measured, say what one unit of each layer's error counts.
 	Slopes []float64
 	// Near, if not nil, are widths, of the same sum, from which no layer's may be further
@@ -117,7 +127,8 @@ type AllocateOptions struct {
 // Allocate shares the neurons that a rule keeps out among the layers that it prunes: the
 // rule it returns has a list of widths, in steps, whose sum is that of the rule's widths
 // (zero neurons of its alignment included) rounded down to a step, and of all such lists
-// the one with the least sum of curves. A rule that leaves nothing to choose is a
+// the one with the least sum of curves. With another rule as the budget there are as many
+// more neurons as leave the model no larger than that one's. A rule that leaves nothing to choose is a
 // *RuleError.
 func Allocate(curves *score.Curves, spec *arch.Spec, rule Rule, opt AllocateOptions) (Rule, *Allocation, error) {
 	if err := rule.CheckFor(spec); err != nil {
@@ -137,7 +148,7 @@ func Allocate(curves *score.Curves, spec *arch.Spec, rule Rule, opt AllocateOpti
 	var layers []choice
 	budget := 0
 	for l, d := range spec.Widths {
-		if !rule.prunes(l) || slices.Contains(rule.Drop, l) {
+		if !rule.prunes(l) || rule.LeavesNoMLP(l, spec) {
 			continue
 		}
 		keep, width, err := rule.widths(l, d, spec.Hidden)
@@ -155,6 +166,14 @@ func Allocate(curves *score.Curves, spec *arch.Spec, rule Rule, opt AllocateOpti
 		a.Uniform += costs[keep]
 		layers = append(layers, choice{layer: l, widths: opt.widths(l, d), costs: costs})
 	}
+	if opt.Budget != nil {
+		more, err := rule.neuronsBelow(opt.Budget, spec)
+		if err != nil {
+			return rule, nil, err
+		}
+		budget += more
+		a.Budget = *opt.Budget
+	}
 	if budget < len(layers)*step {
 		return rule, nil, ruleErrorf("%d neurons in all are too few for %d layers in steps of %d: choose a smaller --allocation-step", budget, len(layers), step)
 	}
@@ -170,7 +189,9 @@ func Allocate(curves *score.Curves, spec *arch.Spec, rule Rule, opt AllocateOpti
 		widths[layers[i].layer] = w
 		a.Error += layers[i].costs[w]
 	}
-	return Rule{Widths: widths, Drop: rule.Drop, Align: rule.Align, AlignMode: rule.AlignMode}, a, nil
+	shared := rule
+	shared.Ratio, shared.Width, shared.Expansion, shared.Layers, shared.Widths = nil, nil, nil, nil, widths
+	return shared, a, nil
 }
 
 // widths lists the widths that a layer of d neurons may have, ascending.

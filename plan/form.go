@@ -7,8 +7,10 @@ import (
 	"github.com/coppice-lm/coppice/arch"
 )
 
-// Form says as what checkpoint a plan is carried out: how its config says the widths of the
-// layers, and so which programs load it (docs/where-it-runs.md).
+// Form says as what checkpoint a plan is carried out: how its config says what each layer
+// has, and so which programs load it (docs/where-it-runs.md). A plan without a form is
+// carried out as Llama where its layers have one width and one attention, else as
+// Transformers.
 type Form string
 
 const (
@@ -26,18 +28,6 @@ const (
 
 // Forms are all forms.
 var Forms = []Form{Llama, Transformers, DeciLM, Padded}
-
-// Arch is the form in which the config says the plan's widths. A plan without a form is
-// carried out as a plain checkpoint where its layers have one width, else as Transformers.
-func (p *Plan) Arch() arch.Form {
-	switch {
-	case p.Form == DeciLM:
-		return arch.DeciLM
-	case p.Form == Transformers, p.Form == "" && !p.Uniform():
-		return arch.PerLayer
-	}
-	return arch.Plain
-}
 
 // InForm is the plan with a form and the widths that the form can say: neurons that the
 // plan removes stay removed, and zero neurons, which compute nothing since act(0)*0 = 0,
@@ -81,9 +71,13 @@ func (p *Plan) widen(to func(int) int) {
 
 // checkForm is an error if the plan's widths cannot be said in its form.
 func (p *Plan) checkForm(spec *arch.Spec) error {
-	if err := spec.CanBe(p.Arch()); err != nil {
-		if p.Form == "" {
+	after := p.Spec(spec)
+	if err := after.CanBe(after.Form); err != nil {
+		switch {
+		case p.Form == "" && after.Attention == nil:
 			err = fmt.Errorf("the layers would be %s neurons wide, which a plain checkpoint cannot say; %w", p.widthRange(), err)
+		case p.Form == "":
+			err = fmt.Errorf("the attention of the layers would differ, which a plain checkpoint cannot say; %w", err)
 		}
 		return &RuleError{err.Error()}
 	}

@@ -41,8 +41,8 @@ func TestInForm(t *testing.T) {
 			}
 			continue
 		}
-		if err != nil || !reflect.DeepEqual(q.Widths(), test.widths) || q.Arch() != test.config {
-			t.Errorf("%s: widths %v in a config of form %v, %v; want %v, %v", test.form, q.Widths(), q.Arch(), err, test.widths, test.config)
+		if err != nil || !reflect.DeepEqual(q.Widths(), test.widths) || q.Spec(llama).Form != test.config {
+			t.Errorf("%s: widths %v in a config of form %v, %v; want %v, %v", test.form, q.Widths(), q.Spec(llama).Form, err, test.widths, test.config)
 			continue
 		}
 		if !reflect.DeepEqual(p.Widths(), []int{300, 40}) || len(q.Layers[0].Keep) != 300 || len(q.Layers[1].Keep) != 40 {

@@ -1,5 +1,5 @@
-// Package plan is the artefact between deciding and doing: which neurons of which
-// layer stay, which layers stay, and by which rule that was decided. A plan holds every
+// Package plan is the artefact between deciding and doing: which neurons and heads of
+// which layer stay, which layers stay, and by which rule that was decided. A plan holds every
 // decision and no weights; applying it decides nothing more. It knows neither clock nor
 // host, so the same inputs give the same bytes, and it names the model it was made for
 // by fingerprint, so that it cannot be applied to another.
@@ -15,8 +15,10 @@ import (
 	"github.com/coppice-lm/coppice/score"
 )
 
-// Version is the version of the file form.
-const Version = 1
+// Version is the newest version of the file form. Version 1 says nothing of attention, and
+// every layer that stays has neurons; a plan that does not need more is still written as
+// one.
+const Version = 2
 
 // Plan says what stays of a model.
 type Plan struct {
@@ -41,19 +43,65 @@ type Plan struct {
 type Layer struct {
 	Layer int   `json:"layer"`
 	Drop  bool  `json:"drop,omitempty"` // the whole layer goes, attention included
-	Width int   `json:"width"`          // after pruning; above len(Keep) where zero neurons pad it
+	Width int   `json:"width"`          // after pruning; above len(Keep) where zero neurons pad it; 0: no MLP
 	Keep  []int `json:"keep"`           // neurons that stay, ascending
+	// What goes of the attention: all of it, or all key-value heads but KeepHeads (ascending;
+	// nil: all stay), each with the query heads that share it.
+	DropAttention bool  `json:"drop_attention,omitempty"`
+	KeepHeads     []int `json:"keep_kv_heads,omitempty"`
 	// Damping of a least-squares refit: the ridge is Damping * trace(H)/d.
 	Damping float64 `json:"damping,omitempty"`
 }
 
 // KeepAll is the plan that changes nothing.
 func KeepAll(model string, spec *arch.Spec) *Plan {
-	p := &Plan{Version: Version, Model: model, Family: spec.Family.ModelType, Hidden: spec.Hidden, Intermediate: spec.Intermediate}
+	p := &Plan{Version: 1, Model: model, Family: spec.Family.ModelType, Hidden: spec.Hidden, Intermediate: spec.Intermediate}
 	for l, w := range spec.Widths {
 		p.Layers = append(p.Layers, Layer{Layer: l, Width: w, Keep: upTo(w)})
 	}
+	p.setVersion()
 	return p
+}
+
+// setVersion makes the version the first that can say what the plan says.
+func (p *Plan) setVersion() {
+	if slices.ContainsFunc(p.Layers, func(l Layer) bool { return l.isNew() }) {
+		p.Version = 2
+	}
+}
+
+// isNew reports whether version 1 cannot say the layer.
+func (l *Layer) isNew() bool {
+	return l.DropAttention || l.KeepHeads != nil || !l.Drop && len(l.Keep) == 0
+}
+
+// Attention is what is left of a layer's attention.
+func (l *Layer) Attention(has arch.HeadCount) arch.HeadCount {
+	switch {
+	case l.DropAttention || l.Drop:
+		return arch.HeadCount{}
+	case l.KeepHeads == nil || has.KV == 0:
+		return has
+	}
+	return arch.HeadCount{Queries: len(l.KeepHeads) * (has.Queries / has.KV), KV: len(l.KeepHeads)}
+}
+
+// Spec is the model that the plan leaves of one, in the form that it is written in.
+func (p *Plan) Spec(spec *arch.Spec) arch.Spec {
+	var attention []arch.HeadCount
+	for _, l := range p.Kept() {
+		attention = append(attention, l.Attention(spec.AttentionAt(l.Layer)))
+	}
+	after := spec.WithLayers(p.Widths(), attention)
+	switch {
+	case p.Form == DeciLM:
+		after.Form = arch.DeciLM
+	case p.Form == Transformers, p.Form == "" && !after.Uniform():
+		after.Form = arch.PerLayer
+	default:
+		after.Form = arch.Plain
+	}
+	return after
 }
 
 // Build decides what stays: the neurons with the highest scores, as many as the rule
@@ -71,7 +119,7 @@ func Build(scores *score.Scores, spec *arch.Spec, rule Rule) (*Plan, error) {
 	}
 	for l := range p.Layers {
 		layer := &p.Layers[l]
-		if layer.Drop || !rule.prunes(l) {
+		if layer.Drop || layer.Width == 0 || !rule.prunes(l) {
 			continue
 		}
 		if d := spec.Widths[l]; len(scores.Layers[l]) != d {
@@ -96,7 +144,12 @@ func outline(spec *arch.Spec, rule Rule) (*Plan, error) {
 			*layer = Layer{Layer: l, Drop: true, Keep: []int{}}
 			continue
 		}
-		if !rule.prunes(l) {
+		layer.DropAttention = slices.Contains(rule.DropAttention, l)
+		layer.KeepHeads = rule.keepHeads(l, spec.AttentionAt(l).KV)
+		if slices.Contains(rule.DropMLP, l) {
+			layer.Width, layer.Keep = 0, []int{}
+		}
+		if layer.Width == 0 || !rule.prunes(l) {
 			continue
 		}
 		keep, width, err := rule.widths(l, layer.Width, spec.Hidden)
@@ -105,6 +158,7 @@ func outline(spec *arch.Spec, rule Rule) (*Plan, error) {
 		}
 		layer.Keep, layer.Width = layer.Keep[:keep], width
 	}
+	p.setVersion()
 	return p, nil
 }
 
@@ -163,6 +217,10 @@ func (p *Plan) CheckModel(fingerprint string, spec *arch.Spec) error {
 		if keep := p.Layers[l].Keep; len(keep) > 0 && keep[len(keep)-1] >= d {
 			return fmt.Errorf("the plan does not fit its own model: it keeps neuron %d of layer %d, which has %d", keep[len(keep)-1], l, d)
 		}
+		heads := p.Layers[l].KeepHeads
+		if has := spec.AttentionAt(l).KV; len(heads) > 0 && heads[len(heads)-1] >= has {
+			return fmt.Errorf("the plan does not fit its own model: it keeps key-value head %d of layer %d, which has %d", heads[len(heads)-1], l, has)
+		}
 		if p.Refits(p.Layers[l], d) && p.Refit.Method == LeastSquares && p.Layers[l].Damping == 0 {
 			return fmt.Errorf("the plan refits layer %d, but says no damping: expected a number above 0 and at most %v", l, MaxDamping)
 		}
@@ -200,8 +258,8 @@ func Decode(b []byte) (*Plan, error) {
 	if err := json.Unmarshal(b, &p); err != nil {
 		return nil, fmt.Errorf("not a plan: %w", err)
 	}
-	if p.Version != Version {
-		return nil, fmt.Errorf("key \"coppice_plan\" is %d; this program reads version %d", p.Version, Version)
+	if p.Version < 1 || p.Version > Version {
+		return nil, fmt.Errorf("key \"coppice_plan\" is %d; this program reads versions 1 to %d", p.Version, Version)
 	}
 	if len(p.Layers) == 0 {
 		return nil, fmt.Errorf("key \"layers\" is empty")
@@ -238,16 +296,25 @@ func (p *Plan) checkLayer(i int, l Layer) error {
 	switch {
 	case l.Layer != i:
 		return fmt.Errorf("key \"layer\" is %d", l.Layer)
-	case l.Drop && (len(l.Keep) > 0 || l.Width != 0):
-		return fmt.Errorf("is dropped but keeps neurons")
+	case l.Drop && (len(l.Keep) > 0 || l.Width != 0 || l.DropAttention || l.KeepHeads != nil):
+		return fmt.Errorf("is dropped but keeps neurons or heads")
 	case l.Drop:
 		return nil
-	case len(l.Keep) == 0:
-		return fmt.Errorf("keeps no neuron")
+	case l.isNew() && p.Version < 2:
+		return fmt.Errorf("keeps no neuron, or not all of its attention, which version %d of a plan cannot say", p.Version)
+	case l.DropAttention && len(l.Keep) == 0:
+		return fmt.Errorf("keeps neither attention nor neurons, but is not dropped")
+	case l.DropAttention && l.KeepHeads != nil:
+		return fmt.Errorf("keeps heads of an attention that is dropped")
 	case p.Refit != nil && p.Refit.Method == LeastSquares && !(l.Damping >= 0 && l.Damping <= MaxDamping):
 		return fmt.Errorf("damping %v, expected a number above 0 and at most %v", l.Damping, MaxDamping)
 	case l.Width < len(l.Keep) || l.Width > p.Intermediate:
 		return fmt.Errorf("width %d, expected between the %d neurons it keeps and the model's %d", l.Width, len(l.Keep), p.Intermediate)
+	}
+	for k, j := range l.KeepHeads {
+		if j < 0 || k > 0 && j <= l.KeepHeads[k-1] {
+			return fmt.Errorf("key-value head %d at position %d: expected ascending numbers", j, k)
+		}
 	}
 	for k, j := range l.Keep {
 		if j < 0 || j >= p.Intermediate || k > 0 && j <= l.Keep[k-1] {

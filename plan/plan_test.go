@@ -207,7 +207,8 @@ func TestDecodeRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, change := range []struct{ from, to string }{
-		{`"coppice_plan":1`, `"coppice_plan":2`},
+		{`"coppice_plan":1`, `"coppice_plan":3`}, {`"coppice_plan":1`, `"coppice_plan":0`},
+		{`"width":2`, `"width":2,"drop_attention":true`}, {`"width":2`, `"width":2,"keep_kv_heads":[0]`}, // not in version 1
 		{`[0,2]`, `[2,0]`}, {`[0,2]`, `[0,0]`}, {`[0,2]`, `[-1,2]`}, {`[0,2]`, `[0,4]`}, {`[0,2]`, `[]`},
 		{`"width":2`, `"width":1`}, {`"width":2`, `"width":5`},
 		{`"layer":0`, `"layer":1`}, {layer, ``}, {layer, `{"layer":0,"drop":true}`}, {layer, `{"layer":0,"drop":true,"width":1}`},

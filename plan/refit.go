@@ -78,17 +78,19 @@ func (r *Refit) check() error {
 }
 
 // Selection identifies what the plan keeps of which model: SHA-256 over the model's
-// fingerprint and the neurons of each layer. It does not depend on what is refitted, nor on
+// fingerprint and the neurons and heads of each layer. It does not depend on what is refitted, nor on
 // the widths, since zero neurons up to a width change nothing: a plan has one selection in
 // every form (InForm).
 func (p *Plan) Selection() (string, error) {
 	type layer struct {
-		Drop bool
-		Keep []int
+		Drop          bool
+		Keep          []int
+		DropAttention bool  `json:",omitempty"`
+		KeepHeads     []int `json:",omitempty"`
 	}
 	layers := make([]layer, len(p.Layers))
 	for i, l := range p.Layers {
-		layers[i] = layer{l.Drop, l.Keep}
+		layers[i] = layer{l.Drop, l.Keep, l.DropAttention, l.KeepHeads}
 	}
 	b, err := json.Marshal(struct {
 		Model  string
@@ -107,5 +109,5 @@ func (p *Plan) Refits(l Layer, width int) bool {
 	return p.Refit != nil && l.Prunes(width)
 }
 
-// Prunes reports whether neurons go from a layer, which stays, of the given width.
-func (l *Layer) Prunes(width int) bool { return !l.Drop && len(l.Keep) < width }
+// Prunes reports whether neurons go from a layer, of the given width, whose MLP stays.
+func (l *Layer) Prunes(width int) bool { return !l.Drop && l.Width > 0 && len(l.Keep) < width }

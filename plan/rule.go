@@ -27,12 +27,23 @@ type Rule struct {
 	Width     *int     `json:"width,omitempty"`     // neurons to keep
 	Expansion *float64 `json:"expansion,omitempty"` // neurons to keep, as a multiple of hidden_size
 	// Widths are the neurons to keep, one number for each layer of the model, before
-	// alignment; those of dropped layers do not count.
-	Widths    []int     `json:"widths,omitempty"`
-	Layers    []int     `json:"layers,omitempty"` // the layers to prune; empty: all
-	Drop      []int     `json:"drop_layers,omitempty"`
-	Align     int       `json:"align"`
-	AlignMode AlignMode `json:"align_mode"`
+	// alignment; those of layers and MLPs that are dropped do not count.
+	Widths []int `json:"widths,omitempty"`
+	Layers []int `json:"layers,omitempty"` // the layers to prune; empty: all
+	Drop   []int `json:"drop_layers,omitempty"`
+	// Parts of layers that go: the attention, the MLP, or key-value heads with the query heads
+	// that share them.
+	DropAttention []int     `json:"drop_attention,omitempty"`
+	DropMLP       []int     `json:"drop_mlp,omitempty"`
+	DropHeads     []KVHead  `json:"drop_kv_heads,omitempty"`
+	Align         int       `json:"align"`
+	AlignMode     AlignMode `json:"align_mode"`
+}
+
+// KVHead is a key-value head of a layer.
+type KVHead struct {
+	Layer int `json:"layer"`
+	Head  int `json:"kv_head"`
 }
 
 // RuleError says that a rule cannot be followed: the user asked for the impossible.
@@ -56,12 +67,12 @@ func (r *Rule) Check() error {
 	switch {
 	case set > 1:
 		return ruleErrorf("--ratio, --width, --expansion and --widths exclude one another")
-	case set == 0 && len(r.Drop) == 0:
-		return ruleErrorf("one of --ratio, --width, --expansion, --widths or --drop-layers is needed")
+	case set == 0 && len(r.Drop)+len(r.DropAttention)+len(r.DropMLP)+len(r.DropHeads) == 0:
+		return ruleErrorf("one of --ratio, --width, --expansion, --widths, --drop-layers, --drop-attention, --drop-mlp or --drop-heads is needed")
 	case len(r.Widths) > 0 && len(r.Layers) > 0:
 		return ruleErrorf("--widths says the width of every layer; leave --layers out")
-	case slices.ContainsFunc(r.Widths, func(w int) bool { return w < 1 }):
-		return ruleErrorf("--widths %s: expected at least 1, the number of neurons to keep", joinInts(r.Widths))
+	case slices.ContainsFunc(r.Widths, func(w int) bool { return w < 0 }):
+		return ruleErrorf("--widths %s: expected numbers of neurons to keep", joinInts(r.Widths))
 	case r.Ratio != nil && !(*r.Ratio > 0 && *r.Ratio < 1):
 		return ruleErrorf("--ratio %v: expected a number between 0 and 1, the share of neurons to remove", *r.Ratio)
 	case r.Width != nil && *r.Width < 1:
@@ -90,7 +101,7 @@ func (r *Rule) CheckFor(spec *arch.Spec) error {
 	for _, named := range []struct {
 		flag   string
 		layers []int
-	}{{"--layers", r.Layers}, {"--drop-layers", r.Drop}} {
+	}{{"--layers", r.Layers}, {"--drop-layers", r.Drop}, {"--drop-attention", r.DropAttention}, {"--drop-mlp", r.DropMLP}} {
 		for _, l := range named.layers {
 			if l < 0 || l >= spec.Layers {
 				return ruleErrorf("%s: there is no layer %d; the model has layers 0 to %d", named.flag, l, spec.Layers-1)
@@ -99,6 +110,14 @@ func (r *Rule) CheckFor(spec *arch.Spec) error {
 	}
 	if n := len(r.Widths); n > 0 && n != spec.Layers {
 		return ruleErrorf("--widths has %d numbers; the model has %d layers and needs one for each", n, spec.Layers)
+	}
+	if err := r.checkParts(spec); err != nil {
+		return err
+	}
+	for l, w := range r.Widths {
+		if w == 0 && !r.LeavesNoMLP(l, spec) {
+			return ruleErrorf("--widths %s: expected at least 1 for layer %d, the number of neurons to keep; --drop-mlp drops all", joinInts(r.Widths), l)
+		}
 	}
 	return r.checkShrinks(spec)
 }
@@ -109,7 +128,7 @@ func (r *Rule) checkShrinks(spec *arch.Spec) error {
 	var nothing error
 	shrinks := false
 	for l, d := range spec.Widths {
-		if !r.prunes(l) || slices.Contains(r.Drop, l) {
+		if !r.prunes(l) || r.LeavesNoMLP(l, spec) {
 			continue
 		}
 		_, width, err := r.widths(l, d, spec.Hidden)

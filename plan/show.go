@@ -32,16 +32,33 @@ func (p *Plan) Show(w io.Writer) error {
 		n := (full*l.Width + p.Intermediate/2) / p.Intermediate
 		return strings.Repeat("#", n) + strings.Repeat(".", full-n) + "\t"
 	}
-	fmt.Fprintln(t, "layer\twidth\tkept\tzero\tkept %\texpansion\t")
+	heads := func(l Layer) string { return "" }
+	title := "layer\twidth\tkept\tzero\tkept %\texpansion\t"
+	if slices.ContainsFunc(p.Layers, func(l Layer) bool { return l.DropAttention || l.KeepHeads != nil }) {
+		title = "layer\tattention\t" + strings.TrimPrefix(title, "layer\t")
+		heads = func(l Layer) string { return l.attention() + "\t" }
+	}
+	fmt.Fprintln(t, title)
 	for _, l := range p.Layers {
 		if l.Drop {
-			fmt.Fprintf(t, "%d\tdropped\t\t\t\t\t%s\n", l.Layer, bar(l))
+			fmt.Fprintf(t, "%d\t%sdropped\t\t\t\t\t%s\n", l.Layer, heads(l), bar(l))
 			continue
 		}
-		fmt.Fprintf(t, "%d\t%d\t%d\t%d\t%.1f\t%.3f\t%s\n", l.Layer, l.Width, len(l.Keep), l.Width-len(l.Keep),
+		fmt.Fprintf(t, "%d\t%s%d\t%d\t%d\t%.1f\t%.3f\t%s\n", l.Layer, heads(l), l.Width, len(l.Keep), l.Width-len(l.Keep),
 			100*float64(len(l.Keep))/float64(p.Intermediate), float64(l.Width)/float64(p.Hidden), bar(l))
 	}
 	return t.Flush()
+}
+
+// attention is what is left of a layer's, in words: the key-value heads, or all or none.
+func (l *Layer) attention() string {
+	switch {
+	case l.Drop || l.DropAttention:
+		return "none"
+	case l.KeepHeads != nil:
+		return "heads " + joinInts(l.KeepHeads)
+	}
+	return "all"
 }
 
 // showAllocation writes how the widths were shared out, if they were.
@@ -52,7 +69,10 @@ func (p *Plan) showAllocation(w io.Writer) {
 	}
 	fmt.Fprintf(w, "widths     as many parameters as %s, in steps of %d\n", a.Budget.String(), a.Step)
 	fmt.Fprintf(w, "           least error by curve %s: %.4g in all layers together, %.4g at one width (%+.1f %%)\n", a.Curve, a.Error, a.Uniform, -100*a.Gain())
-	if a.Curve == Measured {
+	if len(a.Units) > 0 {
+		fmt.Fprintf(w, "           besides neurons could go: %v\n", a.Units)
+	}
+	if a.Loss > 0 {
 		fmt.Fprintf(w, "           loss on held-back text: %.4f nats a token, %.4f at one width\n", a.Loss, a.LossUniform)
 	}
 	fmt.Fprintf(w, "           from the statistics %s\n\n", a.Stats)
@@ -102,6 +122,15 @@ func (r *Rule) String() string {
 	if len(r.Drop) > 0 {
 		s += "--drop-layers " + joinInts(r.Drop) + " "
 	}
+	if len(r.DropAttention) > 0 {
+		s += "--drop-attention " + joinInts(r.DropAttention) + " "
+	}
+	if len(r.DropMLP) > 0 {
+		s += "--drop-mlp " + joinInts(r.DropMLP) + " "
+	}
+	if len(r.DropHeads) > 0 {
+		s += "--drop-heads " + joinHeads(r.DropHeads) + " "
+	}
 	return s + fmt.Sprintf("--align %d --align-mode %s", r.Align, r.AlignMode)
 }
 
@@ -115,11 +144,14 @@ type LayerDiff struct {
 	WidthA int  `json:"width_a"`
 	WidthB int  `json:"width_b"`
 	Both   int  `json:"both"` // neurons that both keep
+	// What is left of the attention, as Show writes it: all, none, or heads 0,2.
+	AttentionA string `json:"attention_a"`
+	AttentionB string `json:"attention_b"`
 }
 
 // Same reports whether the layer is the same in both plans.
 func (d LayerDiff) Same() bool {
-	return d.DropA == d.DropB && d.WidthA == d.WidthB && d.KeepA == d.Both && d.KeepB == d.Both
+	return d.DropA == d.DropB && d.AttentionA == d.AttentionB && d.WidthA == d.WidthB && d.KeepA == d.Both && d.KeepB == d.Both
 }
 
 // Diff compares two plans layer by layer. Plans of models with another number of layers
@@ -131,7 +163,7 @@ func Diff(a, b *Plan) ([]LayerDiff, error) {
 	var diffs []LayerDiff
 	for i := range a.Layers {
 		x, y := a.Layers[i], b.Layers[i]
-		d := LayerDiff{i, x.Drop, y.Drop, len(x.Keep), len(y.Keep), x.Width, y.Width, 0}
+		d := LayerDiff{i, x.Drop, y.Drop, len(x.Keep), len(y.Keep), x.Width, y.Width, 0, x.attention(), y.attention()}
 		for _, j := range x.Keep {
 			if _, ok := slices.BinarySearch(y.Keep, j); ok {
 				d.Both++
@@ -153,6 +185,10 @@ func Overlap(a, b *score.Scores, ratios []float64) ([][]float64, error) {
 		d := len(a.Layers[l])
 		if d != len(b.Layers[l]) {
 			return nil, fmt.Errorf("layer %d: the scores are of %d neurons and of %d", l, d, len(b.Layers[l]))
+		}
+		if d == 0 { // no MLP: both keep all of it
+			shares[l] = slices.Repeat([]float64{1}, len(ratios))
+			continue
 		}
 		for _, ratio := range ratios {
 			k := d - min(int(ratio*float64(d)), d-1)

@@ -91,9 +91,16 @@ func ComputeCalibrated(ctx context.Context, c *checkpoint.Checkpoint, st *Stats,
 		s.Calibration.Damping = opt.Damping
 	}
 	dead := 0
-	for l := range st.Widths {
+	for l, width := range st.Widths {
 		if err := ctx.Err(); err != nil {
 			return nil, err
+		}
+		if width == 0 {
+			s.Layers = append(s.Layers, []float32{})
+			if opt.Progress != nil {
+				opt.Progress(1)
+			}
+			continue
 		}
 		layer, err := st.Layer(l)
 		if err != nil {

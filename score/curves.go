@@ -66,9 +66,11 @@ func AddCurves(ctx context.Context, s *Scores, c *checkpoint.Checkpoint, st *Sta
 		if err != nil {
 			return err
 		}
-		w, err := DownProj(c, l)
-		if err != nil {
-			return err
+		var w *linalg.Matrix
+		if layer.Width > 0 {
+			if w, err = DownProj(c, l); err != nil {
+				return err
+			}
 		}
 		curve, err := curveOf(layer, w, Order(s.Layers[l]), opt)
 		if err != nil {
@@ -131,6 +133,13 @@ func Order(scores []float32) []int {
 func curveOf(s *LayerStats, w *linalg.Matrix, order []int, opt CurveOptions) (Curve, error) {
 	d := s.Width
 	c := Curve{BodyStream: s.Body.Stream.Energy / max(1, float64(s.Body.N))}
+	if d == 0 { // no MLP, no error
+		c.Fit, c.Cut = make([]float32, 1), make([]float32, 1)
+		if s.Held.N > 0 {
+			c.Held, c.HeldStream = make([]float32, 1), s.Held.Stream.Energy/float64(s.Held.N)
+		}
+		return c, nil
+	}
 	rows := make([]int, w.Rows)
 	for i := range rows {
 		rows[i] = i

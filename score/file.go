@@ -67,7 +67,7 @@ func Decode(b []byte) (*Scores, error) {
 		return nil, fmt.Errorf("key \"calibration\" does not go with method %q", s.Method)
 	}
 	for l, layer := range s.Layers {
-		if len(layer) == 0 {
+		if layer == nil { // an empty list is a layer without MLP
 			return nil, fmt.Errorf("layer %d has no scores", l)
 		}
 		for j, v := range layer {

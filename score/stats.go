@@ -63,8 +63,8 @@ func (h *StatsHead) check() error {
 	switch {
 	case h.Version != StatsVersion:
 		return fmt.Errorf("statistics of version %d; this program reads version %d; make them again with `coppice calib`", h.Version, StatsVersion)
-	case len(h.Widths) == 0 || slices.Min(h.Widths) < 1:
-		return fmt.Errorf("widths %v: expected a positive number a layer", h.Widths)
+	case len(h.Widths) == 0 || slices.Min(h.Widths) < 0 || slices.Max(h.Widths) == 0:
+		return fmt.Errorf("widths %v: expected a number a layer, 0 only where others are more", h.Widths)
 	case h.Body < 1 || h.First < 0 || h.Held < 0:
 		return fmt.Errorf("%d, %d and %d tokens: expected at least one in the body and none below zero", h.Body, h.First, h.Held)
 	}

@@ -55,7 +55,7 @@ func (m *maker) make(k chunk) ([]byte, error) {
 	switch {
 	case s.compute != copied:
 		b, err = m.computed(k)
-	case s.unit == arch.Cols:
+	case s.columns():
 		b, err = m.columns(k)
 	default:
 		b, err = m.rows(k)
@@ -64,7 +64,7 @@ func (m *maker) make(k chunk) ([]byte, error) {
 		return nil, err
 	}
 	dtype := s.In.DType
-	if s.compute != copied || s.unit == arch.Cols && dtype.IsBlock() {
+	if s.compute != copied || s.columns() && dtype.IsBlock() {
 		dtype = tensor.F32 // computed, or columns taken out of the decoded rows
 	}
 	if dtype != s.Out.DType {
@@ -88,6 +88,9 @@ func (m *maker) explain(k chunk, err error) error {
 	}
 	return fmt.Errorf("%s: tensor %q: %w", m.from.Path, k.step.name(), err)
 }
+
+// columns reports whether columns are taken, not rows.
+func (s *Step) columns() bool { return s.unit == arch.Cols || s.unit == arch.HeadCols }
 
 // rows reads the rows of a chunk in the stored type. Rows of neurons that follow one
 // another in the input are read at once; zero neurons are zero bytes, which mean zero

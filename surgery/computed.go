@@ -208,7 +208,7 @@ func (prog *Program) addRefit(p *plan.Plan, c *checkpoint.Checkpoint) error {
 	}
 	renumber := renumbering(p)
 	for _, t := range before.Tensors() { // in a fixed order
-		if _, missing := biases[t.Name]; !missing || p.Layers[t.Layer].Drop {
+		if _, missing := biases[t.Name]; !missing || p.Layers[t.Layer].Drop || p.Layers[t.Layer].Width == 0 {
 			continue
 		}
 		_, rest := arch.LayerOf(t.Name)

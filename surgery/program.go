@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/checkpoint"
@@ -36,9 +37,9 @@ type Step struct {
 	Out  tensor.Info
 	In   tensor.Info
 	unit arch.Unit // Untouched: every row of the input, in order
-	keep []int     // neurons that stay
-	// width is the output's number of neurons, above len(keep) where zeros pad it;
-	// from is the input's.
+	keep []int     // neurons, or rows or columns of heads, that stay
+	// width is the output's number of those, above len(keep) where zeros pad it; from is the
+	// input's.
 	width, from int
 
 	compute computation // copied: the values are the input's
@@ -79,24 +80,30 @@ func Compile(p *plan.Plan, c *checkpoint.Checkpoint, to tensor.DType) (*Program,
 	if to == tensor.Invalid && c.Quantised() {
 		to = tensor.F16
 	}
-	prog := &Program{Spec: c.Spec.WithWidths(p.Widths()), Notes: slices.Clone(c.Notes)}
-	prog.Spec.Form = p.Arch()
-	units := map[string]arch.Unit{}
+	prog := &Program{Spec: p.Spec(&c.Spec), Notes: slices.Clone(c.Notes)}
+	known := map[string]arch.Tensor{}
 	for _, t := range c.Spec.Tensors() {
-		units[t.Name] = t.Unit
+		known[t.Name] = t
 	}
 	renumber := renumbering(p)
 	for _, in := range c.Tensors() {
-		s := Step{In: in, Out: in, unit: units[in.Name]}
+		t := known[in.Name]
+		s := Step{In: in, Out: in, unit: t.Unit}
 		if to != tensor.Invalid && (in.DType.IsFloat() || in.DType.IsBlock()) {
 			s.Out.DType = to
 		}
 		if layer, rest := arch.LayerOf(in.Name); layer >= 0 {
-			if p.Layers[layer].Drop {
+			of := p.Layers[layer]
+			attention := t.Of == arch.Attention || strings.HasPrefix(rest, "self_attn.") // what other programs leave there too
+			if of.Drop || attention && of.DropAttention || t.Of == arch.MLP && of.Width == 0 {
 				continue
 			}
 			s.Out.Name = arch.LayerPrefix(renumber[layer]) + rest
-			s.cut(p.Layers[layer], c.Spec.Widths[layer])
+			if attention {
+				s.cutHeads(of, &c.Spec)
+			} else {
+				s.cut(of, c.Spec.Widths[layer])
+			}
 		}
 		prog.Steps = append(prog.Steps, s)
 	}
@@ -132,6 +139,41 @@ func (s *Step) cut(l plan.Layer, from int) {
 	default:
 		s.Out.Shape[0] = l.Width
 	}
+}
+
+// cutHeads sets what a layer's plan does to a tensor of its attention.
+func (s *Step) cutHeads(l plan.Layer, spec *arch.Spec) {
+	if s.unit == arch.Untouched || l.KeepHeads == nil {
+		s.unit = arch.Untouched
+		return
+	}
+	has := spec.AttentionAt(l.Layer)
+	group := has.Queries / has.KV
+	// add appends the rows of n heads for each key-value head that stays.
+	add := func(first, n int) {
+		for _, h := range l.KeepHeads {
+			for i := range n * spec.HeadDim {
+				s.keep = append(s.keep, first+h*n*spec.HeadDim+i)
+			}
+		}
+	}
+	s.Out.Shape = slices.Clone(s.In.Shape)
+	axis := 0
+	switch s.unit {
+	case arch.KVRows:
+		add(0, 1)
+	case arch.QKVRows:
+		add(0, group)
+		add(has.Queries*spec.HeadDim, 1)
+		add((has.Queries+has.KV)*spec.HeadDim, 1)
+	case arch.HeadCols:
+		axis = 1
+		add(0, group)
+	default:
+		add(0, group)
+	}
+	s.width, s.from = len(s.keep), s.In.Shape[axis]
+	s.Out.Shape[axis] = s.width
 }
 
 // renumbering maps the layers that stay to their new numbers.

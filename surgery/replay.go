@@ -73,7 +73,7 @@ func (r *refitter) replay(s *Step) ([]float32, error) {
 	h, k := r.weights.Hidden, r.weights.Widths[s.layer]
 	values := make([]float32, s.Out.Rows()*s.Out.RowElements())
 	switch s.unit {
-	case arch.Untouched:
+	case arch.Untouched, arch.HeadCols:
 		if len(r.read.Out) != len(values) {
 			return nil, fmt.Errorf("%s: layer %d: an output projection of %d values, the model has %d", r.weights.path, s.layer, len(r.read.Out), len(values))
 		}

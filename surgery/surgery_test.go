@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/checkpoint"
 	"github.com/coppice-lm/coppice/internal/synth"
 	"github.com/coppice-lm/coppice/plan"
@@ -194,6 +195,97 @@ func cutByDefinition(in []byte, info tensor.Info, keep []int, width int) []byte 
 		}
 	default:
 		return in
+	}
+	return out
+}
+
+// Attention, MLPs and heads that go: what is left is checked element by element, for split
+// and fused projections, with biases, in every output type.
+func TestDropParts(t *testing.T) {
+	const dim = 8
+	rows := func(first int, heads ...int) (all []int) {
+		for _, h := range heads {
+			for i := range dim {
+				all = append(all, first+h*dim+i)
+			}
+		}
+		return all
+	}
+	q, kv := rows(0, 2, 3), rows(0, 1) // of key-value head 1
+	for _, test := range []struct {
+		name   string
+		change map[string]any
+		drop   bool // parts that only some layers have; else heads that go from all layers alike
+	}{
+		{"llama", map[string]any{"mlp_bias": true, "attention_bias": true}, true},
+		{"qwen2", map[string]any{"model_type": "qwen2"}, true},
+		{"phi3", map[string]any{"model_type": "phi3"}, false},
+	} {
+		c := model(t, tensor.F32, test.change)
+		p := keepAll(t, c)
+		for l := range p.Layers {
+			if l == 0 || !test.drop {
+				p.Layers[l].KeepHeads, p.Version = []int{1}, 2
+			}
+		}
+		if test.drop {
+			p.Layers[1].DropAttention = true
+			p.Layers[2].Keep, p.Layers[2].Width = []int{}, 0
+		}
+		for _, to := range []tensor.DType{tensor.Invalid, tensor.BF16} {
+			out := run(t, c, p, to)
+			for _, info := range c.Tensors() {
+				layer, rest := arch.LayerOf(info.Name)
+				attention := strings.HasPrefix(rest, "self_attn.") || rest == "input_layernorm.weight"
+				if layer == 1 && test.drop && attention || layer == 2 && test.drop && !attention {
+					if _, has := out.Lookup(info.Name); has {
+						t.Errorf("%s: %s is still there", test.name, info.Name)
+					}
+					continue
+				}
+				in, _ := values(t, c, info.Name)
+				want := in
+				if layer == 0 || layer >= 0 && !test.drop {
+					switch {
+					case strings.Contains(rest, "self_attn.q_proj"):
+						want = take(in, info, q, false)
+					case strings.Contains(rest, "self_attn.k_proj"), strings.Contains(rest, "self_attn.v_proj"):
+						want = take(in, info, kv, false)
+					case strings.Contains(rest, "qkv_proj"):
+						want = take(in, info, slices.Concat(q, rows(4*dim, 1), rows(6*dim, 1)), false)
+					case rest == "self_attn.o_proj.weight":
+						want = take(in, info, q, true)
+					}
+				}
+				if to != tensor.Invalid {
+					converted := make([]byte, len(want)/2)
+					if err := tensor.Convert(converted, to, want, tensor.F32); err != nil {
+						t.Fatal(err)
+					}
+					want = converted
+				}
+				if got, gotInfo := values(t, out, info.Name); !bytes.Equal(got, want) {
+					t.Errorf("%s %v: %s %v is not the cut of %v", test.name, to, info.Name, gotInfo.Shape, info.Shape)
+				}
+			}
+		}
+	}
+}
+
+// take returns rows, or columns, of an F32 tensor.
+func take(in []byte, info tensor.Info, which []int, columns bool) []byte {
+	var out []byte
+	size := int(info.RowBytes())
+	if columns {
+		for r := range info.Rows() {
+			for _, j := range which {
+				out = append(out, in[r*size+4*j:][:4]...)
+			}
+		}
+		return out
+	}
+	for _, r := range which {
+		out = append(out, in[r*size:][:size]...)
 	}
 	return out
 }

@@ -27,6 +27,7 @@ const (
 type allocationFlags struct {
 	allocation, curve string
 	step, rounds      int
+	units             []string
 }
 
 func (f *allocationFlags) register(cmd *cobra.Command) {
@@ -35,6 +36,8 @@ func (f *allocationFlags) register(cmd *cobra.Command) {
 	fl.StringVar(&f.curve, "allocation-curve", string(plan.Residual), "what a layer's error is measured against by --allocation global: the energy of the residual stream, or of the layer's output")
 	fl.IntVar(&f.step, "allocation-step", 0, "widths of --allocation global and measured are multiples of this (default 64 or the alignment)")
 	fl.IntVar(&f.rounds, "allocation-rounds", calib.DefaultRounds, "how often --allocation measured measures what layers count")
+	fl.StringSliceVar(&f.units, "units", nil, "what --allocation measured may take besides neurons, under the same budget of parameters: attention, heads (key-value heads with their query heads), layers")
+	completeWords(cmd, "units", "attention", "heads", "layers")
 	completeWords(cmd, "allocation", uniform, global, measured)
 	completeWords(cmd, "allocation-curve", string(plan.Residual), string(plan.Output))
 }
@@ -47,7 +50,7 @@ func (f *allocationFlags) check(cmd *cobra.Command, form plan.Form) error {
 	if _, err := plan.ParseCurve(f.curve); err != nil {
 		return &usageError{fmt.Errorf("--allocation-curve: %w", err)}
 	}
-	for name, of := range map[string][]string{"allocation-curve": {global}, "allocation-step": {global, measured}, "allocation-rounds": {measured}} {
+	for name, of := range map[string][]string{"allocation-curve": {global}, "allocation-step": {global, measured}, "allocation-rounds": {measured}, "units": {measured}} {
 		if cmd.Flags().Changed(name) && !slices.Contains(of, f.allocation) {
 			return usagef("--%s needs --allocation %s", name, strings.Join(of, " or "))
 		}
@@ -57,8 +60,20 @@ func (f *allocationFlags) check(cmd *cobra.Command, form plan.Form) error {
 		return usagef("--allocation %s gives each layer a width of its own, which --form llama cannot say; choose --form transformers, decilm or padded", f.allocation)
 	case cmd.Flags().Changed("allocation-step") && f.step < 1:
 		return usagef("--allocation-step %d: expected at least 1", f.step)
-	case f.rounds < 1:
-		return usagef("--allocation-rounds %d: expected at least 1", f.rounds)
+	case f.rounds < 0 || f.rounds == 0 && len(f.units) == 0:
+		return usagef("--allocation-rounds %d: expected at least 1 (with --units 0: widths by the residual curve)", f.rounds)
+	}
+	for _, name := range f.units {
+		u, err := plan.ParseUnit(name)
+		if err == nil && u != plan.LayerUnit && form == plan.Padded {
+			err = fmt.Errorf("a plain checkpoint has the same attention in all layers, and --form padded could only fill what goes with zeros; choose --form transformers")
+		}
+		if err == nil && u == plan.HeadUnit && form == plan.DeciLM {
+			err = fmt.Errorf("--form decilm can say all query heads of a layer or none; leave heads out, or choose --form transformers")
+		}
+		if err != nil {
+			return &usageError{fmt.Errorf("--units: %w", err)}
+		}
 	}
 	return nil
 }
@@ -100,11 +115,15 @@ func (f *planFlags) measure(ctx context.Context, a *app, c *checkpoint.Checkpoin
 	if err != nil {
 		return f.rule, nil, err
 	}
+	var units []plan.Unit
+	for _, u := range f.allocation.units {
+		units = append(units, plan.Unit(u)) // checked with the flags
+	}
 	bar := a.layerProgress("measuring", 1)
 	defer bar.finish()
 	return calib.ShareWidths(ctx, m, c, st, sc, f.text.sources,
 		calib.Options{Tokens: f.text.tokens, Context: f.text.ctx, Seed: f.seed, Rows: calib.RowMode(f.text.rows), Threads: a.threads},
-		calib.WidthOptions{Rule: f.rule, Step: step, Refit: plan.RefitMethod(f.refit), Cap: f.cap, Rounds: f.allocation.rounds,
+		calib.WidthOptions{Rule: f.rule, Step: step, Refit: plan.RefitMethod(f.refit), Cap: f.cap, Rounds: f.allocation.rounds, Units: units,
 			Progress: bar.show, Note: a.note})
 }
 

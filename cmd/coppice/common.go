@@ -143,6 +143,9 @@ type ruleFlags struct {
 	width, align     int
 	mode             string
 	layers, drop     string
+	dropAttention    string
+	dropMLP          string
+	dropHeads        string
 	widths           string
 	form             formFlag
 }
@@ -154,6 +157,9 @@ func (f *ruleFlags) register(cmd *cobra.Command) {
 	fl.Float64Var(&f.expansion, "expansion", 0, "neurons to keep, as a multiple of hidden_size")
 	fl.StringVar(&f.layers, "layers", "", "prune these layers only, for example 2-20,24")
 	fl.StringVar(&f.drop, "drop-layers", "", "drop these layers whole")
+	fl.StringVar(&f.dropAttention, "drop-attention", "", "drop the attention of these layers, for example 10-12,20")
+	fl.StringVar(&f.dropMLP, "drop-mlp", "", "drop the MLP of these layers")
+	fl.StringVar(&f.dropHeads, "drop-heads", "", "drop these key-value heads and the query heads that share them, as layer:head, for example 3:0,7:1")
 	fl.IntVar(&f.align, "align", 1, "round the width to a multiple of this (activation-aware methods: 32, 64 or 256 by the width)")
 	fl.StringVar(&f.mode, "align-mode", string(plan.Nearest), "how to round: nearest, down, or pad (with zero neurons)")
 	fl.StringVar(&f.widths, "widths", "", "neurons to keep, one number for each layer: a list such as 384,512,512, or a file of numbers")
@@ -183,13 +189,19 @@ func (f *ruleFlags) parse(cmd *cobra.Command) (plan.Rule, error) {
 	for _, l := range []struct {
 		flag, text string
 		to         *[]int
-	}{{"layers", f.layers, &r.Layers}, {"drop-layers", f.drop, &r.Drop}} {
+	}{{"layers", f.layers, &r.Layers}, {"drop-layers", f.drop, &r.Drop}, {"drop-attention", f.dropAttention, &r.DropAttention}, {"drop-mlp", f.dropMLP, &r.DropMLP}} {
 		if !changed(l.flag) {
 			continue
 		}
 		var err error
 		if *l.to, err = plan.ParseLayers(l.text); err != nil {
 			return r, &usageError{fmt.Errorf("--%s: %w", l.flag, err)}
+		}
+	}
+	if changed("drop-heads") {
+		var err error
+		if r.DropHeads, err = plan.ParseHeads(f.dropHeads); err != nil {
+			return r, &usageError{fmt.Errorf("--drop-heads: %w", err)}
 		}
 	}
 	if err := f.form.check(); err != nil {

@@ -234,6 +234,12 @@ func TestMountPoint(t *testing.T) {
 			continue
 		}
 		if _, err := os.Stat(filepath.Join(out, "config.json")); err == nil {
+			// Whole; killed later still, it leaves what the next run clears.
+			for _, hidden := range []string{".coppice-lock", ".coppice-partial"} {
+				if err := os.RemoveAll(filepath.Join(out, hidden)); err != nil {
+					t.Fatal(err)
+				}
+			}
 			unchanged(t, out, want)
 			clearDir(t, out)
 			continue

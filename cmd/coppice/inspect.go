@@ -54,6 +54,8 @@ type inspection struct {
 	Layers       int              `json:"num_hidden_layers"`
 	Heads        int              `json:"num_attention_heads"`
 	KVHeads      int              `json:"num_key_value_heads"`
+	LayerHeads   []int            `json:"attention_heads,omitempty"` // query heads of the layers, where they differ
+	LayerKVHeads []int            `json:"key_value_heads,omitempty"`
 	HeadDim      int              `json:"head_dim"`
 	Vocab        int              `json:"vocab_size"`
 	MaxPositions int              `json:"max_position_embeddings"`
@@ -123,6 +125,9 @@ func inspect(model string, s *arch.Spec, infos []tensor.Info) *inspection {
 		Expansion: meanWidth(s) / float64(s.Hidden), Total: total,
 		Parameters: map[string]int64{}, ByType: map[string]int64{}, Memory: map[string]int64{"f32": 4 * total, "f16": 2 * total, "bf16": 2 * total},
 	}
+	for _, h := range s.Attention {
+		r.LayerHeads, r.LayerKVHeads = append(r.LayerHeads, h.Queries), append(r.LayerKVHeads, h.KV)
+	}
 	for role, n := range byRole {
 		if n > 0 {
 			r.Parameters[arch.Role(role).String()] = n
@@ -166,6 +171,9 @@ func (r *inspection) print(a *app) {
 		a.printf("  widths          %v: not what config.json says (%d); plain loaders refuse this checkpoint\n", r.Widths, r.Intermediate)
 	case r.Form != arch.Plain.String():
 		a.printf("  widths          %v (form %s)\n", r.Widths, r.Form)
+	}
+	if r.LayerHeads != nil {
+		a.printf("  attention       %s heads, %s key-value heads (0: none)\n", fmt.Sprint(r.LayerHeads), fmt.Sprint(r.LayerKVHeads))
 	}
 	head := "own head"
 	if r.Tied {

@@ -164,8 +164,11 @@ func (a *app) planDiff() *cobra.Command {
 			fmt.Fprintf(a.stdout, "A  %s, %s\nB  %s, %s\n", x.Method, x.Rule.String(), y.Method, y.Rule.String())
 			t := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 			fmt.Fprintln(t, "layer\tkept A\tkept B\tboth\tonly A\tonly B\twidth A\twidth B\t")
-			same := 0
+			same, heads := 0, 0
 			for _, d := range diffs {
+				if d.AttentionA != d.AttentionB {
+					heads++
+				}
 				if d.Same() {
 					same++
 					continue
@@ -178,6 +181,9 @@ func (a *app) planDiff() *cobra.Command {
 				}
 			}
 			fmt.Fprintf(a.stdout, "%d of %d layers are the same\n", same, len(diffs))
+			if heads > 0 {
+				fmt.Fprintf(a.stdout, "%d differ in their attention (--json says how)\n", heads)
+			}
 			return nil
 		},
 	}

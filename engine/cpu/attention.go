@@ -34,7 +34,7 @@ func (p *pass) end() int {
 // normQK normalises queries and keys in ws.qkv where the family does so over all heads.
 func (p *pass) normQK(layer int) {
 	e, t, l := p.e, p.e.model, p.weights(layer)
-	queries, keys := t.Heads*t.HeadDim, t.KVHeads*t.HeadDim
+	queries, keys := t.Layers[layer].Heads*t.HeadDim, t.Layers[layer].KVHeads*t.HeadDim
 	stride := queries + 2*keys
 	if t.QKNorm != arch.QKNormWhole {
 		return
@@ -52,12 +52,13 @@ func (p *pass) normQK(layer int) {
 // after those of queries, and normalises them before where the family does so by head.
 func (p *pass) rotate(layer, r, h0, h1 int) {
 	e, t, l := p.e, p.e.model, p.weights(layer)
-	dim, ropes, rope := t.HeadDim, len(t.Ropes), t.Layers[layer].Rope
-	heads := p.ws.qkv[r*(t.Heads+2*t.KVHeads)*dim:]
+	has := t.Layers[layer]
+	dim, ropes, rope := t.HeadDim, len(t.Ropes), has.Rope
+	heads := p.ws.qkv[r*(has.Heads+2*has.KVHeads)*dim:]
 	if t.QKNorm == arch.QKNormPerHead {
 		for h := h0; h < h1; h++ {
 			weight := l.qNorm
-			if h >= t.Heads {
+			if h >= has.Heads {
 				weight = l.kNorm
 			}
 			e.norm(heads[h*dim:(h+1)*dim], heads[h*dim:(h+1)*dim], weight)
@@ -75,8 +76,8 @@ func (p *pass) rotate(layer, r, h0, h1 int) {
 
 // keep rotates a head's keys of a node's rows and copies them and the values to the cache.
 func (p *pass) keep(layer, node, head int) {
-	t, s := p.e.model, p.layout.nodes[node]
-	dim, stride := t.HeadDim, (t.Heads+2*t.KVHeads)*t.HeadDim
+	t, dim, s := p.e.model.Layers[layer], p.e.model.HeadDim, p.layout.nodes[node]
+	stride := (t.Heads + 2*t.KVHeads) * dim
 	cached := &p.cached(node, layer)[head]
 	for i := range s.n {
 		p.rotate(layer, s.first+i, t.Heads+head, t.Heads+head+1)
@@ -121,13 +122,12 @@ func (e *Engine) attentionBF16() bool { return e.precision == engine.BF16 }
 // head with the query heads that share it; where each cached sequence has one block, as in
 // decoding, the unit does all that is to be done for its key head.
 func (p *pass) attend(layer int, only []int) {
-	e, t := p.e, p.e.model
-	dim, queries := t.HeadDim, t.Heads*t.HeadDim
-	keys := t.KVHeads * dim
+	e, t, dim := p.e, p.e.model.Layers[layer], p.e.model.HeadDim
+	queries, keys := t.Heads*dim, t.KVHeads*dim
 	stride := queries + 2*keys
 	attention := kernel.Attention{
 		HeadDim: dim, Heads: t.Heads / t.KVHeads,
-		Scale: t.AttentionScale, SoftCap: t.AttentionCap, Window: t.Layers[layer].Window,
+		Scale: e.model.AttentionScale, SoftCap: e.model.AttentionCap, Window: t.Window,
 		BF16: e.attentionBF16(),
 	}
 	columns := attention.Heads * dim // of a unit

@@ -17,14 +17,14 @@ type cache struct {
 	tokens   []int32
 	computed int                 // tokens whose keys and values are in the layers
 	regime   int                 // in which they were rotated
-	layers   [][]kernel.KVBlocks // layer by layer, head by head
+	layers   [][]kernel.KVBlocks // layer by layer, head by head; nothing of layers without attention
 }
 
 // NewCache implements engine.Engine.
 func (e *Engine) NewCache() engine.Cache {
 	c := &cache{e: e, layers: make([][]kernel.KVBlocks, len(e.layers))}
 	for i := range c.layers {
-		c.layers[i] = make([]kernel.KVBlocks, e.model.KVHeads)
+		c.layers[i] = make([]kernel.KVBlocks, e.model.Layers[i].KVHeads)
 		for h := range c.layers[i] {
 			c.layers[i][h] = kernel.KVBlocks{HeadDim: e.model.HeadDim, BF16: e.attentionBF16()}
 		}

@@ -78,7 +78,7 @@ func (p *pass) run() error {
 	e.ws.x = grow(e.ws.x, p.layout.n*e.model.Hidden)
 	var widths []int
 	for i := range e.layers {
-		widths = append(widths, e.layers[i].down.in)
+		widths = append(widths, e.layers[i].width())
 	}
 	return p.together(widths, (*pass).steps)
 }
@@ -91,17 +91,20 @@ func (p *pass) together(widths []int, work func(*pass)) error {
 	queries, keys := t.Heads*t.HeadDim, t.KVHeads*t.HeadDim
 	most := 0 // values of gate and up
 	for _, width := range widths {
-		most = max(most, min(n, mlpRows(width))*width)
+		if width > 0 {
+			most = max(most, min(n, mlpRows(width))*width)
+		}
 	}
-	most = (most + kernel.BlockSize - 1) / kernel.BlockSize * kernel.BlockSize
+	whole := func(n int) int { return (n + kernel.BlockSize - 1) / kernel.BlockSize * kernel.BlockSize }
+	most = whole(most)
 	ws.out = grow(ws.out, n*t.Hidden)
 	ws.first = grow(ws.first, max(n*(queries+2*keys), most))
-	ws.second = e.sized(ws.second, 1, (max(n*queries, most)+kernel.BlockSize-1)/kernel.BlockSize*kernel.BlockSize)
+	ws.second = e.sized(ws.second, 1, whole(max(n*queries, most)))
 	ws.qkv, ws.up = ws.first, ws.first
 	ws.att, ws.act = e.sized(ws.second, n, queries), ws.second
 	if p.observe != nil { // who sees the heads beside the activations
-		ws.heads = e.sized(ws.heads, n, queries)
-		ws.att = ws.heads
+		ws.heads = e.sized(ws.heads, 1, whole(n*queries))
+		ws.att = e.sized(ws.heads, n, queries)
 	}
 	if p.own() {
 		ws.own = grow(ws.own, e.pool.threads)
@@ -158,21 +161,41 @@ func (e *Engine) embed(x []float32, m *matrix, row int) {
 	}
 }
 
-// layer replaces the residual stream before a layer by the one after it.
+// layer replaces the residual stream before a layer by the one after it. In the last one
+// only the wanted rows are left.
 func (p *pass) layer(i int) {
+	l := p.weights(i)
+	var only []int
+	if i == len(p.e.model.Layers)-1 {
+		only = p.wanted
+	}
+	if l.qkv != nil {
+		p.attention(i, only)
+	} else {
+		p.ws.att.width = 0
+		if only != nil {
+			p.narrow(only)
+		}
+	}
+	if l.down != nil {
+		p.mlp(i)
+	}
+}
+
+// attention adds the attention of a layer to the residual stream of all rows, or of the
+// given ones, which then are all that are left.
+func (p *pass) attention(i int, only []int) {
 	t, ws, l := p.e.model, &p.ws, p.weights(i)
-	stride := (t.Heads + 2*t.KVHeads) * t.HeadDim
+	heads := t.Layers[i]
+	stride := (heads.Heads + 2*heads.KVHeads) * t.HeadDim
+	ws.att = p.e.sized(ws.att, p.layout.n, heads.Heads*t.HeadDim)
 	in, norm := p.normed(l.attentionIn)
 	p.then(l.out)
 	p.regions(p.n, l.qkv, func(g region) {
 		norm()
 		l.qkv.region(ws.qkv, stride, in, g)
 	})
-	if i == len(t.Layers)-1 {
-		p.attend(i, p.wanted)
-	} else {
-		p.attend(i, nil)
-	}
+	p.attend(i, only)
 	p.then(l.gate, l.up)
 	p.regions(p.n, l.out, func(g region) {
 		l.out.region(ws.out, t.Hidden, ws.att, g)
@@ -183,7 +206,6 @@ func (p *pass) layer(i int) {
 	if l.attentionOut != nil {
 		p.addRows(l.attentionOut, 0, p.n)
 	}
-	p.mlp(i)
 }
 
 // stopped reports whether the pass ends after a layer, because it failed or its probe
@@ -206,14 +228,16 @@ func (p *pass) then(next ...*matrix) {
 		return
 	}
 	for _, m := range next {
-		p.ahead = append(p.ahead, m.start(p.id, len(p.crew.lanes)))
+		if m != nil { // a layer may lack it
+			p.ahead = append(p.ahead, m.start(p.id, len(p.crew.lanes)))
+		}
 	}
 }
 
 // narrow drops the rows that are not wanted: nothing after the last attention mixes
 // rows.
 func (p *pass) narrow(wanted []int) {
-	ws, h, queries := &p.ws, p.e.model.Hidden, p.e.model.Heads*p.e.model.HeadDim
+	ws, h, queries := &p.ws, p.e.model.Hidden, p.ws.att.width
 	p.member.run(1, func(_, _ int) {
 		for i, r := range wanted {
 			copy(ws.x[i*h:(i+1)*h], ws.x[r*h:(r+1)*h])
@@ -287,7 +311,7 @@ func mlpRows(width int) int { return max(mlpMinRows, mlpFloats/(2*width)) }
 // at a time.
 func (p *pass) mlp(layer int) {
 	e, l := p.e, p.weights(layer)
-	h, width := e.model.Hidden, l.down.in // other than the model's where another MLP is run
+	h, width := e.model.Hidden, l.width()
 	all, norm := p.normed(l.mlpIn)
 	parts := (p.n + mlpRows(width) - 1) / mlpRows(width)
 	for i := range parts {

@@ -2,6 +2,7 @@ package cpu
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -168,7 +169,7 @@ func (o *oneLayer) Run(ctx context.Context, batch engine.Batch, stream []float32
 	e.ws.x = stream
 	defer func() { e.ws.x = nil }()
 	p := &pass{e: e, ctx: ctx, layout: lay(batch, e.model.Regime), observe: observe, one: &o.weights}
-	return p.together([]int{o.weights.down.in}, func(q *pass) {
+	return p.together([]int{o.weights.width()}, func(q *pass) {
 		if !q.stopped(-1) {
 			q.layer(o.index)
 		}
@@ -178,6 +179,9 @@ func (o *oneLayer) Run(ctx context.Context, batch engine.Batch, stream []float32
 // WithMLP implements engine.Layer.
 func (o *oneLayer) WithMLP(ctx context.Context, mlp engine.MLPWeights) (engine.Layer, error) {
 	src, err := mlpGiven(mlp, o.w.e.model.Hidden)
+	if err == nil && o.weights.down == nil {
+		err = errors.New("has no MLP that another could replace")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("layer %d: %w", o.index, err)
 	}
@@ -199,6 +203,9 @@ func (o *oneLayer) WithMLP(ctx context.Context, mlp engine.MLPWeights) (engine.L
 // WithAttentionOut implements engine.Layer.
 func (o *oneLayer) WithAttentionOut(ctx context.Context, weights []float32) (engine.Layer, error) {
 	e, from := o.w.e, o.weights.out
+	if from == nil {
+		return nil, fmt.Errorf("layer %d: has no attention whose output projection could be replaced", o.index)
+	}
 	if len(weights) != from.out*from.in {
 		return nil, fmt.Errorf("layer %d: an output projection of %d values: expected %d x %d", o.index, len(weights), from.out, from.in)
 	}

@@ -11,7 +11,8 @@ import (
 	"github.com/coppice-lm/coppice/tensor"
 )
 
-// layer is the weights of a decoder layer; a nil norm is left out.
+// layer is the weights of a decoder layer; a nil norm is left out. Without attention, qkv
+// and out are nil; without MLP, gate, up and down.
 type layer struct {
 	attentionIn, attentionOut, mlpIn, mlpOut []float32 // [hidden]
 	qNorm, kNorm                             []float32
@@ -19,6 +20,14 @@ type layer struct {
 	qkv            *matrix // queries, keys and values, one below the other
 	out            *matrix
 	gate, up, down *matrix
+}
+
+// width is the neurons of the MLP: other than the model's where another MLP is run.
+func (l *layer) width() int {
+	if l.down == nil {
+		return 0
+	}
+	return l.down.in
 }
 
 // load reads and packs all weights.
@@ -47,7 +56,7 @@ func (e *Engine) assemble(l *loader) {
 // assembleLayer makes one layer.
 func (e *Engine) assembleLayer(l *loader, i int) (to layer) {
 	t, from := e.model, &e.model.Layers[i]
-	queries, keys := t.Heads*t.HeadDim, t.KVHeads*t.HeadDim
+	queries, keys := from.Heads*t.HeadDim, from.KVHeads*t.HeadDim
 	qNorm, kNorm := t.HeadDim, t.HeadDim
 	if t.QKNorm == arch.QKNormWhole {
 		qNorm, kNorm = queries, keys
@@ -58,11 +67,15 @@ func (e *Engine) assembleLayer(l *loader, i int) (to layer) {
 	to.mlpOut = l.norm(from.MLPOut, t.Hidden, t.NormPlusOne)
 	to.qNorm = l.norm(from.QNorm, qNorm, t.NormPlusOne)
 	to.kNorm = l.norm(from.KNorm, kNorm, t.NormPlusOne)
-	to.qkv = l.matrix(t.Hidden, from.Q, from.K, from.V)
-	to.out = l.matrix(queries, from.Out)
-	to.gate = l.matrix(t.Hidden, from.Gate)
-	to.up = l.matrix(t.Hidden, from.Up)
-	to.down = l.matrix(from.Width, from.Down)
+	if from.Heads > 0 {
+		to.qkv = l.matrix(t.Hidden, from.Q, from.K, from.V)
+		to.out = l.matrix(queries, from.Out)
+	}
+	if from.Width > 0 {
+		to.gate = l.matrix(t.Hidden, from.Gate)
+		to.up = l.matrix(t.Hidden, from.Up)
+		to.down = l.matrix(from.Width, from.Down)
+	}
 	return to
 }
 

@@ -18,7 +18,8 @@ func variety(t *testing.T) map[string]*Model {
 		"model_type": "gemma3_text", "head_dim": 24, "sliding_window": 20, "sliding_window_pattern": 2,
 		"attn_logit_softcapping": 5.0,
 	})
-	return map[string]*Model{"llama": model(t, TinyLlama), "window": model(t, window), "gemma3": model(t, gemma)}
+	return map[string]*Model{"llama": model(t, TinyLlama), "window": model(t, window), "gemma3": model(t, gemma),
+		"sublayers": model(t, withSublayers([]int{48, 0, 32}, []int{0, 4, 2}, []int{0, 2, 1}))}
 }
 
 // precisions are those whose weights depend on the values of the file alone. The widths
@@ -28,7 +29,7 @@ var precisions = []engine.Precision{engine.F32, engine.BF16, engine.F16, engine.
 // precisionsFor are those that a model of a variety runs in: the plain one in all, the
 // others in those that do attention in different ways.
 func precisionsFor(name string) []engine.Precision {
-	if name == "llama" {
+	if name == "llama" || name == "sublayers" {
 		return precisions
 	}
 	return precisions[:2]

@@ -47,6 +47,7 @@ func Run(t *testing.T, open Opener) {
 		{"permuted neurons", testPermuted},
 		{"zero neurons", testZeroNeurons},
 		{"widths", testWidths},
+		{"sublayers", testSublayers},
 		{"biases", testBiases},
 		{"spellings", testSpellings},
 		{"fused", testFused},

@@ -4,7 +4,8 @@
   - ids: llama.cpp tokenises text as transformers does;
   - F32: logits within 1e-3 of our engine's (of the largest), and perplexity over 4,096
     tokens of text within 1e-3, of the real model dense, pruned by 60 %, with a width a
-    layer (architecture deci) and with a layer dropped;
+    layer (architecture deci), with a layer dropped, and with attention, an MLP and heads
+    dropped, those of layer 0 among them;
   - every other type: our perplexity for the file within 0.5 % of llama.cpp's;
   - types: each tensor has the type that llama.cpp's quantiser gives it;
   - blocks: Q8_0 to Q5_1 the bytes of the gguf package, K types at most 1.02x the squared
@@ -60,6 +61,10 @@ class Models:
 
     def make_dropped(self, path):
         self.coppice("prune", self("dense"), "-o", path, "--ratio", "0.2", "--align", "256", "--drop-layers", "17", "--dtype", "f32")
+
+    def make_parts(self, path):
+        parts = ["--drop-attention", "0,7,29", "--drop-mlp", "20", "--drop-heads", "3:0,11:1,11:2"]
+        self.coppice("prune", self("dense"), "-o", path, "--ratio", "0.2", "--align", "256", *parts, "--dtype", "f32")
 
     def make_layers(self, path):
         """A width a layer, from 256 to all 1536."""
@@ -154,7 +159,7 @@ def check_ids(checks, coppice, models, directory, threads):
 
 
 def check_f32(checks, coppice, models, directory, likelihood, logits, threads, only):
-    for name in filter(lambda name: wanted(only, f"f32 {name}"), ("dense", "uniform", "layers", "dropped")):
+    for name in filter(lambda name: wanted(only, f"f32 {name}"), ("dense", "uniform", "layers", "dropped", "parts")):
         with checks.case(f"f32 {name}"):
             file = export(coppice, models(name), directory / "f32.gguf", "f32")
             ids = likelihood.windows[0][:64]

@@ -38,6 +38,11 @@ HALVES = 0.1  # logits computed in 16 bits are within this of those in float32
 # Every fourth layer whole, others down to 256 of 1536.
 REAL_WIDTHS = [1536 if i % 4 == 3 else 256 + (i * 389) % 1000 for i in range(30)]
 TINY_WIDTHS = [48, 5, 33, 20]
+# Parts of the real model that go, in the forms that can say so.
+PARTS = {
+    "transformers": ["--drop-attention", "7,29", "--drop-mlp", "20", "--drop-heads", "3:0,11:1,11:2"],
+    "decilm": ["--drop-attention", "7,29", "--drop-mlp", "20"],
+}
 
 
 class Peer:
@@ -145,6 +150,24 @@ def check_real(checks, peers, logits, coppice, args, directory):
                 check(checks, peer, logits, coppice, f"real model, {form}", made, expected, sequences, 49152, tokens)
 
 
+def check_parts(checks, peers, logits, coppice, args, directory):
+    """Attention, MLPs and heads that go from the real model, which check_real imported."""
+    tokenizer = AutoTokenizer.from_pretrained(directory / "dense")
+    sequences = [tokenizer(text)["input_ids"] for text in PROMPTS]
+    for form, parts in PARTS.items():
+        name = f"real model, parts, {form}"
+        if args.only not in name:
+            continue
+        made = directory / f"parts-{form}"
+        coppice("prune", directory / "dense", "-o", made, "--width", "1280", "--form", form, *parts)
+        coppice("verify", made, "--against", directory / "dense")
+        tokens = json.loads(coppice("generate", made, "--prompt", PROMPTS[0], "--max-tokens", NEW_TOKENS, "--json"))["tokens"]
+        widths = [0 if i == 20 else 1280 for i in range(30)]
+        for peer in peers:
+            with checks.case(name):
+                check(checks, peer, logits, coppice, name, made, widths, sequences, 49152, tokens)
+
+
 def check_family(checks, peers, logits, coppice, family, directory):
     """A tiny model. Its config is written here, as versions before 5 spelled it."""
     config = {**BASE, **CASES[family], "rope_theta": 10000.0, "torch_dtype": "float32"}
@@ -178,6 +201,7 @@ def main():
                     check_family(checks, peers, logits, coppice, family, own)
         with checks.case("real model"):
             check_real(checks, peers, logits, coppice, args, directory)
+            check_parts(checks, peers, logits, coppice, args, directory)
     checks.finish()
 
 

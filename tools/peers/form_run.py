@@ -97,7 +97,7 @@ def main():
     model, wrong = load(directory, remote)
     answer = {
         "version": transformers.__version__, "class": type(model).__name__, "wrong": wrong,
-        "widths": [layer.mlp.down_proj.in_features for layer in model.model.layers],
+        "widths": [getattr(getattr(layer.mlp, "down_proj", None), "in_features", 0) for layer in model.model.layers],
         "parameters": sum(p.numel() for p in model.parameters()),
         "generated": generate(model, sequences[0], request["new_tokens"]),
     }  # fmt: skip
