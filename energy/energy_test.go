@@ -141,3 +141,15 @@ func TestConcurrent(t *testing.T) {
 		t.Errorf("%s microjoules, expected 1000", got)
 	}
 }
+
+// TestNet: what differs from the power at rest by rounding alone is nothing.
+func TestNet(t *testing.T) {
+	for _, c := range []struct {
+		joules, idle, net float64
+		ok                bool
+	}{{736.7, 736.7 - 4.5e-13, 0, true}, {736.7, 736.7 + 4.5e-13, 0, true}, {3, 2, 1, true}, {0, 0, 0, true}, {2, 3, -1, false}} {
+		if net, ok := Net(c.joules, c.idle); net != c.net || ok != c.ok {
+			t.Errorf("%v J, %v of them at rest: %v, %v, expected %v, %v", c.joules, c.idle, net, ok, c.net, c.ok)
+		}
+	}
+}

@@ -37,6 +37,7 @@ type zone struct {
 	counted    bool
 	span       uint64 // max_energy_range_uj; 0: not known
 	last       uint64 // energy_uj as it was read last
+	at         time.Time
 	drawn      uint64 // microjoules since the start
 	lost       string // why it cannot be read
 }
@@ -102,6 +103,7 @@ func openZone(path string) *zone {
 	if z.last, err = readNumber(filepath.Join(path, "energy_uj")); err != nil {
 		z.lose(err)
 	}
+	z.at = time.Now()
 	return z
 }
 
@@ -112,11 +114,14 @@ func (z *zone) lose(err error) {
 	}
 }
 
-// sample adds what was drawn since the last sample.
+// sample adds what was drawn since the last sample. A counter that went back has wrapped
+// around if it can have come that far in the time; else it was reset, as by a suspension of
+// the machine, or is broken.
 func (z *zone) sample() {
 	if z.lost != "" {
 		return
 	}
+	elapsed := max(time.Since(z.at), time.Second)
 	now, err := readNumber(filepath.Join(z.path, "energy_uj"))
 	switch {
 	case err != nil:
@@ -124,13 +129,16 @@ func (z *zone) sample() {
 		return
 	case now >= z.last:
 		z.drawn += now - z.last
-	case z.span >= z.last:
-		z.drawn += now + z.span - z.last
-	default:
+	case z.span < z.last:
 		z.lose(fmt.Errorf("the counter went back from %d to %d, and its range of %d does not say how far it had gone", z.last, now, z.span))
 		return
+	case float64(now+z.span-z.last) > mostWatts*float64(elapsed.Microseconds()):
+		z.lose(fmt.Errorf("the counter went back from %d to %d, too far to have wrapped around at %d", z.last, now, z.span))
+		return
+	default:
+		z.drawn += now + z.span - z.last
 	}
-	z.last = now
+	z.last, z.at = now, time.Now()
 }
 
 // read samples all zones and returns their counters.

@@ -227,6 +227,18 @@ func TestBackwards(t *testing.T) {
 	}
 }
 
+// TestReset: a counter that goes back a little in a moment has not gone round its range,
+// which would be 262 kilojoules.
+func TestReset(t *testing.T) {
+	root := zones{"intel-rapl:0": {"package-0", 300_000_000}}.tree(t)
+	write(t, root, "intel-rapl:0", "max_energy_range_uj", "262143328850")
+	s := open(t, Options{Powercap: root}).Start()
+	write(t, root, "intel-rapl:0", "energy_uj", "299000000")
+	if r := s.Stop(); r.Joules != nil || !strings.Contains(r.Absent, "went back from 300000000 to 299000000") {
+		t.Errorf("the reading is %+v", r)
+	}
+}
+
 // TestOtherTrees: zones that stand below their kind only, the same packages by another
 // way, which are not counted again, and names that are not there.
 func TestOtherTrees(t *testing.T) {

@@ -2,6 +2,7 @@ package energy
 
 import (
 	"fmt"
+	"math"
 	"strings"
 	"time"
 )
@@ -134,7 +135,7 @@ func between(from, to state, tdp float64, grid *float64) Reading {
 // Net is what work drew that took some joules of which idle would have been drawn at rest.
 // It is not known (false) where those are more: then the power at rest is wrong.
 func Net(joules, idle float64) (net float64, ok bool) {
-	if net = joules - idle; net < 0 && net > -1e-9*joules {
+	if net = joules - idle; math.Abs(net) < 1e-9*joules {
 		net = 0 // equal but for rounding
 	}
 	return net, net >= 0

@@ -142,24 +142,54 @@ func (r *Report) addFronts() {
 	}
 }
 
-// front returns the Pareto front of what is good and a cost, cheapest first. Of variants
-// that are equal in both, the first alone is in it.
+// front returns the Pareto front of what is good and a cost, cheapest first. What was
+// repeated costs less only where the ranges of its repetitions do not meet: a lead within
+// them puts nothing on the front. Of variants that are equally good, the cheapest alone can
+// be on it; of those that are equal in both, the first.
 func front(vs []*Variant, good func(*Variant) float64, c cost) []*Variant {
-	sign := 1.0
-	if c.more {
-		sign = -1
-	}
 	sorted := slices.Clone(vs)
 	slices.SortStableFunc(sorted, func(a, b *Variant) int {
-		return cmp.Or(cmp.Compare(sign*c.get(a).Value, sign*c.get(b).Value), cmp.Compare(good(b), good(a)))
+		return cmp.Or(cmp.Compare(good(b), good(a)), cmp.Compare(c.value(a), c.value(b)))
 	})
 	var out []*Variant
-	for _, v := range sorted {
-		if len(out) == 0 || good(v) > good(out[len(out)-1]) {
+	least := math.Inf(1) // that anything better may cost
+	for first := 0; first < len(sorted); {
+		v := sorted[first]
+		if _, most := c.extremes(v); most < least {
 			out = append(out, v)
 		}
+		equal := good(v)
+		for ; first < len(sorted) && good(sorted[first]) == equal; first++ {
+			low, _ := c.extremes(sorted[first])
+			least = min(least, low)
+		}
 	}
+	slices.Reverse(out)
 	return out
+}
+
+// value is what a variant costs, the lower the better: a speed is negated.
+func (c *cost) value(v *Variant) float64 {
+	if c.more {
+		return -c.get(v).Value
+	}
+	return c.get(v).Value
+}
+
+// extremes are the least and the most that a variant cost in repetitions, as value gives it.
+func (c *cost) extremes(v *Variant) (least, most float64) {
+	least, most = c.value(v), c.value(v)
+	for _, x := range []*float64{c.get(v).Low, c.get(v).High} {
+		if x == nil {
+			continue
+		}
+		cost := *x
+		if c.more {
+			cost = -cost
+		}
+		least, most = min(least, cost), max(most, cost)
+	}
+	return least, most
 }
 
 // energy returns the first account of energy that a variant has, for words about the meter.

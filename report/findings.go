@@ -393,6 +393,18 @@ func (r *Report) notes() []string {
 	if len(r.Hosts) > 1 {
 		out = append(out, fmt.Sprintf("The cells were measured on %d machines or program versions: speeds, memory and energy can be compared only within one.", len(r.Hosts)))
 	}
+	for _, s := range r.Sets {
+		var models []string
+		for i := range s.Variants {
+			if f := s.Variants[i].Cell.ModelFingerprint; !slices.Contains(models, f) {
+				models = append(models, f)
+			}
+		}
+		if len(models) > 1 {
+			out = append(out, fmt.Sprintf("%s: its cells are of %d models of one name (fingerprints %s): they cannot be compared; give the models names of their own.",
+				s.name(), len(models), list(models)))
+		}
+	}
 	fingerprints := map[string]map[string]bool{}
 	var order []string
 	r.each(func(_ *Set, v *Variant) {

@@ -11,7 +11,8 @@
 //     the dense model's performance that is left (quality.go has the rule). What guessing
 //     reaches counts as nothing, and a task that the dense model cannot do is left out.
 //   - A variant is on the Pareto front of a cost (parameters, bytes, time or energy a
-//     token) if no other one has at least its quality for less.
+//     token) if no other one has at least its quality for less. Times that differ by less
+//     than their repetitions do not count as different.
 //   - A change counts as one only where a paired test over the same records says so. The
 //     tests are the ledger's; nothing is tested here.
 //

@@ -3,6 +3,7 @@ package report
 import (
 	"errors"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -60,6 +61,14 @@ func TestQuality(t *testing.T) {
 }
 
 // A task in which the dense model does not do better than guessing has nothing to keep.
+// What the standard error of quality leaves out is said beside it.
+func TestQualityErrorSaysWhatItAssumes(t *testing.T) {
+	r := mustNew(t, ledgerOf(cellRecord("d", study.Dense, 0, 100, 0.7, 20)), Budget{})
+	if words := r.Quality.words(); !strings.Contains(words, "takes the tasks as independent and the dense model's values as exact") {
+		t.Errorf("the words are %q", words)
+	}
+}
+
 func TestQualityLeavesOut(t *testing.T) {
 	for _, acc := range []float64{0.2, 0.3, 0.37} {
 		r := mustNew(t, ledgerOf(cellRecord("d", study.Dense, 0, 100, acc, 20), cellRecord("x", maxAbs, 0.5, 60, 0.9, 40)), Budget{})
@@ -105,6 +114,31 @@ func TestFront(t *testing.T) {
 		}
 	}
 	if diff := cmp.Diff([]string{"d", "b", "f"}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A variant is faster than another where all its repetitions are: noise puts none on the
+// front.
+func TestFrontOfSpeed(t *testing.T) {
+	speed := func(r study.Record, median, low, high float64) study.Record {
+		r.Run = &study.Run{Speed: []study.Speed{{Kind: "decode", Context: 8, Batch: 1, TokensPS: median, Runs: []float64{low, median, high}}}}
+		return r
+	}
+	r := mustNew(t, ledgerOf(
+		speed(cellRecord("d", study.Dense, 0, 100, 0.7, 20), 100, 99, 101),
+		speed(cellRecord("a", maxAbs, 0.2, 80, 0.31, 200), 123, 119, 124), // its median is above b's, its slowest below b's fastest
+		speed(cellRecord("b", "best", 0.2, 80, 0.6, 30), 120, 118, 121),
+		speed(cellRecord("c", "obs", 0.2, 80, 0.5, 40), 130, 122, 131), // always faster than b
+		speed(cellRecord("e", "obs", 0.3, 80, 0.5, 40), 140, 122, 141), // as good as c: the faster median
+	), Budget{})
+	var got []string
+	for _, v := range r.Sets[0].Variants {
+		if slices.Contains(v.Front, "tokens per second") {
+			got = append(got, v.ID)
+		}
+	}
+	if diff := cmp.Diff([]string{"d", "b", "e"}, got); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -261,5 +295,33 @@ func TestGuessingIsNeverBetter(t *testing.T) {
 		if got := v.mark(c, &Change{Change: &x.change, Test: test}); got != x.want {
 			t.Errorf("accuracy %v, changed by %v: mark %q, want %q", x.value, x.change, got, x.want)
 		}
+	}
+}
+
+// What a later cell was asked beyond an earlier one has its column.
+func TestMoreMetrics(t *testing.T) {
+	more := cellRecord("x", maxAbs, 0.5, 60, 0.5, 80)
+	more.Tasks[0].Metrics = append(more.Tasks[0].Metrics, eval.Metric{Name: eval.AccNorm, Value: 0.45, StdErr: 0.02, Log: math.NaN()})
+	r := mustNew(t, ledgerOf(cellRecord("d", study.Dense, 0, 100, 0.7, 20), more), Budget{})
+	s := r.Sets[0]
+	if len(s.Columns) != 3 || s.Columns[1].Metric != eval.AccNorm || s.Columns[1].Main || s.Columns[1].guess() != 0.3 {
+		t.Fatalf("the columns are %+v", s.Columns)
+	}
+	if m := s.Variants[1].Values[1].Metric; m == nil || m.Value != 0.45 || s.Variants[0].Values[1].Metric != nil {
+		t.Errorf("acc_norm is %v, and of the dense model %v", m, s.Variants[0].Values[1].Metric)
+	}
+}
+
+// Two models of one name are not compared in silence.
+func TestTwoModelsOfOneName(t *testing.T) {
+	d, x := cellRecord("d", study.Dense, 0, 100, 0.7, 20), cellRecord("x", maxAbs, 0.5, 60, 0.5, 80)
+	d.Cell.ModelFingerprint, x.Cell.ModelFingerprint = "sha256:aa", "sha256:bb"
+	notes := strings.Join(mustNew(t, ledgerOf(d, x), Budget{}).Notes, "\n")
+	if !strings.Contains(notes, "m, f32: its cells are of 2 models of one name (fingerprints sha256:aa and sha256:bb)") {
+		t.Errorf("the notes are %q", notes)
+	}
+	x.Cell.ModelFingerprint = "sha256:aa"
+	if notes := strings.Join(mustNew(t, ledgerOf(d, x), Budget{}).Notes, "\n"); strings.Contains(notes, "one name") {
+		t.Errorf("the notes are %q", notes)
 	}
 }

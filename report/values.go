@@ -50,10 +50,12 @@ func (s *Set) addColumns() {
 }
 
 // addTask adds a column for each of the metrics, the main ones marked. A task without any
-// of its kind's main metrics has its first for one.
+// of its kind's main metrics has its first for one. Where an earlier variant was asked the
+// task, metrics that it lacks follow, none of them main.
 func (s *Set) addTask(c Column, metrics []eval.Metric, kind eval.Kind) {
-	if slices.ContainsFunc(s.Columns, func(o Column) bool { return o.Task == c.Task }) {
-		return // as measured of an earlier variant; records of a study ask the same
+	if i := slices.IndexFunc(s.Columns, func(o Column) bool { return o.Task == c.Task }); i >= 0 {
+		s.addMetrics(i, metrics)
+		return
 	}
 	main := mainMetrics(kind)
 	has := func(name string) bool {
@@ -81,6 +83,28 @@ func (s *Set) addTask(c Column, metrics []eval.Metric, kind eval.Kind) {
 			add(m.Name, false)
 			c = guess
 		}
+	}
+}
+
+// addMetrics adds metrics to the task whose first column is at i, where it does not have
+// them.
+func (s *Set) addMetrics(i int, metrics []eval.Metric) {
+	end := i
+	for end < len(s.Columns) && s.Columns[end].Task == s.Columns[i].Task {
+		end++
+	}
+	for _, m := range metrics {
+		if slices.ContainsFunc(s.Columns[i:end], func(c Column) bool { return c.Metric == m.Name }) {
+			continue
+		}
+		c := Column{Task: s.Columns[i].Task, Metric: m.Name, Group: s.Columns[i].Group}
+		for _, o := range s.Columns[i:end] {
+			if o.accuracy() && c.accuracy() {
+				c.Chance, c.Majority = o.Chance, o.Majority
+			}
+		}
+		s.Columns = slices.Insert(s.Columns, end, c)
+		end++
 	}
 }
 

@@ -43,15 +43,47 @@ type Result struct {
 	Estimate    bool     `json:"estimate,omitempty"` // the joules are estimated, not measured
 }
 
-// Options say what to measure. All numbers must be positive but Decode.
+// Options say what to measure. All numbers must be positive but Decode, and at most Most.
 type Options struct {
 	Contexts []int // lengths of prompts in tokens
 	Batches  []int // numbers of sequences
 	Decode   int   // tokens to decode after each prompt; 0: none
 	Repeat   int
-	DType    string // of the engine, for the results
-	Meter    *energy.Meter
+	DType    string                // of the engine, for the results
+	Meter    *energy.Meter         // must be there; it may measure nothing
 	Progress func(done, total int) // of turns; nil: not reported
+}
+
+// Most is the largest number that an option may have.
+const Most = 1_000_000_000
+
+// check refuses numbers that mean nothing.
+func (o *Options) check() error {
+	good := o.Decode >= 0 && o.Decode <= Most && o.Repeat >= 1 && o.Repeat <= Most
+	for _, list := range [][]int{o.Contexts, o.Batches} {
+		good = good && len(list) > 0 && slices.Min(list) >= 1 && slices.Max(list) <= Most
+	}
+	if !good {
+		return fmt.Errorf("prompts of %v tokens in batches of %v, %d tokens decoded, %d times: expected positive numbers, at most %d", o.Contexts, o.Batches, o.Decode, o.Repeat, Most)
+	}
+	return nil
+}
+
+// Memory is the least that sequences of the largest batch and length take on an engine, in
+// bytes, beside the model: keys and values of all layers, in the blocks of 128 tokens that
+// engine/cpu keeps them in, and logits.
+func Memory(e engine.Engine, opt Options) (float64, error) {
+	if err := opt.check(); err != nil {
+		return 0, err
+	}
+	const block = 128
+	m, element := e.Model(), 4.0
+	if opt.DType == engine.BF16.String() {
+		element = 2
+	}
+	length := (slices.Max(opt.Contexts) + opt.Decode + block - 1) / block * block
+	keys := float64(len(m.Layers)) * float64(m.KVHeads*m.HeadDim) * float64(length)
+	return float64(slices.Max(opt.Batches)) * (2*keys*element + 4*float64(m.Vocab)), nil
 }
 
 // passTokens is how many tokens of prompts are computed in one pass, enough for full speed.
@@ -62,9 +94,8 @@ const passTokens = 1024
 // drew together. An error of the engine ends it: a prompt and what is decoded after it may
 // be too long for the model (*engine.LengthError).
 func Measure(ctx context.Context, e engine.Engine, opt Options) ([]Result, energy.Reading, error) {
-	if opt.Decode < 0 || opt.Repeat < 1 || len(opt.Contexts) == 0 || len(opt.Batches) == 0 ||
-		slices.Min(opt.Contexts) < 1 || slices.Min(opt.Batches) < 1 {
-		return nil, energy.Reading{}, fmt.Errorf("prompts of %v tokens in batches of %v, %d times: expected positive numbers", opt.Contexts, opt.Batches, opt.Repeat)
+	if err := opt.check(); err != nil {
+		return nil, energy.Reading{}, err
 	}
 	if opt.Progress == nil {
 		opt.Progress = func(int, int) {}

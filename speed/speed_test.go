@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -175,6 +176,26 @@ func TestNet(t *testing.T) {
 	}
 }
 
+// TestMemory: what is said to be needed at least is what the caches and logits take.
+func TestMemory(t *testing.T) {
+	e := tiny(t)
+	m := e.Model()
+	opt := Options{Contexts: []int{100, 3}, Batches: []int{2, 5}, Decode: 29, Repeat: 1}
+	values := float64(2 * len(m.Layers) * m.KVHeads * m.HeadDim * 256) // 129 tokens take two blocks
+	for dtype, want := range map[string]float64{
+		"f32": 5 * (4*values + 4*float64(m.Vocab)), "bf16": 5 * (2*values + 4*float64(m.Vocab)),
+	} {
+		opt.DType = dtype
+		if got, err := Memory(e, opt); got != want || err != nil {
+			t.Errorf("%s: %v bytes, %v, expected %v", dtype, got, err, want)
+		}
+	}
+	opt.Batches = []int{math.MaxInt}
+	if got, err := Memory(e, opt); err == nil {
+		t.Errorf("an endless batch takes %v bytes", got)
+	}
+}
+
 // TestRefused: options without meaning, and what the engine refuses.
 func TestRefused(t *testing.T) {
 	m, _ := meter(t)
@@ -186,6 +207,10 @@ func TestRefused(t *testing.T) {
 		"an empty batch":     func(o *Options) { o.Batches = []int{-1} },
 		"no repetition":      func(o *Options) { o.Repeat = 0 },
 		"less than no token": func(o *Options) { o.Decode = -1 },
+		"an endless prompt":  func(o *Options) { o.Contexts, o.Batches = []int{math.MaxInt}, []int{4} },
+		"an endless batch":   func(o *Options) { o.Batches = []int{math.MaxInt} },
+		"endless decoding":   func(o *Options) { o.Decode = math.MaxInt },
+		"no end":             func(o *Options) { o.Repeat = math.MaxInt },
 	} {
 		o := good
 		change(&o)

@@ -18,13 +18,22 @@ func resetPeakMemory() {
 // peakMemory is the most memory that this process held since resetPeakMemory, in bytes; 0
 // where the system does not say.
 func peakMemory() int64 {
-	b, err := os.ReadFile("/proc/self/status")
+	return procBytes("/proc/self/status", "VmHWM")
+}
+
+// freeMemory is what programs can still take of the machine's memory, in bytes; 0 where
+// the system does not say.
+func freeMemory() int64 { return procBytes("/proc/meminfo", "MemAvailable") }
+
+// procBytes reads a line "key: 12 kB" of a file of such lines.
+func procBytes(path, key string) int64 {
+	b, err := os.ReadFile(path)
 	if err != nil {
 		return 0
 	}
 	for line := range strings.SplitSeq(string(b), "\n") {
 		var kib int64
-		if n, _ := fmt.Sscanf(line, "VmHWM: %d kB", &kib); n == 1 {
+		if n, _ := fmt.Sscanf(line, key+": %d kB", &kib); n == 1 {
 			return kib << 10
 		}
 	}

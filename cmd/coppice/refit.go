@@ -68,7 +68,7 @@ func (f *refitFlags) check(cmd *cobra.Command) error {
 func sameName(a, b string) bool {
 	x, err1 := filepath.Abs(a)
 	y, err2 := filepath.Abs(b)
-	return err1 == nil && err2 == nil && x == y || sameFile(a, b)
+	return err1 == nil && err2 == nil && (x == y || filepath.Base(x) == filepath.Base(y) && sameFile(filepath.Dir(x), filepath.Dir(y))) || sameFile(a, b)
 }
 
 // refitRow is a layer's fit in the output.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"math"
 	"os"
 	"strconv"
 	"strings"
@@ -38,7 +39,12 @@ performance above guessing that is left, as the page explains.`,
   coppice report glu.ledger.jsonl --csv report.csv --markdown report.md
   coppice report glu.ledger.jsonl --json`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error { return a.runReport(args[0], &f) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if x := f.maxJoules; cmd.Flags().Changed("max-joules") && !(x > 0 && x <= math.MaxFloat64) {
+				return usagef("--max-joules %v: expected a positive number of joules a token", x)
+			}
+			return a.runReport(args[0], &f)
+		},
 	}
 	fl := cmd.Flags()
 	fl.StringVarP(&f.html, "output", "o", "", "web page to write")
@@ -59,9 +65,6 @@ func (f *reportFlags) budget() (report.Budget, error) {
 			return b, usagef("--max-bytes: %w", err)
 		}
 		b.MaxBytes = n
-	}
-	if !(f.maxJoules >= 0) {
-		return b, usagef("--max-joules %v: expected a positive number of joules a token", f.maxJoules)
 	}
 	for _, s := range f.minAccuracy {
 		i := strings.LastIndexByte(s, '=')
@@ -103,15 +106,16 @@ func (a *app) runReport(path string, f *reportFlags) error {
 
 // checkOutputs refuses to write over the ledger, or two forms into one file.
 func (f *reportFlags) checkOutputs(ledger string) error {
-	seen := map[string]string{}
-	for _, o := range []struct{ flag, path string }{{"-o", f.html}, {"--csv", f.csv}, {"--markdown", f.markdown}} {
+	outputs := []struct{ flag, path string }{{"-o", f.html}, {"--csv", f.csv}, {"--markdown", f.markdown}}
+	for i, o := range outputs {
 		if o.path == "" {
 			continue
 		}
-		if other := seen[o.path]; other != "" {
-			return usagef("%s and %s name the same file, %s", other, o.flag, o.path)
+		for _, other := range outputs[:i] {
+			if other.path != "" && sameName(other.path, o.path) {
+				return usagef("%s and %s name the same file, %s", other.flag, o.flag, o.path)
+			}
 		}
-		seen[o.path] = o.flag
 		st, err := os.Stat(o.path)
 		if err != nil {
 			continue // what is wrong with it, writing tells

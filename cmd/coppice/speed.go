@@ -108,8 +108,8 @@ func (f *speedFlags) check(cmd *cobra.Command) (err error) {
 			return usagef("--%s: expected at least one number", list.flag)
 		}
 		for i, v := range list.values {
-			if v < 1 {
-				return usagef("--%s %d: expected at least 1", list.flag, v)
+			if v < 1 || v > speed.Most {
+				return usagef("--%s %d: expected at least 1 and at most %d", list.flag, v, speed.Most)
 			}
 			if slices.Contains(list.values[:i], v) {
 				return usagef("--%s %d: given twice", list.flag, v)
@@ -118,10 +118,10 @@ func (f *speedFlags) check(cmd *cobra.Command) (err error) {
 	}
 	given := cmd.Flags().Changed
 	switch {
-	case f.opt.Decode < 0:
-		return usagef("--decode %d: expected at least 0", f.opt.Decode)
-	case f.opt.Repeat < 1:
-		return usagef("--repeat %d: expected at least 1", f.opt.Repeat)
+	case f.opt.Decode < 0 || f.opt.Decode > speed.Most:
+		return usagef("--decode %d: expected at least 0 and at most %d", f.opt.Decode, speed.Most)
+	case f.opt.Repeat < 1 || f.opt.Repeat > speed.Most:
+		return usagef("--repeat %d: expected at least 1 and at most %d", f.opt.Repeat, speed.Most)
 	case given("tdp") && !(f.meter.TDP > 0 && f.meter.TDP <= 100_000):
 		return usagef("--tdp %v: expected watts, more than 0", f.meter.TDP)
 	case given("grid") && !(f.grid >= 0 && f.grid <= 10_000):
@@ -160,6 +160,14 @@ func (a *app) measureSpeed(ctx context.Context, path string, f speedFlags) (*spe
 	a.notes(m.Notes())
 	if longest, most := slices.Max(f.opt.Contexts)+f.opt.Decode, m.Info().MaxLength; longest > most {
 		return nil, usagef("--prompt %d and --decode %d are %d tokens, the model takes %d", slices.Max(f.opt.Contexts), f.opt.Decode, longest, most)
+	}
+	need, err := speed.Memory(m.Engine(), f.opt)
+	if err != nil {
+		return nil, err
+	}
+	if free := freeMemory(); free > 0 && need > float64(free) {
+		return nil, usagef("--batch %d: %d sequences of %d tokens need at least %.1f GB of memory beside the model, %s are free; measure smaller batches or shorter prompts",
+			slices.Max(f.opt.Batches), slices.Max(f.opt.Batches), slices.Max(f.opt.Contexts)+f.opt.Decode, need/1e9, bytesText(free))
 	}
 	bar := a.progress("measuring", " turns", 1)
 	f.opt.Meter = meter
