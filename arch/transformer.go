@@ -46,8 +46,8 @@ type Transformer struct {
 // Layer is what may differ from layer to layer, and the names of the layer's tensors.
 // An empty name means that the layer has no such tensor.
 type Layer struct {
-	Heads   int // query heads, a multiple of KVHeads; 0: the layer has no attention
-	KVHeads int
+	Heads   int `json:",omitempty"` // query heads, a multiple of KVHeads; 0: the layer has no attention
+	KVHeads int `json:",omitempty"`
 	Width   int // neurons of the MLP; 0: the layer has none
 	Window  int // a token sees this many tokens, itself included; 0: all before it
 	Rope    int // index into Ropes; -1: no positional encoding in this layer (NoPE)

@@ -46,12 +46,29 @@ func identify(ctx context.Context, c *checkpoint.Checkpoint, model *arch.Transfo
 	for i, info := range infos {
 		fmt.Fprintf(h, "%q %v %v %x\n", info.Name, info.DType, []int(info.Shape), digests[i])
 	}
-	computation, err := json.Marshal(model)
+	computation, err := json.Marshal(computed(model))
 	if err != nil {
 		return "", err
 	}
 	h.Write(computation)
 	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// computed is a computation in the form that is identified: the heads of a layer are left
+// out where they are the model's, as before layers could differ in them, so that results
+// of that time are still those of their models.
+func computed(model *arch.Transformer) *arch.Transformer {
+	t := *model
+	t.Layers = slices.Clone(t.Layers)
+	for i := range t.Layers {
+		switch l := &t.Layers[i]; {
+		case l.Heads == t.Heads && l.KVHeads == t.KVHeads:
+			l.Heads, l.KVHeads = 0, 0
+		case l.Heads == 0:
+			l.Heads = -1 // none, which is not the model's
+		}
+	}
+	return &t
 }
 
 // digest reads a tensor in pieces of about a megabyte.

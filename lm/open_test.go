@@ -86,6 +86,10 @@ func TestOpen(t *testing.T) {
 	if !slices.Equal(m.ends, []int32{3, tinyEnd}) {
 		t.Errorf("a text ends with %v, expected what generation_config.json says", m.ends)
 	}
+	// Results and ledgers of earlier releases name their models by this.
+	if want := "sha256:af030854de942a1f7d0652ef8559f71f96428de525f40e59ac7bfa81b17195d8"; info.Weights != want {
+		t.Errorf("the model's fingerprint is %s, was %s: results of it would no longer be found to be its own", info.Weights, want)
+	}
 	for what, keys := range map[string]map[string]any{
 		"computation": {"rope_theta": 77.0},
 		"weights":     {"tie_word_embeddings": true},
