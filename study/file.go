@@ -8,9 +8,6 @@ import (
 	"github.com/coppice-lm/coppice/eval/tasks"
 )
 
-// FileVersion is the version of study files that this package reads.
-const FileVersion = 1
-
 // Study is a study file: what is measured of which models. A value that Load returned is
 // valid, has its defaults filled in, and names paths as the file does, relative to its Dir.
 //
