@@ -92,7 +92,7 @@ func TestLoadErrors(t *testing.T) {
 		{"seed", goodFile + "seeds: [-1]\n", `:8:9: seeds[0]: "-1" is not a whole number of at least 0`},
 		{"dtype", goodFile + "dtypes: [f16]\n", `:8:10: dtypes[0]: "f16" is not one of f32, bf16`},
 		{"no model", replace("path: m", "path: other"), ":3:11: models[0].path: other: no such model"},
-		{"base model", replace("path: m", "path: m\n    base_model: /work/m"), `:4:17: models[0].base_model: "/work/m" is not a name on the hub`},
+		{"base model", replace("path: m", "path: m\n    base_model: /models/m"), `:4:17: models[0].base_model: "/models/m" is not a name on the hub`},
 		{"one name", replace("  - path: m\n", "  - path: m\n  - {path: data, name: m}\n"), `:4:5: models[1]: models[0] is named "m" too`},
 		{"no data", replace("data: data\n", ""), ":6:8: tasks: tasks need the key data"},
 		{"data missing", replace("data: data", "data: nowhere"), ":7:7: data: nowhere: no such file or directory"},
