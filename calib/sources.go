@@ -28,15 +28,27 @@ const (
 // document is a text and where it is from, for messages.
 type document struct{ name, text string }
 
-// readSources reads files, and those of directories and their directories in the order
-// of their names; where none are named, the built-in text. A file that is named in several
-// ways is read once, lest what is held back be fitted to as well. In directories links are
-// followed to files, never to directories.
+// readSources reads the files that Files finds; where no paths are named, the built-in text.
 func readSources(paths []string) ([]document, error) {
 	if len(paths) == 0 {
 		return builtInDocuments(), nil
 	}
 	r := &reader{}
+	if err := Files(paths, r.file); err != nil {
+		return nil, err
+	}
+	if len(r.documents) == 0 {
+		return nil, fmt.Errorf("%s: holds no text", strings.Join(paths, ", "))
+	}
+	return r.documents, nil
+}
+
+// Files calls do with each file that a calibration text is read from: those of paths, and
+// those of directories and their directories in the order of their names, hidden ones left
+// out. A file that is named in several ways comes once, lest what is held back be fitted to
+// as well. In directories links are followed to files, never to directories.
+func Files(paths []string, do func(path string, st fs.FileInfo) error) error {
+	var found []fs.FileInfo
 	for _, path := range paths {
 		root := path
 		if st, err := os.Stat(path); err == nil && st.IsDir() {
@@ -52,34 +64,29 @@ func readSources(paths []string) ([]document, error) {
 			case d.IsDir() || hidden:
 				return nil
 			}
-			return r.file(p, p == root)
+			st, err := os.Stat(p)
+			if err != nil {
+				return err
+			}
+			same := func(other fs.FileInfo) bool { return os.SameFile(st, other) }
+			if slices.ContainsFunc(found, same) || p != root && !st.Mode().IsRegular() {
+				return nil
+			}
+			found = append(found, st)
+			return do(p, st)
 		}); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	if len(r.documents) == 0 {
-		return nil, fmt.Errorf("%s: holds no text", strings.Join(paths, ", "))
-	}
-	return r.documents, nil
+	return nil
 }
 
 type reader struct {
 	documents []document
-	read      []fs.FileInfo
 	bytes     int64
 }
 
-// file reads a file, which was named or is in a directory that was.
-func (r *reader) file(path string, named bool) error {
-	st, err := os.Stat(path)
-	if err != nil {
-		return err
-	}
-	same := func(other fs.FileInfo) bool { return os.SameFile(st, other) }
-	if slices.ContainsFunc(r.read, same) || !named && !st.Mode().IsRegular() {
-		return nil
-	}
-	r.read = append(r.read, st)
+func (r *reader) file(path string, st fs.FileInfo) error {
 	if r.bytes += st.Size(); r.bytes > maxText {
 		return fmt.Errorf("%s: the calibration text is larger than %d MiB; name fewer files", path, maxText>>20)
 	}

@@ -110,3 +110,34 @@ func TestTwoCellsOfOneID(t *testing.T) {
 		}
 	}
 }
+
+// The calibration text is fingerprinted by the files that calib reads: those behind a link
+// to a directory, and one that is named twice once.
+func TestCalibrationFingerprint(t *testing.T) {
+	dir := t.TempDir()
+	texts := filepath.Join(dir, "texts")
+	if err := os.MkdirAll(texts, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(texts, "a.txt")
+	if err := os.WriteFile(file, []byte("words"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(texts, filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	fingerprint := func(paths ...string) string {
+		s := &Study{path: filepath.Join(dir, "s.yaml"), Calibration: Calibration{Text: paths}}
+		f, err := s.calibrationFingerprint()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	want := fingerprint("texts")
+	for _, paths := range [][]string{{"link"}, {"texts", "texts/a.txt"}, {file}} {
+		if got := fingerprint(paths...); got != want {
+			t.Errorf("%v: %s, want that of the directory, %s", paths, got, want)
+		}
+	}
+}

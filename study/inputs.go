@@ -176,24 +176,12 @@ func (s *Study) calibrationFingerprint() (string, error) {
 			return "", err
 		}
 	}
-	for _, path := range s.Calibration.Text {
-		// The order of `coppice calib`: files by name, hidden ones left out.
-		root := s.abs(path)
-		err := filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
-			hidden := p != root && strings.HasPrefix(d.Name(), ".")
-			switch {
-			case err != nil:
-				return err
-			case d.IsDir() && hidden:
-				return fs.SkipDir
-			case d.IsDir() || hidden:
-				return nil
-			}
-			return hashFile(h, p)
-		})
-		if err != nil {
-			return "", fmt.Errorf("calibration text: %w", err)
-		}
+	paths := make([]string, len(s.Calibration.Text))
+	for i, path := range s.Calibration.Text {
+		paths[i] = s.abs(path)
+	}
+	if err := calib.Files(paths, func(path string, _ fs.FileInfo) error { return hashFile(h, path) }); err != nil {
+		return "", fmt.Errorf("calibration text: %w", err)
 	}
 	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
 }
