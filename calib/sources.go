@@ -3,9 +3,7 @@ package calib
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -13,7 +11,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"github.com/parquet-go/parquet-go"
+	"github.com/coppice-lm/coppice/internal/parquetrows"
 )
 
 const (
@@ -95,7 +93,7 @@ func (r *reader) file(path string, st fs.FileInfo) error {
 		return err
 	}
 	switch ext := strings.ToLower(filepath.Ext(path)); {
-	case bytes.HasPrefix(data, []byte("PAR1")):
+	case bytes.HasPrefix(data, []byte(parquetrows.Magic)):
 		return r.parquet(path, data)
 	case ext == ".jsonl" || ext == ".ndjson":
 		return r.jsonLines(path, data)
@@ -161,41 +159,20 @@ func (r *reader) jsonArray(path string, data []byte) error {
 	return nil
 }
 
-func (r *reader) parquet(path string, data []byte) (err error) {
-	row := 0
-	// The library checks much, but not all, of what a damaged file may say.
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("%s: row %d: the Parquet file is damaged: %v", path, row, p)
-		}
-	}()
-	file, err := parquet.OpenFile(bytes.NewReader(data), int64(len(data)))
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	rows := parquet.NewReader(file)
-	defer rows.Close()
-	for {
-		row++
-		fields := map[string]any{}
-		if err := rows.Read(&fields); errors.Is(err, io.EOF) {
-			return nil
-		} else if err != nil {
-			return fmt.Errorf("%s: row %d: %w", path, row, err)
-		}
+func (r *reader) parquet(path string, data []byte) error {
+	return parquetrows.Each(path, data, func(row int, fields map[string]any) error {
 		for k, v := range fields {
 			if b, ok := v.([]byte); ok {
 				fields[k] = string(b)
 			}
 		}
+		name := fmt.Sprintf("%s, row %d", path, row)
 		raw, err := json.Marshal(fields)
 		if err != nil {
-			return fmt.Errorf("%s: row %d: %w", path, row, err)
+			return fmt.Errorf("%s: %w", name, err)
 		}
-		if err := r.record(fmt.Sprintf("%s, row %d", path, row), raw); err != nil {
-			return err
-		}
-	}
+		return r.record(name, raw)
+	})
 }
 
 // recordFields are the ways in which data sets name the text of a record: the fields of

@@ -19,6 +19,7 @@ var layers = map[string]int{
 	"internal/parallel":                0,
 	"internal/filelock":                0,
 	"internal/frontmatter":             0,
+	"internal/parquetrows":             0,
 	"safetensors":                      1,
 	"gguf":                             1,
 	"linalg":                           1,

@@ -23,14 +23,20 @@ func main() { os.Exit(process()) }
 
 // process runs the program for the process's arguments, streams and signals.
 func process() int {
-	if os.Getenv("GOGC") == "" {
-		// A model's weights are live for as long as it runs: at the default of 100, garbage
-		// could grow to as much again before it is collected.
-		debug.SetGCPercent(20)
-	}
+	// A model's weights are live for as long as it runs: at the default of 100, garbage
+	// could grow to as much again before it is collected.
+	collectGarbage(20)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	return run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+}
+
+// collectGarbage has garbage collected when the heap has grown by so many percent, unless
+// the user has chosen by GOGC.
+func collectGarbage(percent int) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(percent)
+	}
 }
 
 // Exit codes; the root command's help prints the same table.

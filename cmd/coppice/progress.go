@@ -4,10 +4,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
-	"github.com/schollz/progressbar/v3"
 	"golang.org/x/term"
 
 	"github.com/coppice-lm/coppice/eval"
@@ -16,8 +16,9 @@ import (
 // progress reports how much of a long work is done: a bar on a terminal, elsewhere a line
 // every ten seconds (of bytes: each tenth), and nothing under --quiet.
 type progress struct {
-	w           io.Writer // nil under --quiet
-	bar         *progressbar.ProgressBar
+	w           io.Writer  // nil under --quiet
+	terminal    *os.File   // nil where there is none
+	columns     int        // of the terminal that hold text now
 	what, unit  string     // no unit: bytes
 	mu          sync.Mutex // add is called from many goroutines
 	done, total int64
@@ -26,32 +27,31 @@ type progress struct {
 	start, last time.Time // of the work, and of the last line
 }
 
-func (a *app) progress(what, unit string, total int64, bar ...progressbar.Option) *progress {
+func (a *app) progress(what, unit string, total int64) *progress {
 	p := &progress{w: a.stderr, what: what, unit: unit, total: total, next: total / 10, start: time.Now(), last: time.Now()}
 	if a.quiet {
 		p.w = nil
 	} else if f, ok := a.stderr.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		p.bar = progressbar.NewOptions64(total, append(bar, progressbar.OptionSetWriter(f), progressbar.OptionSetDescription(what),
-			progressbar.OptionThrottle(200*time.Millisecond), progressbar.OptionClearOnFinish())...)
+		p.terminal = f
 	}
 	return p
 }
 
-// byteProgress reports bytes, with their speed on a terminal.
+// byteProgress reports bytes.
 func (a *app) byteProgress(what string, total int64) *progress {
-	return a.progress(what, "", total, progressbar.OptionShowBytes(true))
+	return a.progress(what, "", total)
 }
 
 // tokenProgress reports tokens, whose number is known when the first are done.
 func (a *app) tokenProgress(what string) *progress {
-	p := a.progress(what, " tokens", 1, progressbar.OptionSetPredictTime(false))
+	p := a.progress(what, " tokens", 1)
 	p.first = -1
 	return p
 }
 
 // layerProgress reports layers.
 func (a *app) layerProgress(what string, layers int) *progress {
-	return a.progress(what, " layers", int64(layers), progressbar.OptionSetPredictTime(false))
+	return a.progress(what, " layers", int64(layers))
 }
 
 // add is show for n more units.
@@ -76,7 +76,11 @@ func (p *progress) show(done, total int64) {
 	}
 	text := fmt.Sprintf("%s: %s of %s%s", p.what, number(done), number(total), p.unit)
 	if done > p.first {
-		text += ", " + timeLeft(float64(total-done), float64(done-p.first)/time.Since(p.start).Seconds())
+		speed := float64(done-p.first) / time.Since(p.start).Seconds()
+		if p.unit == "" {
+			text += fmt.Sprintf(", %s/s", bytesText(int64(speed)))
+		}
+		text += ", " + timeLeft(float64(total-done), speed)
 	}
 	p.say(text)
 }
@@ -89,16 +93,30 @@ func timeLeft(rest, speed float64) string {
 // say shows the text for what is done.
 func (p *progress) say(text string) {
 	switch {
-	case p.bar != nil && p.unit == "":
-		p.bar.Set64(p.done) // the bar says it in its own words
-	case p.bar != nil:
-		p.bar.ChangeMax64(p.total)
-		p.bar.Describe(text)
-		p.bar.Set64(p.done)
+	case p.terminal != nil:
+		if time.Since(p.last) >= 200*time.Millisecond {
+			p.last = time.Now()
+			p.draw(text)
+		}
 	case p.due():
 		p.last, p.next = time.Now(), p.done+p.total/10
 		fmt.Fprintln(p.w, text)
 	}
+}
+
+// draw puts a bar and the text where the last ones are, as much as the terminal is wide.
+func (p *progress) draw(text string) {
+	const cells = 20
+	full := 0
+	if p.total > 0 {
+		full = int(cells * min(max(p.done, 0), p.total) / p.total)
+	}
+	line := []rune("[" + strings.Repeat("#", full) + strings.Repeat(".", cells-full) + "] " + text)
+	if width, _, err := term.GetSize(int(p.terminal.Fd())); err == nil && width > 0 && len(line) >= width {
+		line = line[:max(width-1, 0)] // the last column would start a new line
+	}
+	fmt.Fprintf(p.w, "\r%s%s\r", string(line), strings.Repeat(" ", max(p.columns-len(line), 0)))
+	p.columns = len(line)
 }
 
 // due reports whether it is time for a line. Short work is over before one is of use.
@@ -109,16 +127,18 @@ func (p *progress) due() bool {
 	return p.done < p.total && time.Since(p.last) >= 10*time.Second
 }
 
+// finish clears the bar away.
 func (p *progress) finish() {
-	if p.bar != nil {
-		p.bar.Finish()
+	if p.columns > 0 {
+		fmt.Fprintf(p.w, "\r%s\r", strings.Repeat(" ", p.columns))
+		p.columns = 0
 	}
 }
 
 // requestProgress reports an evaluation: requests, tokens a second, time left and the
 // running accuracy.
 func (a *app) requestProgress(name string) *progress {
-	return a.progress(name, " requests", -1, progressbar.OptionSetPredictTime(false))
+	return a.progress(name, " requests", -1)
 }
 
 // requests reports what eval.Run says of itself.

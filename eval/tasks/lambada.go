@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/coppice-lm/coppice/eval"
+	"github.com/coppice-lm/coppice/internal/parquetrows"
 )
 
 // LAMBADA: the last word of a passage that people guess from the passage but not from its
@@ -76,7 +77,7 @@ func readTextRecords(path string) ([]record, error) {
 
 // isStructured reports whether a file that may be plain text is Parquet or JSON Lines.
 func isStructured(data []byte) bool {
-	if bytes.HasPrefix(data, []byte(parquetMagic)) {
+	if bytes.HasPrefix(data, []byte(parquetrows.Magic)) {
 		return true
 	}
 	first := bytes.TrimSpace(lines(data)[0])

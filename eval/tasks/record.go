@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"unicode/utf8"
+
+	"github.com/coppice-lm/coppice/internal/parquetrows"
 )
 
 // record is a JSON object out of a file of them.
@@ -30,7 +32,7 @@ func readRecords(path string) ([]record, error) {
 }
 
 func parseRecords(path string, data []byte) ([]record, error) {
-	if bytes.HasPrefix(data, []byte(parquetMagic)) {
+	if bytes.HasPrefix(data, []byte(parquetrows.Magic)) {
 		return parseParquet(path, data)
 	}
 	return parseJSONLines(path, data)
