@@ -76,6 +76,9 @@ func Files(paths []string, do func(path string, st fs.FileInfo) error) error {
 			return err
 		}
 	}
+	if len(found) == 0 && len(paths) > 0 {
+		return fmt.Errorf("%s: holds no file of text", strings.Join(paths, ", "))
+	}
 	return nil
 }
 

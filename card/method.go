@@ -113,7 +113,7 @@ func (card *Card) method(b *strings.Builder) {
 	if n := card.zeros(); n > 0 {
 		fmt.Fprintf(b, "- **Padding:** %s of the neurons are zeros that compute nothing; they fill widths up to what the form or the alignment asks for.\n", count(int64(n)))
 	}
-	b.WriteString("- **Training:** none by Coppice; what this card says is of the model as it came out of pruning.\n")
+	fmt.Fprintf(b, "- **Training:** none by Coppice; the figures of this card are of the weights `%s`.\n", card.Weights)
 }
 
 func (card *Card) calibration(b *strings.Builder) {

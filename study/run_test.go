@@ -120,11 +120,15 @@ func TestFailedCell(t *testing.T) {
 // A text or the records of a task that change while a study runs are not recorded under the
 // fingerprints of what they were before.
 func TestChangedInput(t *testing.T) {
-	for _, test := range []struct{ file, grow, want string }{
-		{"text.txt", "and more words of another kind\n", "the text text.txt changed while the study ran"},
-		{"data/arc_easy/test.jsonl", "", "the records of task arc_easy changed while the study ran"},
+	for _, test := range []struct {
+		method, at, file, grow, want string
+		failed                       int
+	}{
+		{"maxabs", "prune", "text.txt", "and more words of another kind\n", "the text text.txt changed while the study ran", 2},
+		{"maxabs", "prune", "data/arc_easy/test.jsonl", "", "the records of task arc_easy changed while the study ran", 2},
+		{"best", "calib", "text.txt", "and more words of another kind\n", "the calibration text changed while the study ran", 4},
 	} {
-		s := fakeStudy(t, strings.Replace(fakeFile, "methods: [best, maxabs, random]", "methods: [maxabs]\ntext: {files: [text.txt], ctx: 4}", 1))
+		s := fakeStudy(t, strings.Replace(fakeFile, "methods: [best, maxabs, random]", "methods: ["+test.method+"]\ntext: {files: [text.txt], ctx: 4}", 1))
 		file := filepath.Join(s.Dir(), test.file)
 		b, err := os.ReadFile(file)
 		if err != nil {
@@ -132,7 +136,7 @@ func TestChangedInput(t *testing.T) {
 		}
 		changed := strings.Replace(string(b), "What is 0?", "What was 0?", 1) + test.grow
 		f := &fake{t: t, before: func(_ context.Context, line string) error {
-			if strings.HasPrefix(line, "prune") { // the dense model is measured by then
+			if strings.HasPrefix(line, test.at) { // the dense model is measured by then
 				return os.WriteFile(file, []byte(changed), 0o666)
 			}
 			return nil
@@ -141,7 +145,7 @@ func TestChangedInput(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if sum.Measured != 1 || len(sum.Failed) != 2 || !strings.Contains(sum.Failed[0].Error, test.want) {
+		if sum.Measured != 1 || len(sum.Failed) != test.failed || !strings.Contains(sum.Failed[0].Error, test.want) {
 			t.Errorf("%s: %+v, want %q", test.file, sum, test.want)
 		}
 	}

@@ -2,6 +2,7 @@ package study
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -125,8 +126,20 @@ func (j *job) statistics(ctx context.Context, model string) (string, error) {
 	c := j.cell
 	file := j.sharedFile(c, "stats.safetensors")
 	stats := j.path(file, fmt.Sprintf("%s-seed%d.stats.safetensors", c.Model, c.Seed))
-	args := append([]string{"calib", model, "-o", stats}, j.textFlags()...)
-	return stats, j.shared(ctx, file, args)
+	made := !exists(file)
+	if err := j.shared(ctx, file, append([]string{"calib", model, "-o", stats}, j.textFlags()...)); err != nil || !made {
+		return stats, err
+	}
+	// They stand under the fingerprint of the text as it was when the study began.
+	now, err := j.calibrationFingerprint()
+	if err == nil && now != j.inputs.calibration {
+		err = errors.New("the calibration text changed while the study ran; run it again")
+	}
+	if err != nil {
+		err = &cellError{errors.Join(err, os.Remove(file))}
+		j.failed[file] = err
+	}
+	return stats, err
 }
 
 // scores makes the scores of a method, with their error curves, once for all sizes. best goes by the scores of obs.

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 	"unicode/utf8"
 
@@ -72,10 +73,13 @@ for one pruned copy at a time and for the statistics.`,
 			if err != nil {
 				return d.failed(err)
 			}
-			if a.json || a.quiet {
-				return a.result(r) // which prints nothing for a quiet one
+			page := ""
+			if d.keep != "" || !a.json && !a.quiet {
+				page, err = d.report() // without a page, too, there is something to show
 			}
-			page, err := d.report() // without a page, too, there is something to show
+			if a.json || a.quiet {
+				return errors.Join(a.result(r), err) // which prints nothing for a quiet one
+			}
 			return errors.Join(d.show(r, page), err)
 		},
 	}
@@ -318,16 +322,21 @@ func (d *demo) say(format string, args ...any) {
 	}
 }
 
-// failed says what an interruption leaves behind.
+// failed says what is left behind, and of a full disk where it is.
 func (d *demo) failed(err error) error {
-	if !errors.Is(err, context.Canceled) {
-		return err
-	}
 	left := "nothing is left of it"
-	if d.keep != "" {
+	if d.keep != "" && d.dir != "" {
 		left = "what was finished is kept in " + d.keep
 	}
-	return &interruptedError{err, left}
+	switch {
+	case errors.Is(err, context.Canceled):
+		return &interruptedError{err, left}
+	case errors.Is(err, syscall.ENOSPC) && d.keep == "":
+		return fmt.Errorf("%w (the demo works in %s: name another directory with TMPDIR, or a new one with --keep)", err, os.TempDir())
+	case d.keep != "" && d.dir != "":
+		return fmt.Errorf("%w; %s", err, left)
+	}
+	return err
 }
 
 // show prints the tables and the stories, and what to do next.
