@@ -97,6 +97,55 @@ func (m *lossMeter) pruned(ctx context.Context, p *plan.Plan) (*pruned, error) {
 // of the layers listed, ascending. What layers before the changed one compute is shared,
 // so a list of all L layers costs L/2 runs of the model and streams of L+1 texts.
 func (m *lossMeter) of(ctx context.Context, p, changed *plan.Plan, layers []int) (base perToken, others []perToken, err error) {
+	model, texts, err := m.run(ctx, p, changed, layers)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, streams := range texts {
+		loss, err := m.score(ctx, model, streams)
+		if err != nil {
+			return nil, nil, err
+		}
+		others = append(others, loss)
+	}
+	return others[0], others[1:], nil
+}
+
+// compared is how many tokens lie from one whose divergences are looked at to the next: they
+// differ far less from token to token than losses do, and cost more.
+const compared = 4
+
+// divergences are those of what comes next in a plan's model with one layer as in changed
+// from what comes next in the plan's, for each of the layers listed, ascending, at one of
+// `compared` tokens.
+func (m *lossMeter) divergences(ctx context.Context, p, changed *plan.Plan, layers []int) ([]perToken, error) {
+	model, texts, err := m.run(ctx, p, changed, layers)
+	if err != nil {
+		return nil, err
+	}
+	all := make([]perToken, len(layers))
+	for i, b := range m.batches {
+		forest := batchOf(b.rows)
+		for n, r := range b.rows {
+			for at := compared - 1; at < len(r.tokens); at += compared {
+				forest.Nodes[n].Targets = append(forest.Nodes[n].Targets, engine.Target{Index: at})
+			}
+		}
+		for l := range all {
+			d, err := model.Divergence(ctx, forest, texts[0][i], texts[l+1][i])
+			if err != nil {
+				return nil, fmt.Errorf("a pruned model cannot be judged: %w", err)
+			}
+			all[l] = append(all[l], d...)
+		}
+	}
+	return all, nil
+}
+
+// run runs the text through the model of a plan, and through those with one layer as in
+// changed. It returns the streams after the last layer of each batch: of the plan, then of
+// each change.
+func (m *lossMeter) run(ctx context.Context, p, changed *plan.Plan, layers []int) (*pruned, [][][]float32, error) {
 	model, err := m.pruned(ctx, p)
 	if err != nil {
 		return nil, nil, err
@@ -125,7 +174,7 @@ func (m *lossMeter) of(ctx context.Context, p, changed *plan.Plan, layers []int)
 			for _, stream := range first {
 				with = append(with, slices.Clone(stream))
 			}
-			if err := m.run(ctx, layer, with); err != nil {
+			if err := m.runLayer(ctx, layer, with); err != nil {
 				return nil, nil, err
 			}
 		}
@@ -134,7 +183,7 @@ func (m *lossMeter) of(ctx context.Context, p, changed *plan.Plan, layers []int)
 			return nil, nil, err
 		}
 		for _, streams := range texts {
-			if err := m.run(ctx, layer, streams); err != nil {
+			if err := m.runLayer(ctx, layer, streams); err != nil {
 				return nil, nil, err
 			}
 		}
@@ -142,14 +191,7 @@ func (m *lossMeter) of(ctx context.Context, p, changed *plan.Plan, layers []int)
 			texts = append(texts, with)
 		}
 	}
-	for _, streams := range texts {
-		loss, err := m.score(ctx, model, streams)
-		if err != nil {
-			return nil, nil, err
-		}
-		others = append(others, loss)
-	}
-	return others[0], others[1:], nil
+	return model, texts, nil
 }
 
 // embed makes the streams before the first layer.
@@ -164,8 +206,8 @@ func (m *lossMeter) embed(ctx context.Context, model *pruned) ([][]float32, erro
 	return first, nil
 }
 
-// run runs a layer over the text.
-func (m *lossMeter) run(ctx context.Context, layer engine.Layer, streams [][]float32) error {
+// runLayer runs a layer over the text.
+func (m *lossMeter) runLayer(ctx context.Context, layer engine.Layer, streams [][]float32) error {
 	for i, b := range m.batches {
 		if err := layer.Run(ctx, batchOf(b.rows), streams[i], nil); err != nil {
 			return err

@@ -167,12 +167,12 @@ func (m *lossMeter) without(ctx context.Context, model *pruned, p *plan.Plan, sp
 		}
 		before := streams
 		for _, r := range running {
-			if err := m.run(ctx, layer, r.streams); err != nil {
+			if err := m.runLayer(ctx, layer, r.streams); err != nil {
 				return nil, err
 			}
 		}
 		streams = clones(before)
-		if err := m.run(ctx, layer, streams); err != nil {
+		if err := m.runLayer(ctx, layer, streams); err != nil {
 			return nil, err
 		}
 		for _, part := range lesions {
@@ -185,7 +185,7 @@ func (m *lossMeter) without(ctx context.Context, model *pruned, p *plan.Plan, sp
 				if err != nil {
 					return nil, err
 				}
-				if err := m.run(ctx, other, with); err != nil {
+				if err := m.runLayer(ctx, other, with); err != nil {
 					return nil, err
 				}
 			}

@@ -3,6 +3,7 @@ package calib
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/coppice-lm/coppice/checkpoint"
@@ -12,8 +13,9 @@ import (
 	"github.com/coppice-lm/coppice/surgery"
 )
 
-// DefaultRounds is how often ShareWidths measures slopes unless it is told otherwise.
-const DefaultRounds = 3
+// DefaultRounds is how often ShareWidths measures slopes in the pruned model unless it is
+// told otherwise: on text of another kind than that of calibration nothing was gained by it.
+const DefaultRounds = 0
 
 // reaches are how many steps the widths that are proposed may be away from those at which
 // the slopes were measured. Trying one of L layers costs 2/(L+3) of what the slopes cost.
@@ -29,7 +31,7 @@ type WidthOptions struct {
 	Step   int       // widths are multiples of it
 	Refit  plan.RefitMethod
 	Cap    float64     // in [0, 1], most of the trace of H that first tokens have
-	Rounds int         // how often slopes are measured; 0: widths are those of the residual curve
+	Rounds int         // how often slopes are measured in the pruned model
 	Units  []plan.Unit // what may go besides neurons where that loses less
 
 	Progress func(done, total int64) // called with layers run over the text; may be nil
@@ -40,15 +42,19 @@ type WidthOptions struct {
 // of the pruned model on the held-back part of the calibration text is least: the text
 // that st was made of, and opt as it was given to Collect. Scores must have error curves.
 //
-// Losses of layers cut alone do not add up (a layer whose loss alone is small may be what
-// makes up for another), so slopes are measured where they are used: all layers are cut,
-// to the widths that the residual curve gives, and one after another a quarter of a
-// layer's neurons goes besides. What the loss rises by, over what the layer's error rises
-// by, is its slope. The widths with the least sum of slope times error that are not too far
-// from those measured are tried, for several distances, and the best of them, if it loses
-// less, is where the next round measures.
+// A layer's slope is what the loss rises by, over what the layer's error rises by. It is
+// measured in the dense model, of which one layer after another is cut, by how far that
+// moves what the model says (Kullback-Leibler). Where little goes these slopes are right, and the widths with the least sum of slope
+// times error are far better than those of the residual curve; where much goes losses do not
+// add up (a layer whose loss alone is small may be what makes up for another). So three
+// sharings are tried: by the residual curve, by the slopes, and by their geometric mean; and
+// the one whose model loses least is taken. That runs the text L/2 + 5.5 times.
 //
-// The text is run L/2 + 5 times for each round.
+// Rounds measure slopes where they are used: all layers are cut, to the widths so far, and
+// one after another a quarter of a layer's neurons goes besides. The widths with the least
+// sum of slope times error that are not too far from those measured are tried, for several
+// distances, and the best of them, if it loses less, is where the next round measures. That
+// runs the text L/2 + 5.5 times for each round.
 //
 // With Units, parts go first, under the same budget of parameters, where that loses less:
 // see dropParts.
@@ -125,22 +131,40 @@ func (s *sharer) share() (plan.Rule, *plan.Allocation, error) {
 	if err != nil {
 		return fail(err)
 	}
-	var loss perToken
-	if s.opt.Rounds == 0 {
-		if loss, _, err = s.loss(best, nil); err != nil {
-			return fail(err)
-		}
+	loss, _, err := s.loss(best, nil)
+	if err != nil {
+		return fail(err)
 	}
-	for round := range s.opt.Rounds {
-		base, rises, err := s.loss(best, s.changes(best.Widths))
+	s.note("loss on held-back text: %.4f at one width, %.4f by the residual curve", uniform.mean(), loss.mean())
+	slopes, err := s.alone(best.Widths)
+	if err != nil {
+		return fail(err)
+	}
+	choose.Curve = plan.Measured
+	for _, by := range []struct {
+		what   string
+		slopes []float64
+	}{{"measured slopes", slopes}, {"their mean with the residual curve", s.tempered(slopes, best.Widths)}} {
+		choose.Slopes = by.slopes
+		rule, a, err := plan.Allocate(s.scores.Curves, spec, s.rule, choose)
 		if err != nil {
 			return fail(err)
 		}
-		if round == 0 {
-			loss = base
-			s.note("loss on held-back text: %.4f at one width, %.4f by the residual curve", uniform.mean(), loss.mean())
+		l, _, err := s.loss(rule, nil)
+		if err != nil {
+			return fail(err)
 		}
-		choose.Curve, choose.Slopes, choose.Near = plan.Measured, s.slopes(best.Widths, rises), best.Widths
+		s.note("loss on held-back text: %.4f by %s", l.mean(), by.what)
+		if l.mean() < loss.mean() {
+			best, allocation, loss = rule, a, l
+		}
+	}
+	for round := range s.opt.Rounds {
+		_, rises, err := s.loss(best, s.changes(best.Widths))
+		if err != nil {
+			return fail(err)
+		}
+		choose.Slopes, choose.Near = s.slopes(best.Widths, rises), best.Widths
 		if round == 0 { // what is said of the first widths, should no others be better
 			choose.Reach = 0
 			if _, allocation, err = plan.Allocate(s.scores.Curves, spec, s.rule, choose); err != nil {
@@ -159,6 +183,62 @@ func (s *sharer) share() (plan.Rule, *plan.Allocation, error) {
 	}
 	allocation.Loss, allocation.LossUniform, allocation.Units = loss.mean(), uniform.mean(), s.opt.Units
 	return best, allocation, nil
+}
+
+// alone measures the slopes of layers that are cut alone, each to the mean of widths: not by
+// the loss on the text, which a cut may even lower where the model fits the text badly, but
+// by the divergence of what the cut model says from what the dense one does.
+func (s *sharer) alone(widths []int) ([]float64, error) {
+	whole := s.rule
+	whole.Ratio, whole.Width, whole.Expansion, whole.Layers, whole.Widths = nil, nil, nil, nil, slices.Clone(widths)
+	changes := s.changes(widths)
+	mean := 0
+	for _, c := range changes {
+		whole.Widths[c.layer] = s.stats.Widths[c.layer]
+		mean += widths[c.layer]
+	}
+	if len(changes) > 0 {
+		mean = max(s.opt.Step, mean/len(changes)/s.opt.Step*s.opt.Step)
+	}
+	changes = slices.DeleteFunc(changes, func(c rise) bool { return mean >= s.stats.Widths[c.layer] })
+	for i := range changes {
+		changes[i].width = mean
+	}
+	p, changed, layers, err := s.plans(whole, changes)
+	if err != nil {
+		return nil, err
+	}
+	divergences, err := s.losses.divergences(s.ctx, p, changed, layers)
+	if err != nil {
+		return nil, err
+	}
+	for i, d := range divergences {
+		changes[i].mean, changes[i].stderr = d.rise(make(perToken, len(d)))
+	}
+	return s.slopes(whole.Widths, changes), nil
+}
+
+// tempered are the geometric means of slopes and of those that the residual curve stands
+// for, the latter scaled so that at the widths both make the same sum.
+func (s *sharer) tempered(slopes []float64, widths []int) []float64 {
+	residual := make([]float64, len(slopes))
+	sum, of := 0.0, 0.0
+	for l, slope := range slopes {
+		errors, stream := s.opt.Refit.Errors(&s.scores.Curves.Layers[l])
+		if slope == 0 || stream == 0 {
+			continue
+		}
+		residual[l] = 1 / stream
+		sum += slope * float64(errors[widths[l]])
+		of += residual[l] * float64(errors[widths[l]])
+	}
+	means := make([]float64, len(slopes))
+	for l := range means {
+		if of > 0 {
+			means[l] = math.Sqrt(slopes[l] * residual[l] * sum / of)
+		}
+	}
+	return means
 }
 
 // propose tries the widths that slopes lead to, within each of the reaches, and returns the
@@ -197,7 +277,7 @@ func (s *sharer) progress(layers int) {
 	s.done += int64(layers)
 	if s.opt.Progress != nil {
 		l := int64(len(s.stats.Widths))
-		total := int64(s.opt.Rounds)*(l*(l+3)/2+int64(len(reaches))*l) + 2*l
+		total := int64(s.opt.Rounds)*(l*(l+3)/2+int64(len(reaches))*l) + l*(l+3)/2 + 4*l
 		if len(s.opt.Units) > 0 {
 			parts := int64(len(s.opt.Rule.Parts(&s.checkpoint.Spec, s.opt.Units)))
 			total += partRounds*(parts+l*(2+partsMeasured+int64(len(dropped)))+partsMeasured) + l
@@ -245,24 +325,25 @@ func (s *sharer) changes(widths []int) []rise {
 	return all
 }
 
+// plans are those of a rule, and of it with all changes, which are of the layers returned.
+func (s *sharer) plans(rule plan.Rule, changes []rise) (p, changed *plan.Plan, layers []int, err error) {
+	if p, err = s.plan(rule); err != nil || len(changes) == 0 {
+		return p, nil, nil, err
+	}
+	rule.Widths = slices.Clone(rule.Widths)
+	for _, c := range changes {
+		rule.Widths[c.layer] = c.width
+		layers = append(layers, c.layer)
+	}
+	changed, err = s.plan(rule)
+	return p, changed, layers, err
+}
+
 // loss measures a rule's loss and fills in what each of the changes does to it.
 func (s *sharer) loss(rule plan.Rule, changes []rise) (perToken, []rise, error) {
-	p, err := s.plan(rule)
+	p, changed, layers, err := s.plans(rule, changes)
 	if err != nil {
 		return nil, nil, err
-	}
-	var changed *plan.Plan
-	var layers []int
-	if len(changes) > 0 {
-		other := rule
-		other.Widths = slices.Clone(rule.Widths)
-		for _, c := range changes {
-			other.Widths[c.layer] = c.width
-			layers = append(layers, c.layer)
-		}
-		if changed, err = s.plan(other); err != nil {
-			return nil, nil, err
-		}
 	}
 	base, others, err := s.losses.of(s.ctx, p, changed, layers)
 	if err != nil {

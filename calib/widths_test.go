@@ -213,6 +213,84 @@ func TestShareWidths(t *testing.T) {
 	}
 }
 
+// Slopes alone are those of a dense model of which one layer is cut, and without rounds the
+// best of the sharings by them, by the residual curve and by both is taken.
+func TestShareWidthsAlone(t *testing.T) {
+	f := newFixture(t, 2)
+	opt := f.widths()
+	opt.Rounds = 0
+	s, _ := f.sharer(t, opt)
+	spec := &f.checkpoint.Spec
+	loss := func(rule plan.Rule) perToken {
+		l, _, err := s.loss(rule, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	choose := plan.AllocateOptions{Curve: plan.Residual, Step: opt.Step, Refit: opt.Refit}
+	residual, _, err := plan.Allocate(f.scores.Curves, spec, opt.Rule, choose)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slopes, err := s.alone(residual.Widths)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dense := residual
+	dense.Widths = slices.Clone(spec.Widths)
+	var rises []rise
+	for l, d := range spec.Widths {
+		if d <= 20 {
+			t.Fatalf("layer %d has %d neurons", l, d)
+		}
+		rises = append(rises, rise{layer: l, width: 20}) // 60 neurons in 3 layers
+	}
+	p, changed, layers, err := s.plans(dense, rises)
+	if err != nil {
+		t.Fatal(err)
+	}
+	divergences, err := s.losses.divergences(context.Background(), p, changed, layers)
+	if err != nil || len(divergences) != len(rises) {
+		t.Fatalf("%d divergences of %d changes: %v", len(divergences), len(rises), err)
+	}
+	for i, d := range divergences {
+		if rises[i].mean, rises[i].stderr = d.rise(make(perToken, len(d))); !(rises[i].mean > 0) {
+			t.Errorf("layer %d: a mean divergence of %v", i, rises[i].mean)
+		}
+	}
+	if want := s.slopes(spec.Widths, rises); !reflect.DeepEqual(slopes, want) {
+		t.Errorf("slopes %v, want %v", slopes, want)
+	}
+	best := loss(residual).mean()
+	tempered := s.tempered(slopes, residual.Widths)
+	for _, by := range [][]float64{slopes, tempered} {
+		choose.Curve, choose.Slopes = plan.Measured, by
+		rule, _, err := plan.Allocate(f.scores.Curves, spec, opt.Rule, choose)
+		if err != nil {
+			t.Fatal(err)
+		}
+		best = min(best, loss(rule).mean())
+	}
+	if _, a, err := f.share(opt); err != nil || a.Loss != best {
+		t.Errorf("%+v, %v; the least loss is %v", a, err, best)
+	}
+	// Between the two, and of the same sum as the slopes at the widths.
+	sum, of := 0.0, 0.0
+	for l, c := range f.scores.Curves.Layers {
+		errors, stream := opt.Refit.Errors(&c)
+		e := float64(errors[residual.Widths[l]])
+		sum += slopes[l] * e
+		of += e / stream
+	}
+	for l, c := range f.scores.Curves.Layers {
+		_, stream := opt.Refit.Errors(&c)
+		if want := math.Sqrt(slopes[l] * sum / of / stream); math.Abs(tempered[l]-want) > 1e-12*want {
+			t.Errorf("layer %d: tempered %v, want %v", l, tempered[l], want)
+		}
+	}
+}
+
 func TestShareWidthsRefuses(t *testing.T) {
 	f := newFixture(t, 2)
 	other := *f

@@ -30,6 +30,13 @@ type Layerwise interface {
 	// logit is not a number the error names the head. The first call loads the head, which
 	// stays in memory.
 	Score(ctx context.Context, batch Batch, stream []float32) ([][]Score, error)
+
+	// Divergence returns for each position that the targets of a batch ask for, node after
+	// node, ascending, the Kullback-Leibler divergence, in nats, of what comes next after
+	// other from what comes next after stream: the sum over the vocabulary of p (log p -
+	// log q). Both are residual streams after the last layer. Where it is no number the
+	// error names the head.
+	Divergence(ctx context.Context, batch Batch, stream, other []float32) ([]float64, error)
 }
 
 // Layer is one loaded layer of a model.

@@ -32,10 +32,10 @@ type allocationFlags struct {
 
 func (f *allocationFlags) register(cmd *cobra.Command) {
 	fl := cmd.Flags()
-	fl.StringVar(&f.allocation, "allocation", uniform, "how what stays is shared out: uniform (one width); or a width for each layer, as many parameters in all: global (by error curves; needs statistics) or measured (by the loss of the pruned model on held-back text; needs --calib and some minutes; not shown to be better than global)")
+	fl.StringVar(&f.allocation, "allocation", uniform, "how what stays is shared out: uniform (one width); or a width for each layer, as many parameters in all: global (by error curves; needs statistics) or measured (by what cutting each layer does to what the model says of held-back text, and by the loss of the pruned model; needs --calib and some minutes; better than global where little goes)")
 	fl.StringVar(&f.curve, "allocation-curve", string(plan.Residual), "what a layer's error is measured against by --allocation global: the energy of the residual stream, or of the layer's output")
 	fl.IntVar(&f.step, "allocation-step", 0, "widths of --allocation global and measured are multiples of this (default 64 or the alignment)")
-	fl.IntVar(&f.rounds, "allocation-rounds", calib.DefaultRounds, "how often --allocation measured measures what layers count")
+	fl.IntVar(&f.rounds, "allocation-rounds", calib.DefaultRounds, "how often --allocation measured measures again, in the pruned model, what layers count")
 	fl.StringSliceVar(&f.units, "units", nil, "what --allocation measured may take besides neurons, under the same budget of parameters: attention, heads (key-value heads with their query heads), layers")
 	completeWords(cmd, "units", "attention", "heads", "layers")
 	completeWords(cmd, "allocation", uniform, global, measured)
@@ -60,8 +60,8 @@ func (f *allocationFlags) check(cmd *cobra.Command, form plan.Form) error {
 		return usagef("--allocation %s gives each layer a width of its own, which --form llama cannot say; choose --form transformers, decilm or padded", f.allocation)
 	case cmd.Flags().Changed("allocation-step") && f.step < 1:
 		return usagef("--allocation-step %d: expected at least 1", f.step)
-	case f.rounds < 0 || f.rounds == 0 && len(f.units) == 0:
-		return usagef("--allocation-rounds %d: expected at least 1 (with --units 0: widths by the residual curve)", f.rounds)
+	case f.rounds < 0:
+		return usagef("--allocation-rounds %d: expected at least 0", f.rounds)
 	}
 	for _, name := range f.units {
 		u, err := plan.ParseUnit(name)

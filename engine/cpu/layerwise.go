@@ -110,6 +110,22 @@ func (w *Layerwise) Layer(ctx context.Context, index int) (engine.Layer, error) 
 	return one, nil
 }
 
+// loadHead loads the head and the norm before it, unless they are.
+func (w *Layerwise) loadHead(ctx context.Context) error {
+	e, t := w.e, w.e.model
+	if e.head != nil {
+		return nil
+	}
+	err := e.loader(ctx, w.src).fill(&w.headMemory, func(l *loader) {
+		e.head = l.vocabulary(t.Head, t.Vocab, t.Hidden)
+		e.finalNorm = l.norm(t.FinalNorm, t.Hidden, t.NormPlusOne)
+	})
+	if err != nil {
+		e.head = nil
+	}
+	return err
+}
+
 // Score implements engine.Layerwise.
 func (w *Layerwise) Score(ctx context.Context, batch engine.Batch, stream []float32) ([][]engine.Score, error) {
 	if err := w.fits(batch, stream); err != nil {
@@ -122,14 +138,8 @@ func (w *Layerwise) Score(ctx context.Context, batch engine.Batch, stream []floa
 	}
 	e, t := w.e, w.e.model
 	defer e.begin()()
-	if e.head == nil {
-		if err := e.loader(ctx, w.src).fill(&w.headMemory, func(l *loader) {
-			e.head = l.vocabulary(t.Head, t.Vocab, t.Hidden)
-			e.finalNorm = l.norm(t.FinalNorm, t.Hidden, t.NormPlusOne)
-		}); err != nil {
-			e.head = nil
-			return nil, err
-		}
+	if err := w.loadHead(ctx); err != nil {
+		return nil, err
 	}
 	rows := make([]int, len(wanted))
 	for i := range wanted {

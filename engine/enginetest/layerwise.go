@@ -25,6 +25,7 @@ func RunLayerwise(t *testing.T, open Opener, layerwise LayerwiseOpener) {
 		{"precisions", testLayerwisePrecisions},
 		{"another MLP", testWithMLP},
 		{"another output projection", testWithAttentionOut},
+		{"divergence", testDivergence},
 		{"refusals", testLayerwiseRefusals},
 		{"cancelled", testLayerwiseCancelled},
 	} {
@@ -329,6 +330,13 @@ func testLayerwiseRefusals(t *testing.T, _ Opener, layerwise LayerwiseOpener) {
 		if _, err := l.Score(context.Background(), c.batch, make([]float32, c.size)); err == nil {
 			t.Errorf("%s: scored", name)
 		}
+		right := make([]float32, c.batch.Tokens()*h)
+		if _, err := l.Divergence(context.Background(), c.batch, right, make([]float32, c.size)); err == nil {
+			t.Errorf("%s: compared", name)
+		}
+		if _, err := l.Divergence(context.Background(), c.batch, make([]float32, c.size), right); err == nil {
+			t.Errorf("%s: compared with", name)
+		}
 	}
 	for _, index := range []int{-1, 3} {
 		if _, err := l.Layer(context.Background(), index); err == nil {
@@ -364,12 +372,81 @@ func testLayerwiseRefusals(t *testing.T, _ Opener, layerwise LayerwiseOpener) {
 	if _, err := l.Score(context.Background(), wants, stream); !errors.As(err, &bad) || bad.Index != 0 || bad.Layer != 3 {
 		t.Errorf("the scores of a NaN: %v", err)
 	}
+	if _, err := l.Divergence(context.Background(), wants, make([]float32, 2*h), stream); !errors.As(err, &bad) || bad.Index != 0 || bad.Layer != 3 {
+		t.Errorf("the divergence of a NaN: %v", err)
+	}
 	if err := layer.Run(context.Background(), engine.Batch{}, nil, nil); err != nil {
 		t.Errorf("an empty batch: %v", err)
 	}
 	stop := errors.New("enough")
 	if err := layer.Run(context.Background(), ok, stream, func(engine.MLP) error { return stop }); err != stop {
 		t.Errorf("an observer's error came back as %v", err)
+	}
+}
+
+// testDivergence: divergences are those of the log-probabilities of all tokens of the
+// vocabulary, whatever parts it is computed in, and none where the streams are equal.
+func testDivergence(t *testing.T, _ Opener, layerwise LayerwiseOpener) {
+	const vocab = 2500
+	l := layerwise(t, model(t, With(TinyLlama, map[string]any{"vocab_size": vocab, "final_logit_softcapping": 30.0})), Options{Threads: 2})
+	batch := engine.Batch{Nodes: []engine.Node{{Parent: -1, Tokens: sequence(1, 70)}, {Parent: 0, Tokens: sequence(2, 3)}}}
+	_, streams := layered(t, l, nil, batch)
+	stream, other := streams[0], slices.Clone(streams[0])
+	for i := range other {
+		other[i] += 0.3 * other[(i*7+5)%len(other)]
+	}
+	for i, n := range batch.Nodes {
+		for at := range n.Tokens {
+			for token := range vocab {
+				batch.Nodes[i].Targets = append(batch.Nodes[i].Targets, engine.Target{Index: at, Token: int32(token)})
+			}
+		}
+	}
+	scores := func(stream []float32) []float64 {
+		nodes, err := l.Score(context.Background(), batch, stream)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var all []float64
+		for _, n := range nodes {
+			for _, s := range n {
+				all = append(all, float64(s.LogProb))
+			}
+		}
+		return all
+	}
+	p, q := scores(stream), scores(other)
+	for i := range batch.Nodes {
+		n := &batch.Nodes[i]
+		n.Targets = nil
+		for at := range n.Tokens { // out of order, and some twice
+			n.Targets = append(n.Targets, engine.Target{Index: len(n.Tokens) - 1 - at}, engine.Target{Index: at / 2})
+		}
+	}
+	got, err := l.Divergence(context.Background(), batch, stream, other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != 73 {
+		t.Fatalf("%d divergences of 73 tokens", len(got))
+	}
+	least := math.Inf(1)
+	for i := range got {
+		want := 0.0
+		for k := i * vocab; k < (i+1)*vocab; k++ {
+			want += math.Exp(p[k]) * (p[k] - q[k])
+		}
+		if math.Abs(got[i]-want) > 1e-5*(1+want) {
+			t.Errorf("token %d: divergence %v, want %v", i, got[i], want)
+		}
+		least = min(least, want)
+	}
+	if least < 1e-3 {
+		t.Errorf("the least divergence is %v: this checks little", least)
+	}
+	same, err := l.Divergence(context.Background(), batch, stream, stream)
+	if err != nil || slices.ContainsFunc(same, func(d float64) bool { return d != 0 }) {
+		t.Errorf("of a stream from itself: %v, %v", same, err)
 	}
 }
 

@@ -1,0 +1,92 @@
+package cpu
+
+import (
+	"context"
+	"math"
+
+	"github.com/coppice-lm/coppice/engine"
+	"github.com/coppice-lm/coppice/engine/cpu/kernel"
+)
+
+// Divergence implements engine.Layerwise.
+func (w *Layerwise) Divergence(ctx context.Context, batch engine.Batch, stream, other []float32) ([]float64, error) {
+	for _, s := range [][]float32{stream, other} {
+		if err := w.fits(batch, s); err != nil {
+			return nil, err
+		}
+	}
+	e := w.e
+	defer e.begin()()
+	if err := w.loadHead(ctx); err != nil {
+		return nil, err
+	}
+	layout := lay(batch, e.model.Regime)
+	_, wanted := wantedOf(batch, &layout)
+	all := make([]float64, len(wanted))
+	e.pool.run((len(all)+headRows-1)/headRows, func(_, unit int) {
+		if ctx.Err() == nil {
+			r0 := unit * headRows
+			r1 := min(r0+headRows, len(all))
+			e.diverge(all[r0:r1], wanted[r0:r1], stream, other)
+		}
+	})
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	for i, d := range all {
+		if math.IsNaN(d) || math.IsInf(d, 0) {
+			row := layout.rows[wanted[i].row]
+			return nil, &engine.NonFiniteError{Node: row.Node, Index: row.Index, Layer: len(e.model.Layers), Layers: len(e.model.Layers)}
+		}
+	}
+	return all, nil
+}
+
+// diverge computes the divergences at no more than headRows positions, one part of the vocabulary
+// after another: of each part the sum of p (a - b), a and b the logits, p as if the part
+// were all there is, and the log-sum-exps, by which the parts are joined.
+func (e *Engine) diverge(all []float64, at []wanted, stream, other []float32) {
+	n, h := len(all), e.model.Hidden
+	var x [2]rows
+	for i, from := range [][]float32{stream, other} {
+		x[i] = e.sized(rows{}, n, h)
+		for r, w := range at {
+			e.norm(x[i].values[r*h:(r+1)*h], from[w.row*h:][:h], e.finalNorm)
+		}
+		x[i].round(0, n)
+	}
+	type joint struct{ a, b, gap float64 } // log-sum-exps, and the mean of a - b by p
+	parts := make([]joint, n*len(e.head))
+	a, b := make([]float32, n*vocabPart), make([]float32, n*vocabPart)
+	for i, m := range e.head {
+		for j, logits := range [][]float32{a, b} {
+			m.mul(logits[:n*m.out], m.out, x[j], n, 0, m.Panels())
+			e.finish(logits[:n*m.out])
+		}
+		for r := range n {
+			la, lb := a[r*m.out:(r+1)*m.out], b[r*m.out:(r+1)*m.out]
+			p := &parts[r*len(e.head)+i]
+			p.a, p.b = kernel.LogSumExp(la), kernel.LogSumExp(lb)
+			for k := range lb {
+				lb[k] = la[k] - lb[k]
+			}
+			kernel.Softmax(la)
+			p.gap = float64(kernel.Dot(la, lb))
+		}
+	}
+	for r := range all {
+		row := parts[r*len(e.head) : (r+1)*len(e.head)]
+		mostA, mostB := math.Inf(-1), math.Inf(-1)
+		for _, p := range row {
+			mostA, mostB = max(mostA, p.a), max(mostB, p.b)
+		}
+		sumA, sumB, gap := 0.0, 0.0, 0.0
+		for _, p := range row {
+			weight := math.Exp(p.a - mostA)
+			sumA += weight
+			sumB += math.Exp(p.b - mostB)
+			gap += weight * p.gap
+		}
+		all[r] = gap/sumA + ((mostB + math.Log(sumB)) - (mostA + math.Log(sumA)))
+	}
+}
