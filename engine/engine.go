@@ -137,8 +137,10 @@ const (
 	Q8_0
 	Q4_0
 	Q4_1
-	// Weights in the type of the file where the engine has a product for it, in F32
-	// elsewhere.
+	// Weights in the type of the file. What is multiplied with blocks is rounded to 8 bits
+	// in blocks of the same size, 32 or (K types) 256, as llama.cpp's processor backend does;
+	// blocks that the engine has no product for are decoded to float32. Types that are
+	// neither blocks nor 16 bits wide are F32.
 	Stored
 )
 

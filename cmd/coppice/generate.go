@@ -89,7 +89,7 @@ which only what is new is computed. The default is greedy: the most probable tok
 	fl.StringVar(&prompt, "prompt", "", "the text to continue")
 	fl.BoolVar(&chat, "chat", false, "use the model's chat template; without --prompt, converse")
 	fl.StringVar(&system, "system", "", "system message of the chat")
-	fl.StringVar(&dtype, "dtype", "f32", "weights and products in f32, bf16, f16, q8_0, q4_0, q4_1, or stored: as in the file")
+	fl.StringVar(&dtype, "dtype", "f32", "weights and products in f32, bf16, f16, q8_0, q4_0, q4_1, or stored: weights as in the file, multiplied as llama.cpp does")
 	var names []string
 	for _, p := range engine.Precisions() {
 		names = append(names, p.String())

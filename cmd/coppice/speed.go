@@ -81,7 +81,7 @@ where there is no RAPL: these watts for as long as the work takes. --grid adds e
 	fl.IntSliceVar(&f.opt.Contexts, "prompt", []int{128, 512}, "lengths of prompts in tokens")
 	fl.IntVar(&f.opt.Decode, "decode", 32, "tokens to decode after each prompt; 0: none")
 	fl.IntSliceVar(&f.opt.Batches, "batch", []int{1, 4}, "numbers of sequences that run together")
-	fl.StringVar(&f.opt.DType, "dtype", "f32", "weights and products in f32, bf16, f16, q8_0, q4_0, q4_1, or stored: as in the file")
+	fl.StringVar(&f.opt.DType, "dtype", "f32", "weights and products in f32, bf16, f16, q8_0, q4_0, q4_1, or stored: weights as in the file, multiplied as llama.cpp does")
 	var names []string
 	for _, p := range engine.Precisions() {
 		names = append(names, p.String())

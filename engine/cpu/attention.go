@@ -169,14 +169,14 @@ func (p *pass) attend(layer int, only []int) {
 			}
 			attention.Run(out, queries, q, stride, b.n, at, kv)
 		}
-		if columns%kernel.BlockSize == 0 {
+		if columns%p.ws.att.grain() == 0 {
 			p.ws.att.roundRegion(region{r, r + b.n, column, column + columns})
 		}
 	})
 	if only != nil {
 		p.narrow(only)
 	}
-	if only != nil || columns%kernel.BlockSize != 0 {
+	if only != nil || columns%p.ws.att.grain() != 0 {
 		p.rows(p.n, rowTile, func(_, r0, r1 int) { p.ws.att.round(r0, r1) })
 	}
 }

@@ -52,7 +52,7 @@ type Engine struct {
 	precision engine.Precision
 	maxLength int
 
-	takesBF16, takesBlocks bool // some products take activations in these forms
+	takes forms // of activations
 
 	embedding []*matrix // [Vocab, Hidden] in parts of vocabPart tokens; also the head where tied
 	head      []*matrix

@@ -6,8 +6,9 @@ import (
 	"github.com/coppice-lm/coppice/tensor"
 )
 
-// format is the type in which the rows of the parts, of `in` elements, are packed.
-func (l *loader) format(in int, parts ...arch.Projection) tensor.DType {
+// format is the type of whose values the rows of a matrix, of `in` elements, are when they
+// are multiplied.
+func (l *loader) format(in int, p arch.Projection) tensor.DType {
 	blocks := func(d tensor.DType) tensor.DType {
 		if in%d.BlockSize() != 0 {
 			return tensor.F16
@@ -26,8 +27,7 @@ func (l *loader) format(in int, parts ...arch.Projection) tensor.DType {
 	case engine.Q4_1:
 		return blocks(tensor.Q4_1)
 	case engine.Stored:
-		switch d := l.stored(parts...); d {
-		case tensor.BF16, tensor.F16, tensor.Q8_0, tensor.Q4_0, tensor.Q4_1:
+		if d := l.stored(p); d.IsBlock() || d == tensor.BF16 || d == tensor.F16 {
 			return d
 		}
 	}
@@ -44,13 +44,8 @@ func (l *loader) vocabularyFormat(in int, p arch.Projection) tensor.DType {
 	return d
 }
 
-// stored is the type of the parts in the file; Invalid where they differ.
-func (l *loader) stored(parts ...arch.Projection) tensor.DType {
-	first, _ := l.src.Lookup(parts[0].Weight)
-	for _, p := range parts[1:] {
-		if info, _ := l.src.Lookup(p.Weight); info.DType != first.DType {
-			return tensor.Invalid
-		}
-	}
-	return first.DType
+// stored is the type of a matrix in the file.
+func (l *loader) stored(p arch.Projection) tensor.DType {
+	info, _ := l.src.Lookup(p.Weight)
+	return info.DType
 }

@@ -95,7 +95,7 @@ func (p *pass) together(widths []int, work func(*pass)) error {
 			most = max(most, min(n, mlpRows(width))*width)
 		}
 	}
-	whole := func(n int) int { return (n + kernel.BlockSize - 1) / kernel.BlockSize * kernel.BlockSize }
+	whole := func(n int) int { return (n + decodedBlock - 1) / decodedBlock * decodedBlock }
 	most = whole(most)
 	ws.out = grow(ws.out, n*t.Hidden)
 	ws.first = grow(ws.first, max(n*(queries+2*keys), most))
@@ -191,10 +191,14 @@ func (p *pass) attention(i int, only []int) {
 	ws.att = p.e.sized(ws.att, p.layout.n, heads.Heads*t.HeadDim)
 	in, norm := p.normed(l.attentionIn)
 	p.then(l.out)
-	p.regions(p.n, l.qkv, func(g region) {
-		norm()
-		l.qkv.region(ws.qkv, stride, in, g)
-	})
+	column := 0
+	for _, m := range l.qkv {
+		p.regions(p.n, m, func(g region) {
+			norm()
+			m.region(ws.qkv[column:], stride, in, g)
+		})
+		column += m.out
+	}
 	p.attend(i, only)
 	p.then(l.gate, l.up)
 	p.regions(p.n, l.out, func(g region) {
@@ -318,6 +322,7 @@ func (p *pass) mlp(layer int) {
 		r0, r1 := i*p.n/parts, (i+1)*p.n/parts
 		n := r1 - r0
 		in, act, up := all.slice(r0, r1), e.sized(p.ws.act, n, width), p.ws.up[:n*width]
+		inParts := kernel.PanelCols%act.grain() == 0 // regions are whole panels
 		p.then(l.down)
 		p.regions(n, l.gate, func(g region) {
 			norm()
@@ -327,12 +332,17 @@ func (p *pass) mlp(layer int) {
 				from, to := r*width+g.c0, r*width+g.c1
 				activate(e.model.Activation, act.values[from:to], up[from:to])
 			}
-			act.roundRegion(g)
+			if inParts {
+				act.roundRegion(g)
+			}
 		})
+		if !inParts {
+			p.rows(n, rowTile, func(_, r0, r1 int) { act.round(r0, r1) })
+		}
 		// An observer sees what is neither normalised nor scaled.
 		out, add := p.ws.out[r0*h:r1*h], l.mlpOut == nil && p.observe == nil
 		if p.then(); layer+1 < len(e.layers) {
-			p.then(e.layers[layer+1].qkv)
+			p.then(e.layers[layer+1].qkv...)
 		}
 		p.regions(n, l.down, func(g region) {
 			l.down.region(out, h, act, g)

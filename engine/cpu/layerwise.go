@@ -36,7 +36,7 @@ func NewLayerwise(ctx context.Context, model *arch.Transformer, src engine.Sourc
 	l := e.loader(ctx, src)
 	l.memory, l.measuring = &kernel.Memory{}, true
 	e.assemble(l)
-	e.takesBF16, e.takesBlocks = l.takesBF16, l.takesBlocks
+	e.takes = l.takes
 	if l.err != nil {
 		return nil, l.err
 	}

@@ -17,7 +17,7 @@ type layer struct {
 	attentionIn, attentionOut, mlpIn, mlpOut []float32 // [hidden]
 	qNorm, kNorm                             []float32
 
-	qkv            *matrix // queries, keys and values, one below the other
+	qkv            []*matrix // queries, keys and values, one below the other; several where formats differ
 	out            *matrix
 	gate, up, down *matrix
 }
@@ -34,7 +34,7 @@ func (l *layer) width() int {
 func (e *Engine) load(ctx context.Context, src engine.Source) error {
 	l := e.loader(ctx, src)
 	err := l.fill(&kernel.Memory{}, e.assemble)
-	e.takesBF16, e.takesBlocks = l.takesBF16, l.takesBlocks
+	e.takes = l.takes
 	return err
 }
 
@@ -68,7 +68,7 @@ func (e *Engine) assembleLayer(l *loader, i int) (to layer) {
 	to.qNorm = l.norm(from.QNorm, qNorm, t.NormPlusOne)
 	to.kNorm = l.norm(from.KNorm, kNorm, t.NormPlusOne)
 	if from.Heads > 0 {
-		to.qkv = l.matrix(t.Hidden, from.Q, from.K, from.V)
+		to.qkv = l.matrices(t.Hidden, from.Q, from.K, from.V)
 		to.out = l.matrix(queries, from.Out)
 	}
 	if from.Width > 0 {
@@ -81,15 +81,15 @@ func (e *Engine) assembleLayer(l *loader, i int) (to layer) {
 
 // loader packs one tensor after another and keeps the first error.
 type loader struct {
-	ctx                    context.Context
-	src                    engine.Source
-	precision              engine.Precision
-	pool                   *pool
-	readers                []rowReader // one a thread
-	memory                 *kernel.Memory
-	measuring              bool // nothing is read
-	takesBF16, takesBlocks bool // as in Engine
-	err                    error
+	ctx       context.Context
+	src       engine.Source
+	precision engine.Precision
+	pool      *pool
+	readers   []rowReader // one a thread
+	memory    *kernel.Memory
+	measuring bool  // nothing is read
+	takes     forms // as in Engine
+	err       error
 }
 
 // loader makes a loader for the engine's model.
@@ -125,12 +125,24 @@ func (l *loader) vocabulary(name string, vocab, in int) []*matrix {
 	return parts
 }
 
-// matrix packs the parts, each with `in` columns, one below the other.
-func (l *loader) matrix(in int, parts ...arch.Projection) *matrix {
-	return l.packed(l.format(in, parts...), in, parts...)
+// matrix packs a matrix of `in` columns.
+func (l *loader) matrix(in int, p arch.Projection) *matrix { return l.packed(l.format(in, p), in, p) }
+
+// matrices packs the parts, each with `in` columns, one below the other: in one matrix, or
+// in several where the format changes from one part to the next.
+func (l *loader) matrices(in int, parts ...arch.Projection) (runs []*matrix) {
+	for len(parts) > 0 {
+		format, n := l.format(in, parts[0]), 1
+		for n < len(parts) && l.format(in, parts[n]) == format {
+			n++
+		}
+		runs = append(runs, l.packed(format, in, parts[:n]...))
+		parts = parts[n:]
+	}
+	return runs
 }
 
-// packed is matrix in the given type.
+// packed packs the parts, one below the other, in the given format.
 func (l *loader) packed(format tensor.DType, in int, parts ...arch.Projection) *matrix {
 	m := &matrix{in: in}
 	biased := false
@@ -169,20 +181,29 @@ func (l *loader) pack(m *matrix, format tensor.DType, parts []arch.Projection) {
 	case tensor.BF16:
 		var w *kernel.BF16
 		w, l.err = kernel.NewBF16(l.memory, m.out, m.in)
-		m.weights, l.takesBF16 = bf16Weights{w}, true
+		m.weights, l.takes.bf16 = bf16Weights{w}, true
 		fill = func(p0, p1 int, r *rowReader) error { return w.Pack(p0, p1, r.decode) }
 	case tensor.F16:
 		var w *kernel.F16
 		w, l.err = kernel.NewF16(l.memory, m.out, m.in)
 		m.weights = f16Weights{w}
 		fill = func(p0, p1 int, r *rowReader) error { return w.Pack(p0, p1, r.halves) }
-	default:
+	case tensor.Q8_0, tensor.Q4_0, tensor.Q4_1:
 		var w *kernel.Quant
 		w, l.err = kernel.NewQuant(l.memory, format, m.out, m.in)
-		m.weights, l.takesBlocks = quantWeights{w}, true
+		m.weights, l.takes.blocks = quantWeights{w}, true
 		fill = func(p0, p1 int, r *rowReader) error {
 			return w.Pack(p0, p1, func(o int, dst []byte) error { return r.blocks(o, dst, format) })
 		}
+	default: // blocks without a product of their own
+		var w *kernel.F32
+		w, l.err = kernel.NewF32(l.memory, m.out, m.in)
+		if format.BlockSize() == kernel.BlockSize {
+			m.weights, l.takes.by32 = by32Weights{w}, true
+		} else {
+			m.weights, l.takes.by256 = by256Weights{w}, true
+		}
+		fill = func(p0, p1 int, r *rowReader) error { return w.Pack(p0, p1, r.decode) }
 	}
 	if l.err != nil || l.measuring {
 		return

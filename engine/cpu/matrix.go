@@ -24,11 +24,16 @@ type weights interface {
 	product(y []float32, ldy int, x rows, n, p0, p1 int)
 }
 
+// Of the blocks in which a file has weights, some are multiplied as they are. The others
+// are decoded, and enter the product of float32 with activations that are rounded to 8
+// bits in blocks as large as those of the weights: so llama.cpp multiplies them.
 type (
 	f32Weights   struct{ *kernel.F32 }
 	bf16Weights  struct{ *kernel.BF16 }
 	f16Weights   struct{ *kernel.F16 }
 	quantWeights struct{ *kernel.Quant }
+	by32Weights  struct{ *kernel.F32 } // decoded from blocks of 32
+	by256Weights struct{ *kernel.F32 } // decoded from blocks of 256
 )
 
 func (w f32Weights) product(y []float32, ldy int, x rows, n, p0, p1 int) {
@@ -47,28 +52,59 @@ func (w quantWeights) product(y []float32, ldy int, x rows, n, p0, p1 int) {
 	w.Mul(y, ldy, &x.blocks, p0, p1)
 }
 
+func (w by32Weights) product(y []float32, ldy int, x rows, n, p0, p1 int) {
+	w.Mul(y, ldy, x.by32, x.width, n, p0, p1)
+}
+
+func (w by256Weights) product(y []float32, ldy int, x rows, n, p0, p1 int) {
+	w.Mul(y, ldy, x.by256, x.width, n, p0, p1)
+}
+
+// forms says in which forms beside float32 some products take activations.
+type forms struct{ bf16, blocks, by32, by256 bool }
+
+// decodedBlock is the size of the largest blocks that weights are decoded from.
+const decodedBlock = 256
+
 // rows are activations that enter a matrix product: n rows of width values, as float32
 // and in the forms that products of other precisions take.
 type rows struct {
-	width     int
-	values    []float32
-	rounded   []uint16  // to bfloat16; nil where no product takes it
-	blocks    kernel.Q8 // of 8 bits; where hasBlocks is set
-	hasBlocks bool
+	width       int
+	values      []float32
+	rounded     []uint16  // to bfloat16; nil where no product takes it
+	blocks      kernel.Q8 // of 8 bits; where hasBlocks is set
+	hasBlocks   bool
+	by32, by256 []float32 // rounded to 8 bits in blocks of 32 and of 256; empty where no product takes them
 }
 
 // sized is x with room for n rows of width values, and for their other forms where
 // products need them.
 func (e *Engine) sized(x rows, n, width int) rows {
 	x.width, x.values = width, grow(x.values, n*width)
-	if e.takesBF16 {
+	if e.takes.bf16 {
 		x.rounded = grow(x.rounded, n*width)
 	}
 	// Rows that are no whole number of blocks only enter products of other types.
-	if x.hasBlocks = e.takesBlocks && width%kernel.BlockSize == 0; x.hasBlocks {
+	if x.hasBlocks = e.takes.blocks && width%kernel.BlockSize == 0; x.hasBlocks {
 		x.blocks.Resize(n, width)
 	}
+	decoded := func(b []float32, takes bool, size int) []float32 {
+		if !takes || width%size != 0 {
+			return b[:0]
+		}
+		return grow(b, n*width)
+	}
+	x.by32 = decoded(x.by32, e.takes.by32, kernel.BlockSize)
+	x.by256 = decoded(x.by256, e.takes.by256, decodedBlock)
 	return x
+}
+
+// grain is the number of columns of which roundRegion takes multiples.
+func (x rows) grain() int {
+	if len(x.by256) > 0 {
+		return decodedBlock
+	}
+	return kernel.BlockSize
 }
 
 // slice is the rows from r0 to r1.
@@ -79,6 +115,12 @@ func (x rows) slice(r0, r1 int) rows {
 	}
 	if x.hasBlocks {
 		y.blocks = x.blocks.Slice(r0, r1)
+	}
+	if len(x.by32) > 0 {
+		y.by32 = x.by32[r0*x.width : r1*x.width]
+	}
+	if len(x.by256) > 0 {
+		y.by256 = x.by256[r0*x.width : r1*x.width]
 	}
 	return y
 }
@@ -92,10 +134,16 @@ func (x rows) round(r0, r1 int) {
 	if part.hasBlocks {
 		part.blocks.Quantise(part.values, x.width)
 	}
+	if len(part.by32) > 0 {
+		kernel.RoundQ8(part.by32, part.values, kernel.BlockSize)
+	}
+	if len(part.by256) > 0 {
+		kernel.RoundQ8(part.by256, part.values, decodedBlock)
+	}
 }
 
-// roundRegion is round for some columns of rows, from one multiple of kernel.BlockSize
-// to another or to the end.
+// roundRegion is round for some columns of rows, from one multiple of x.grain() to
+// another or to the end.
 func (x rows) roundRegion(g region) {
 	for r := g.r0; r < g.r1; r++ {
 		part := x.values[r*x.width+g.c0 : r*x.width+g.c1]
@@ -105,6 +153,12 @@ func (x rows) roundRegion(g region) {
 		if x.hasBlocks {
 			blocks := x.blocks.Part(r, g.c0, g.c1)
 			blocks.Quantise(part, len(part))
+		}
+		if len(x.by32) > 0 {
+			kernel.RoundQ8(x.by32[r*x.width+g.c0:], part, kernel.BlockSize)
+		}
+		if len(x.by256) > 0 {
+			kernel.RoundQ8(x.by256[r*x.width+g.c0:], part, decodedBlock)
 		}
 	}
 }

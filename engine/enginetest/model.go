@@ -15,8 +15,9 @@ import (
 type Model struct {
 	Spec        arch.Spec
 	Transformer *arch.Transformer
-	Weights     map[string][]float32 // by tensor name, row-major; a test may change them
-	Stored      tensor.DType         // of the projections, as the model hands them out; Invalid: F32
+	Weights     map[string][]float32    // by tensor name, row-major; a test may change them
+	Stored      tensor.DType            // of the projections, as the model hands them out; Invalid: F32
+	Apart       map[string]tensor.DType // of projections that are not in Stored, by the last part of the name but one
 	shapes      map[string]tensor.Shape
 }
 

@@ -3,7 +3,6 @@ package enginetest
 import (
 	"context"
 	"encoding/binary"
-	"fmt"
 	"math"
 	"strings"
 	"testing"
@@ -12,13 +11,17 @@ import (
 	"github.com/coppice-lm/coppice/tensor"
 )
 
-// storedAs is the type in which a model hands out a tensor: projections in m.Stored,
-// all else in F32.
+// storedAs is the type in which a model hands out a tensor: projections in m.Stored or
+// m.Apart, all else in F32.
 func (m *Model) storedAs(name string) tensor.DType {
-	if m.Stored != tensor.Invalid && strings.HasSuffix(name, "proj.weight") {
-		return m.Stored
+	if m.Stored == tensor.Invalid || !strings.HasSuffix(name, "proj.weight") {
+		return tensor.F32
 	}
-	return tensor.F32
+	parts := strings.Split(name, ".")
+	if d, ok := m.Apart[parts[len(parts)-2]]; ok {
+		return d
+	}
+	return m.Stored
 }
 
 // Scales of the block types, as half-precision bits: steps that take the formula's
@@ -29,8 +32,9 @@ const (
 	minQuarter = 0xb400 // -1/4
 )
 
-// encode appends weights in a stored type. Blocks have the fixed scales above, which is
-// all that a test needs: it is the same bytes that every precision reads.
+// encode appends weights in a stored type. Blocks of the types that engines multiply by
+// themselves have the fixed scales above, which is all that a test needs: it is the same
+// bytes that every precision reads.
 func encode(dst []byte, w []float32, d tensor.DType) ([]byte, error) {
 	half := func(bits uint16) { dst = binary.LittleEndian.AppendUint16(dst, bits) }
 	quant := func(v float32, scale float64, low, high float64) byte {
@@ -45,6 +49,11 @@ func encode(dst []byte, w []float32, d tensor.DType) ([]byte, error) {
 	case tensor.F16, tensor.BF16:
 		b := make([]byte, len(w)*d.BlockBytes())
 		err := tensor.Encode(b, w, d)
+		return append(dst, b...), err
+	}
+	if d != tensor.Q8_0 && d != tensor.Q4_0 && d != tensor.Q4_1 {
+		b := make([]byte, len(w)/d.BlockSize()*d.BlockBytes())
+		err := tensor.Quantise(b, w, d)
 		return append(dst, b...), err
 	}
 	for ; len(w) >= 32; w = w[32:] {
@@ -65,8 +74,6 @@ func encode(dst []byte, w []float32, d tensor.DType) ([]byte, error) {
 			for i := range 16 {
 				dst = append(dst, quant(w[i]+0.25, 1<<5, 0, 15)|quant(w[i+16]+0.25, 1<<5, 0, 15)<<4)
 			}
-		default:
-			return nil, fmt.Errorf("the tests know no weights in %v", d)
 		}
 	}
 	return dst, nil
@@ -76,23 +83,47 @@ func encode(dst []byte, w []float32, d tensor.DType) ([]byte, error) {
 // give in float32, but for the rounding of activations; and what holds for the other
 // precisions holds here: the bits do not depend on the batch, and decoding agrees.
 func testStored(t *testing.T, open Opener) {
+	// Rows of whole blocks, and key heads with the queries of 32 columns or (one) of 256.
+	narrow := With(TinyLlama, map[string]any{"intermediate_size": 64, "attention_bias": true})
+	wide := With(TinyLlama, map[string]any{"hidden_size": 256, "attention_bias": true, "num_attention_heads": 8, "intermediate_size": 512, "num_hidden_layers": 2})
+	oneKey := With(wide, map[string]any{"num_key_value_heads": 1})
+	mixed := map[string]tensor.DType{
+		"q_proj": tensor.Q8_0, "v_proj": tensor.Q5_0, "up_proj": tensor.Q4_1, "down_proj": tensor.Q6_K,
+	}
 	for _, c := range []struct {
 		dtype     tensor.DType
+		config    string
 		tolerance float64 // of the largest log-probability
+		apart     map[string]tensor.DType
 	}{
-		{tensor.F32, 0}, {tensor.F16, 1e-5}, {tensor.BF16, 0.02}, {tensor.Q8_0, 0.02}, {tensor.Q4_0, 0.02}, {tensor.Q4_1, 0.02},
+		{tensor.F32, narrow, 0, nil}, {tensor.F16, narrow, 1e-5, nil}, {tensor.BF16, narrow, 0.02, nil},
+		{tensor.Q8_0, narrow, 0.02, nil}, {tensor.Q4_0, narrow, 0.02, nil}, {tensor.Q4_1, narrow, 0.02, nil},
+		{tensor.Q5_0, narrow, 0.02, nil}, {tensor.Q5_1, narrow, 0.02, nil}, {tensor.Q5_1, wide, 0.06, nil},
+		{tensor.Q4_K, wide, 0.06, nil}, {tensor.Q5_K, oneKey, 0.06, nil}, {tensor.Q6_K, wide, 0.06, nil},
+		{tensor.Q4_K, wide, 0.06, mixed},
 	} {
 		t.Run(c.dtype.String(), func(t *testing.T) {
-			m := model(t, With(TinyLlama, map[string]any{"intermediate_size": 64, "attention_bias": true}))
-			m.Stored = c.dtype
+			m := model(t, c.config)
+			m.Stored, m.Apart = c.dtype, c.apart
 			stored := open(t, m, Options{Precision: engine.Stored, Threads: 2})
 			nodes := []engine.Node{next(sequence(1, 70)), next(sequence(2, 30))}
 			nodes[1].Parent = 0
 			got := score(t, stored, nodes...)
 			want := score(t, open(t, m, Options{}), nodes...)
 			for i := range nodes {
-				if d := near(got[i], want[i]); !(d <= c.tolerance) {
+				d := near(got[i], want[i])
+				if !(d <= c.tolerance) {
 					t.Errorf("node %d differs from float32 by %.2g of the largest log-probability", i, d)
+				}
+				// Less than that is no rounding of activations to 8 bits.
+				if c.dtype.IsBlock() && d < 1e-5 {
+					t.Errorf("node %d differs from float32 by %.2g of the largest log-probability: nothing is rounded", i, d)
+				}
+			}
+			for _, threads := range []int{1, 3} {
+				other := score(t, open(t, m, Options{Precision: engine.Stored, Threads: threads}), nodes...)
+				for i := range nodes {
+					sameBits(t, "another number of threads", other[i], got[i])
 				}
 			}
 			whole := next(engine.Batch{Nodes: nodes}.Path(1))
