@@ -44,11 +44,12 @@ type WidthOptions struct {
 //
 // A layer's slope is what the loss rises by, over what the layer's error rises by. It is
 // measured in the dense model, of which one layer after another is cut, by how far that
-// moves what the model says (Kullback-Leibler). Where little goes these slopes are right, and the widths with the least sum of slope
-// times error are far better than those of the residual curve; where much goes losses do not
-// add up (a layer whose loss alone is small may be what makes up for another). So three
-// sharings are tried: by the residual curve, by the slopes, and by their geometric mean; and
-// the one whose model loses least is taken. That runs the text L/2 + 5.5 times.
+// moves what the model says (Kullback-Leibler). Where little goes these slopes are right,
+// and the widths with the least sum of slope times error are far better than those of the
+// residual curve; where much goes losses do not add up (a layer whose loss alone is small
+// may be what makes up for another). So three sharings are tried: by the residual curve, by
+// the slopes, and by their geometric mean; and the one whose model loses least is taken.
+// That runs the text L/2 + 5.5 times.
 //
 // Rounds measure slopes where they are used: all layers are cut, to the widths so far, and
 // one after another a quarter of a layer's neurons goes besides. The widths with the least
@@ -185,9 +186,10 @@ func (s *sharer) share() (plan.Rule, *plan.Allocation, error) {
 	return best, allocation, nil
 }
 
-// alone measures the slopes of layers that are cut alone, each to the mean of widths: not by
-// the loss on the text, which a cut may even lower where the model fits the text badly, but
-// by the divergence of what the cut model says from what the dense one does.
+// alone measures the slopes of layers that are cut alone, each to the mean of widths, or to
+// the widest below its own where that is less: not by the loss on the text, which a cut may
+// even lower where the model fits the text badly, but by the divergence of what the cut
+// model says from what the dense one does.
 func (s *sharer) alone(widths []int) ([]float64, error) {
 	whole := s.rule
 	whole.Ratio, whole.Width, whole.Expansion, whole.Layers, whole.Widths = nil, nil, nil, nil, slices.Clone(widths)
@@ -197,12 +199,11 @@ func (s *sharer) alone(widths []int) ([]float64, error) {
 		whole.Widths[c.layer] = s.stats.Widths[c.layer]
 		mean += widths[c.layer]
 	}
-	if len(changes) > 0 {
-		mean = max(s.opt.Step, mean/len(changes)/s.opt.Step*s.opt.Step)
-	}
-	changes = slices.DeleteFunc(changes, func(c rise) bool { return mean >= s.stats.Widths[c.layer] })
-	for i := range changes {
-		changes[i].width = mean
+	step := s.opt.Step
+	mean = mean / max(1, len(changes)) / step * step
+	for i, c := range changes {
+		d := s.stats.Widths[c.layer]
+		changes[i].width = min(d, max(step, min(mean, (d-1)/step*step))) // d where there is no choice
 	}
 	p, changed, layers, err := s.plans(whole, changes)
 	if err != nil {
