@@ -137,7 +137,7 @@ func (s *sharer) share() (plan.Rule, *plan.Allocation, error) {
 		return fail(err)
 	}
 	s.note("loss on held-back text: %.4f at one width, %.4f by the residual curve", uniform.mean(), loss.mean())
-	slopes, err := s.alone(best.Widths)
+	slopes, err := s.alone(best)
 	if err != nil {
 		return fail(err)
 	}
@@ -186,18 +186,18 @@ func (s *sharer) share() (plan.Rule, *plan.Allocation, error) {
 	return best, allocation, nil
 }
 
-// alone measures the slopes of layers that are cut alone, each to the mean of widths, or to
+// alone measures the slopes of layers that are cut alone, each to a rule's mean width, or to
 // the widest below its own where that is less: not by the loss on the text, which a cut may
 // even lower where the model fits the text badly, but by the divergence of what the cut
 // model says from what the dense one does.
-func (s *sharer) alone(widths []int) ([]float64, error) {
-	whole := s.rule
-	whole.Ratio, whole.Width, whole.Expansion, whole.Layers, whole.Widths = nil, nil, nil, nil, slices.Clone(widths)
-	changes := s.changes(widths)
+func (s *sharer) alone(rule plan.Rule) ([]float64, error) {
+	whole := rule
+	whole.Widths = slices.Clone(rule.Widths)
+	changes := s.changes(rule.Widths)
 	mean := 0
 	for _, c := range changes {
 		whole.Widths[c.layer] = s.stats.Widths[c.layer]
-		mean += widths[c.layer]
+		mean += rule.Widths[c.layer]
 	}
 	step := s.opt.Step
 	mean = mean / max(1, len(changes)) / step * step

@@ -233,7 +233,7 @@ func TestShareWidthsAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	slopes, err := s.alone(residual.Widths)
+	slopes, err := s.alone(residual)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -35,8 +35,7 @@ func (w *Layerwise) Divergence(ctx context.Context, batch engine.Batch, stream, 
 	}
 	for i, d := range all {
 		if math.IsNaN(d) || math.IsInf(d, 0) {
-			row := layout.rows[wanted[i].row]
-			return nil, &engine.NonFiniteError{Node: row.Node, Index: row.Index, Layer: len(e.model.Layers), Layers: len(e.model.Layers)}
+			return nil, w.headError(layout.rows[wanted[i].row])
 		}
 	}
 	return all, nil
@@ -55,8 +54,8 @@ func (e *Engine) diverge(all []float64, at []wanted, stream, other []float32) {
 		}
 		x[i].round(0, n)
 	}
-	type joint struct{ a, b, gap float64 } // log-sum-exps, and the mean of a - b by p
-	parts := make([]joint, n*len(e.head))
+	vocabulary := len(e.head) // in parts
+	partsA, partsB, gaps := make([]part, n*vocabulary), make([]part, n*vocabulary), make([]float64, n*vocabulary)
 	a, b := make([]float32, n*vocabPart), make([]float32, n*vocabPart)
 	for i, m := range e.head {
 		for j, logits := range [][]float32{a, b} {
@@ -65,28 +64,21 @@ func (e *Engine) diverge(all []float64, at []wanted, stream, other []float32) {
 		}
 		for r := range n {
 			la, lb := a[r*m.out:(r+1)*m.out], b[r*m.out:(r+1)*m.out]
-			p := &parts[r*len(e.head)+i]
-			p.a, p.b = kernel.LogSumExp(la), kernel.LogSumExp(lb)
+			p := r*vocabulary + i
+			partsA[p].logSumExp, partsB[p].logSumExp = kernel.LogSumExp(la), kernel.LogSumExp(lb)
 			for k := range lb {
 				lb[k] = la[k] - lb[k]
 			}
 			kernel.Softmax(la)
-			p.gap = float64(kernel.Dot(la, lb))
+			gaps[p] = float64(kernel.Dot(la, lb))
 		}
 	}
 	for r := range all {
-		row := parts[r*len(e.head) : (r+1)*len(e.head)]
-		mostA, mostB := math.Inf(-1), math.Inf(-1)
-		for _, p := range row {
-			mostA, mostB = max(mostA, p.a), max(mostB, p.b)
+		p0, p1 := r*vocabulary, (r+1)*vocabulary
+		allA, allB, gap := logSumExp(partsA[p0:p1]), logSumExp(partsB[p0:p1]), 0.0
+		for p := p0; p < p1; p++ {
+			gap += math.Exp(partsA[p].logSumExp-allA) * gaps[p]
 		}
-		sumA, sumB, gap := 0.0, 0.0, 0.0
-		for _, p := range row {
-			weight := math.Exp(p.a - mostA)
-			sumA += weight
-			sumB += math.Exp(p.b - mostB)
-			gap += weight * p.gap
-		}
-		all[r] = gap/sumA + ((mostB + math.Log(sumB)) - (mostA + math.Log(sumA)))
+		all[r] = gap + (allB - allA)
 	}
 }

@@ -126,6 +126,12 @@ func (w *Layerwise) loadHead(ctx context.Context) error {
 	return err
 }
 
+// headError says that the logits of a row are not numbers.
+func (w *Layerwise) headError(row engine.Row) error {
+	layers := len(w.e.model.Layers)
+	return &engine.NonFiniteError{Node: row.Node, Index: row.Index, Layer: layers, Layers: layers}
+}
+
 // Score implements engine.Layerwise.
 func (w *Layerwise) Score(ctx context.Context, batch engine.Batch, stream []float32) ([][]engine.Score, error) {
 	if err := w.fits(batch, stream); err != nil {
@@ -136,7 +142,7 @@ func (w *Layerwise) Score(ctx context.Context, batch engine.Batch, stream []floa
 	if len(wanted) == 0 {
 		return scores, ctx.Err()
 	}
-	e, t := w.e, w.e.model
+	e := w.e
 	defer e.begin()()
 	if err := w.loadHead(ctx); err != nil {
 		return nil, err
@@ -152,8 +158,7 @@ func (w *Layerwise) Score(ctx context.Context, batch engine.Batch, stream []floa
 	}
 	for i := range wanted {
 		if !wanted[i].answer() {
-			row := layout.rows[wanted[i].row]
-			return nil, &engine.NonFiniteError{Node: row.Node, Index: row.Index, Layer: len(t.Layers), Layers: len(t.Layers)}
+			return nil, w.headError(layout.rows[wanted[i].row])
 		}
 	}
 	return scores, nil

@@ -171,22 +171,29 @@ func (w *wanted) take(i int, logits []float32) {
 // answer joins the parts and writes the scores; it reports whether the log-sum-exp is
 // finite.
 func (w *wanted) answer() bool {
-	most, top, argTop := math.Inf(-1), float32(0), -1
+	top, argTop := float32(0), -1
 	for _, p := range w.parts {
 		if p.argTop >= 0 && (argTop < 0 || p.top > top) {
 			top, argTop = p.top, p.argTop
 		}
-		most = max(most, p.logSumExp) // NaN where one is
 	}
-	sum := 0.0
-	for _, p := range w.parts {
-		sum += math.Exp(p.logSumExp - most)
-	}
-	all := most + math.Log(sum)
+	all := logSumExp(w.parts)
 	for _, a := range w.asks {
 		*a.score = engine.Score{LogProb: float32(float64(a.logit) - all), Greedy: a.token == argTop}
 	}
 	return !math.IsNaN(all) && !math.IsInf(all, 0)
+}
+
+// logSumExp joins those of the parts of a vocabulary; NaN where one is.
+func logSumExp(parts []part) float64 {
+	most, sum := math.Inf(-1), 0.0
+	for _, p := range parts {
+		most = max(most, p.logSumExp)
+	}
+	for _, p := range parts {
+		sum += math.Exp(p.logSumExp - most)
+	}
+	return most + math.Log(sum)
 }
 
 // firstNonFinite runs one sequence again and returns the first layer after which a
