@@ -212,8 +212,8 @@ func (w *headBack) node(b *backpass, layer, node, head int) {
 			}
 			keys.Mul(w.p, width, w.q, dim, n, 0, panels)
 			values.Mul(w.dP, width, w.dO, dim, n, 0, panels)
-			clear(w.pT)
-			clear(w.dST)
+			clear(w.pT[:seen*n])
+			clear(w.dST[:seen*n])
 			for i := range n {
 				hi := s.position + first + i + 1
 				lo := 0

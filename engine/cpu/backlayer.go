@@ -114,6 +114,7 @@ type backBuffers struct {
 	out                                  []float32 // [n, hidden], of attention or MLP before their norms
 	middle                               []float32 // [n, hidden], the stream between attention and MLP
 	gate, up, sum, add                   []float32
+	ones                                 []float32
 }
 
 // multiply stores x W' + b in columns of y, n rows ld apart, on all threads.
@@ -229,6 +230,9 @@ func (b *backpass) mlp(layer int) error {
 		}
 	}
 	b.branchBack(l.mlpOut, b.out)
+	for len(b.ones) < rowTile*width {
+		b.ones = append(b.ones, 1)
+	}
 	for i := range parts {
 		r0, r1 := i*n/parts, (i+1)*n/parts
 		n := r1 - r0
@@ -237,7 +241,7 @@ func (b *backpass) mlp(layer int) error {
 		e.multiply(b.dUp.values, width, b.back.down, dOut, n) // by the activations
 		e.pool.rows(n, rowTile, func(_, a, c int) {
 			activateBack(e.model.Activation, b.dGate.values[a*width:c*width], b.dUp.values[a*width:c*width],
-				b.gate[a*width:c*width], b.up[a*width:c*width])
+				b.gate[a*width:c*width], b.up[a*width:c*width], b.ones[:(c-a)*width])
 			b.dGate.round(a, c)
 			b.dUp.round(a, c)
 		})
@@ -263,28 +267,34 @@ func (b *backpass) mlp(layer int) error {
 	return nil
 }
 
-// activateBack takes the gradient by act(gate)*up, which up's holds, to those by gate and up.
-func activateBack(a arch.Activation, dGate, dUp, gate, up []float32) {
+// activateBack takes the gradient by act(gate)*up, which dUp holds, to those by gate and up.
+func activateBack(a arch.Activation, dGate, dUp, gate, up, ones []float32) {
+	if a == arch.SiLU {
+		kernel.SiLUMul(dGate, gate, ones)
+		for i, v := range dGate { // x s(x); the derivative is s + x s (1-s)
+			s := float32(0.5)
+			if gate[i] != 0 {
+				s = v / gate[i]
+			}
+			dGate[i], dUp[i] = dUp[i]*up[i]*(s+v*(1-s)), dUp[i]*v
+		}
+		return
+	}
 	for i, d := range dUp {
-		value, slope := activationSlope(a, float64(gate[i]))
+		value, slope := geluSlope(a, float64(gate[i]))
 		dGate[i], dUp[i] = d*up[i]*float32(slope), d*float32(value)
 	}
 }
 
-// activationSlope returns the value of an activation and its derivative.
-func activationSlope(a arch.Activation, x float64) (value, slope float64) {
-	switch a {
-	case arch.GELUTanh: // x s(2u), u = c (x + 0.044715 x^3), s the logistic function
+// geluSlope returns the value of a form of GELU and its derivative.
+func geluSlope(a arch.Activation, x float64) (value, slope float64) {
+	if a == arch.GELUTanh { // x s(2u), u = c (x + 0.044715 x^3), s the logistic function
 		const c = 0.7978845608028654 // sqrt(2/pi)
 		s := 1 / (1 + math.Exp(-2*c*(x+0.044715*x*x*x)))
 		return x * s, s + x*s*(1-s)*2*c*(1+3*0.044715*x*x)
-	case arch.GELUErf:
-		cdf := math.Erfc(-x/math.Sqrt2) / 2
-		return x * cdf, cdf + x*math.Exp(-x*x/2)/math.Sqrt(2*math.Pi)
-	default:
-		s := 1 / (1 + math.Exp(-x))
-		return x * s, s * (1 + x*(1-s))
 	}
+	cdf := math.Erfc(-x/math.Sqrt2) / 2
+	return x * cdf, cdf + x*math.Exp(-x*x/2)/math.Sqrt(2*math.Pi)
 }
 
 // normBack adds to dst the gradient by x of a norm, from the one by what it gives, g,
