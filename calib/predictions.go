@@ -8,8 +8,10 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 
 	"github.com/coppice-lm/coppice/checkpoint"
+	"github.com/coppice-lm/coppice/engine"
 	"github.com/coppice-lm/coppice/internal/filelock"
 	"github.com/coppice-lm/coppice/lm"
 	"github.com/coppice-lm/coppice/plan"
@@ -101,7 +103,7 @@ type stepper struct {
 	stats      *score.Stats
 	plan       *plan.Plan
 	opt        StepOptions
-	out, part  string // part is what the steps so far made
+	out        string
 	head       surgery.WeightsHead
 	fit, held  []batch // of the text
 	streams    int64   // most bytes of residual streams that exist at a time
@@ -137,8 +139,7 @@ func newStepper(ctx context.Context, m *lm.Layerwise, c *checkpoint.Checkpoint, 
 	if err := stepsFit(c, p); err != nil {
 		return nil, err
 	}
-	dir, base := filepath.Split(out)
-	s := &stepper{ctx: ctx, model: m, checkpoint: c, stats: st, plan: p, opt: opt, out: out, part: dir + "." + base + ".coppice-steps"}
+	s := &stepper{ctx: ctx, model: m, checkpoint: c, stats: st, plan: p, opt: opt, out: out}
 	if err := s.read(sources); err != nil {
 		return nil, err
 	}
@@ -251,7 +252,7 @@ func (s *stepper) finished() (*surgery.Weights, error) {
 	w, err := surgery.OpenWeights(s.out)
 	if err == nil {
 		if reflect.DeepEqual(w.WeightsHead, s.head) {
-			return w, errors.Join(removeIfThere(s.part))
+			return w, s.clean(0)
 		}
 		w.Close()
 		err = fmt.Errorf("%s: holds other refitted weights; remove it or choose another file", s.out)
@@ -260,13 +261,6 @@ func (s *stepper) finished() (*surgery.Weights, error) {
 		return nil, nil
 	}
 	return nil, err
-}
-
-func removeIfThere(name string) error {
-	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
 }
 
 // after is the head of what a number of steps made.
@@ -298,56 +292,115 @@ func (s *stepper) all() error {
 		if s.opt.Report != nil {
 			s.opt.Report(*fit)
 		}
-		if step+1 < s.opt.Steps {
-			if err := s.write(g, s.part, s.after(step+1)); err != nil {
-				return err
-			}
+		if step+1 == s.opt.Steps {
+			break
+		}
+		// The weights go last: they say that the step is finished.
+		err = s.write(g, s.file(step+1, "course"), s.after(step+1), g.course)
+		if err == nil {
+			err = s.write(g, s.file(step+1, "weights"), s.after(step+1), g.mlps)
+		}
+		if err == nil {
+			err = s.clean(step + 1)
+		}
+		if err != nil {
+			return err
 		}
 	}
-	if err := s.write(g, s.out, s.head); err != nil {
+	if err := s.write(g, s.out, s.head, g.mlps); err != nil {
 		return err
 	}
-	return writeError(removeIfThere(s.part))
+	return s.clean(0)
 }
 
-// resume reads what earlier steps made, if these are the same ones, and returns how many.
-func (s *stepper) resume(g *gaussNewton) (int, error) {
-	w, err := surgery.OpenWeights(s.part)
+// file is the name of what is kept after a number of steps, while there are more to take.
+func (s *stepper) file(steps int, what string) string {
+	dir, base := filepath.Split(s.out)
+	return fmt.Sprintf("%s.%s.coppice-step-%d-%s", dir, base, steps, what)
+}
+
+// clean removes what is kept after all numbers of steps but one.
+func (s *stepper) clean(but int) error {
+	dir, base := filepath.Split(s.out)
+	entries, err := os.ReadDir(filepath.Clean(dir))
 	if err != nil {
-		return 0, nil // none, or cut off by a full disk: the steps are taken again
+		return writeError(err)
 	}
-	defer w.Close()
-	for n := 1; n < s.opt.Steps; n++ {
-		if !reflect.DeepEqual(w.WeightsHead, s.after(n)) {
+	prefix := "." + base + ".coppice-step-"
+	for _, e := range entries {
+		rest, ours := strings.CutPrefix(e.Name(), prefix)
+		if !ours || strings.HasPrefix(rest, fmt.Sprint(but, "-")) {
 			continue
 		}
-		for i, mlp := range g.mlps {
-			if mlp == nil {
+		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+			return writeError(err)
+		}
+	}
+	return nil
+}
+
+// resume reads what earlier steps of the same call made, and returns how many they were.
+// What others left is removed.
+func (s *stepper) resume(g *gaussNewton) (steps int, err error) {
+	for n := s.opt.Steps - 1; n > 0 && steps == 0; n-- {
+		ok, err := s.load(g, n)
+		if err != nil {
+			return 0, err
+		}
+		if ok {
+			steps = n
+		}
+	}
+	return steps, s.clean(steps)
+}
+
+// load reads what is kept after a number of steps, if that is what this call needs.
+func (s *stepper) load(g *gaussNewton, steps int) (ok bool, err error) {
+	course := make([]*engine.MLPWeights, len(g.mlps))
+	for i, m := range g.mlps {
+		if m != nil {
+			course[i] = &engine.MLPWeights{Width: m.Width, Gate: make([]float32, len(m.Gate)), Up: make([]float32, len(m.Up)), Down: make([]float32, len(m.Down))}
+		}
+	}
+	for _, f := range []struct {
+		what string
+		into []*engine.MLPWeights
+	}{{"course", course}, {"weights", g.mlps}} {
+		w, err := surgery.OpenWeights(s.file(steps, f.what))
+		if err != nil {
+			return false, nil // there is none, or it was being written
+		}
+		defer w.Close()
+		if !reflect.DeepEqual(w.WeightsHead, s.after(steps)) {
+			return false, nil
+		}
+		for i, m := range f.into {
+			if m == nil {
 				continue
 			}
 			l, err := w.Layer(g.planned[i])
 			if err != nil {
-				return 0, err
+				return false, err
 			}
-			copy(mlp.Gate, l.Gate)
-			copy(mlp.Up, l.Up)
-			copy(mlp.Down, l.Down)
+			copy(m.Gate, l.Gate)
+			copy(m.Up, l.Up)
+			copy(m.Down, l.Down)
 		}
-		return n, nil
 	}
-	return 0, nil
+	g.course = course
+	return true, nil
 }
 
-// write writes the weights to a file, at once or not at all.
-func (s *stepper) write(g *gaussNewton, name string, head surgery.WeightsHead) error {
-	next := s.part + "-next"
+// write writes an MLP a layer to a file, at once or not at all.
+func (s *stepper) write(g *gaussNewton, name string, head surgery.WeightsHead, mlps []*engine.MLPWeights) error {
+	next := s.file(0, "next")
 	w, err := surgery.CreateWeights(next, head)
 	if err != nil {
 		return writeError(err)
 	}
-	for i, mlp := range g.mlps {
-		if mlp != nil && err == nil {
-			err = w.WriteLayer(g.planned[i], surgery.LayerWeights{Gate: mlp.Gate, Up: mlp.Up, Down: mlp.Down})
+	for i, m := range mlps {
+		if m != nil && err == nil {
+			err = w.WriteLayer(g.planned[i], surgery.LayerWeights{Gate: m.Gate, Up: m.Up, Down: m.Down})
 		}
 	}
 	err = errors.Join(err, w.Close())

@@ -23,6 +23,9 @@ const (
 	// curvedBatches: one in so many batches of a step is what the curvature is of. Its sums take
 	// as long as the gradient's, and the damping leaves little of their noise.
 	curvedBatches = 3
+	// momentum is how much of a step's direction is in the next one's: gradients of a share of
+	// the text are mostly noise, and this is the mean over some shares.
+	momentum = 0.7
 )
 
 // gaussNewton takes steps on the MLPs of a pruned model.
@@ -31,6 +34,7 @@ type gaussNewton struct {
 	student engine.Backward
 	mlps    []*engine.MLPWeights // by layer of the student, which runs them; nil where one stays as it is
 	planned []int                // layer of the plan
+	course  []*engine.MLPWeights // the direction of the last step, at its whole length; nil before the first
 	adder   *adder
 	loss    float64     // on the held-back text
 	targets [][]float32 // there, by batch: the dense model's streams after the last layer
@@ -181,6 +185,14 @@ func (g *gaussNewton) step(index int) (*StepFit, error) {
 			sums[i] = nil
 		}
 	}
+	for i, last := range g.course {
+		if last != nil {
+			along(steps[i].Gate, steps[i].Gate, last.Gate, momentum)
+			along(steps[i].Up, steps[i].Up, last.Up, momentum)
+			along(steps[i].Down, steps[i].Down, last.Down, momentum)
+		}
+	}
+	g.course = steps
 	length, err := g.search(steps)
 	fit.Length, fit.After = length, g.loss
 	return fit, err
