@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/coppice-lm/coppice/checkpoint"
 	"github.com/coppice-lm/coppice/gguf"
@@ -19,19 +20,22 @@ type Base struct {
 	Revision string // commit; empty if not known
 }
 
-// hubName is what the hub accepts as owner/name.
-var hubName = regexp.MustCompile(`^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$`)
+// hubName is what the hub accepts as owner/name. Counted repetitions take a millisecond to
+// compile, which other commands need not wait for.
+var hubName = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}$`)
+})
 
 // revisionName is a commit, a branch or a tag, as far as it needs no quotes in commands.
-var revisionName = regexp.MustCompile(`^[A-Za-z0-9][\w./-]{0,254}$`)
+var revisionName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z0-9][\w./-]{0,254}$`) })
 
 // ParseBase reads owner/name[@revision].
 func ParseBase(s string) (Base, error) {
 	name, revision, pinned := strings.Cut(s, "@")
-	if pinned && !revisionName.MatchString(revision) {
+	if pinned && !revisionName().MatchString(revision) {
 		return Base{}, fmt.Errorf("%q: the revision %q is no commit, branch or tag of letters, digits, dots, dashes and slashes", s, revision)
 	}
-	if !hubName.MatchString(name) || strings.Contains(name, "..") || strings.Contains(name, "--") {
+	if !hubName().MatchString(name) || strings.Contains(name, "..") || strings.Contains(name, "--") {
 		return Base{}, fmt.Errorf("%q is not a name on the hub, owner/name", s)
 	}
 	return Base{name, revision}, nil
@@ -75,7 +79,7 @@ var cachePath = regexp.MustCompile(`/models--([^/]+)--([^/]+)/snapshots/([^/]+)$
 // baseInCache reads the path of a snapshot, models--owner--name/snapshots/commit.
 func baseInCache(path string) (Base, bool) {
 	m := cachePath.FindStringSubmatch(path)
-	if m == nil || !hubName.MatchString(m[1]+"/"+m[2]) || !revisionName.MatchString(m[3]) {
+	if m == nil || !hubName().MatchString(m[1]+"/"+m[2]) || !revisionName().MatchString(m[3]) {
 		return Base{}, false
 	}
 	return Base{m[1] + "/" + m[2], m[3]}, true

@@ -37,7 +37,7 @@ func (s *Says) Check() error {
 			return saysErrorf("--base-model %w", err)
 		}
 	}
-	if s.Name != "" && !hubName.MatchString("o/"+s.Name) && !hubName.MatchString(s.Name) {
+	if s.Name != "" && !hubName().MatchString("o/"+s.Name) && !hubName().MatchString(s.Name) {
 		return saysErrorf("--name %q: expected NAME or owner/NAME of letters, digits, dots and dashes", s.Name)
 	}
 	for _, l := range s.Languages {

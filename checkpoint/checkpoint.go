@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/tensor"
@@ -36,7 +37,11 @@ type Checkpoint struct {
 	files   []*dataFile
 	extra   []ExtraFile
 	gguf    bool
+	lent    atomic.Int64 // bytes of mapped files, since all were left
 }
+
+// mostLent is how many bytes are read through mappings before they are left.
+const mostLent = 32 << 20
 
 // source is where a tensor's bytes are and what must be undone to read them.
 type source struct {
@@ -50,8 +55,14 @@ type source struct {
 // dataFile is an open file that knows its name for messages.
 type dataFile struct {
 	*os.File
-	path string
-	size int64
+	path    string
+	size    int64
+	mapping mapping
+}
+
+func (f *dataFile) Close() error {
+	f.mapping.close()
+	return f.File.Close()
 }
 
 // openData opens a regular file for reading by range.
@@ -68,7 +79,7 @@ func openData(path string) (*dataFile, error) {
 		f.Close()
 		return nil, err
 	}
-	return &dataFile{f, path, st.Size()}, nil
+	return &dataFile{File: f, path: path, size: st.Size()}, nil
 }
 
 // readFull fills p from off. A file that has become shorter is an error that says so.
@@ -199,13 +210,12 @@ func (c *Checkpoint) Bytes() int64 {
 // order, into dst, which must have exactly their size. A row is one index of the first
 // extent.
 func (c *Checkpoint) ReadRows(name string, dst []byte, row, n int) error {
-	s, ok := c.sources[name]
-	if !ok {
-		return fmt.Errorf("%s: no tensor %q", c.Path, name)
+	s, rb, err := c.rows(name, row, n)
+	if err != nil {
+		return err
 	}
-	rb := s.info.RowBytes()
-	if row < 0 || n < 0 || row+n > s.info.Rows() || int64(len(dst)) != int64(n)*rb {
-		return fmt.Errorf("tensor %q: rows %d to %d into %d bytes, but it has %d rows of %d bytes", name, row, row+n, len(dst), s.info.Rows(), rb)
+	if int64(len(dst)) != int64(n)*rb {
+		return fmt.Errorf("tensor %q: %d rows of %d bytes into %d bytes", name, n, rb, len(dst))
 	}
 	if s.headDim == 0 {
 		if err := s.file.readFull(dst, s.begin+int64(row)*rb); err != nil {
@@ -218,6 +228,66 @@ func (c *Checkpoint) ReadRows(name string, dst []byte, row, n int) error {
 		return subtractOne(dst, s.info.DType)
 	}
 	return nil
+}
+
+// ScanRows shows rows [row, row+n) of a tensor, as ReadRows gives them, to see: some at a
+// time, of which row is the first. They are lent from the page cache where that is as fast
+// as memory, and else read into buf, which holds one row at least; what see was shown is
+// valid until it returns. A file that shrinks is an error as with ReadRows, but see may
+// have been shown other bytes before, and be shown rows again.
+func (c *Checkpoint) ScanRows(name string, buf []byte, row, n int, see func(row int, b []byte) error) error {
+	s, rb, err := c.rows(name, row, n)
+	if err != nil || n == 0 || rb == 0 {
+		return err
+	}
+	step := len(buf) / int(rb)
+	if step == 0 {
+		return fmt.Errorf("tensor %q: a buffer of %d bytes for rows of %d", name, len(buf), rb)
+	}
+	read := func(row, n int) error {
+		for end := row + n; row < end; row += step {
+			k := min(step, end-row)
+			b := buf[:k*int(rb)]
+			if err := c.ReadRows(name, b, row, k); err != nil {
+				return err
+			}
+			if err := see(row, b); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if s.headDim > 0 || s.minusOne {
+		return read(row, n)
+	}
+	at := func(off int64) int { return int((off - s.begin) / rb) }
+	shown, err := s.file.lendRows(s.begin+int64(row)*rb, int64(n)*rb, rb,
+		func(off int64, b []byte) error { return see(at(off), b) },
+		func(off, n int64) error { return read(at(off), int(n/rb)) })
+	// What a mapping has entered counts as the process's memory, but leaving it interrupts
+	// all threads.
+	if c.lent.Add(int64(n)*rb) > mostLent {
+		c.lent.Store(0)
+		for _, f := range c.files {
+			f.mapping.leave()
+		}
+	}
+	if !shown {
+		return read(row, n)
+	}
+	return err
+}
+
+// rows finds a tensor that has rows [row, row+n), and the size of each.
+func (c *Checkpoint) rows(name string, row, n int) (source, int64, error) {
+	s, ok := c.sources[name]
+	if !ok {
+		return s, 0, fmt.Errorf("%s: no tensor %q", c.Path, name)
+	}
+	if row < 0 || n < 0 || row+n > s.info.Rows() {
+		return s, 0, fmt.Errorf("tensor %q: rows %d to %d, but it has %d", name, row, row+n, s.info.Rows())
+	}
+	return s, s.info.RowBytes(), nil
 }
 
 // readInterleaved undoes the row order of llama in GGUF: within a head of d rows, row

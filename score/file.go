@@ -1,11 +1,15 @@
 package score
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"math"
+	"runtime"
 	"slices"
 	"strconv"
+
+	"github.com/coppice-lm/coppice/internal/parallel"
 )
 
 // Encode returns the file form: JSON with one line a layer. Floats have the digits that
@@ -19,22 +23,28 @@ func (s *Scores) Encode() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := append(head[:len(head)-1], `,"layers":[`...)
-	for l, layer := range s.Layers {
+	// On one thread the digits take a quarter of the time in which the weights are read.
+	lines := make([][]byte, len(s.Layers))
+	if err := parallel.Each(context.Background(), runtime.GOMAXPROCS(0), len(lines), func(_, l int) (err error) {
+		lines[l], err = appendLayer(lines[l], s.Layers[l])
+		if err != nil {
+			err = fmt.Errorf("layer %d, %w", l, err)
+		}
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	size := len(head) + 64
+	for _, line := range lines {
+		size += len(line) + 1
+	}
+	b := append(make([]byte, 0, size), head[:len(head)-1]...)
+	b = append(b, `,"layers":[`...)
+	for l, line := range lines {
 		if l > 0 {
 			b = append(b, ',')
 		}
-		b = append(b, "\n["...)
-		for j, v := range layer {
-			if j > 0 {
-				b = append(b, ',')
-			}
-			if v-v != 0 {
-				return nil, fmt.Errorf("layer %d, neuron %d: the score %v is not finite", l, j, v)
-			}
-			b = strconv.AppendFloat(b, float64(v), 'g', -1, 32)
-		}
-		b = append(b, ']')
+		b = append(b, line...)
 	}
 	b = append(b, "\n]"...)
 	if s.Curves != nil {
@@ -45,6 +55,21 @@ func (s *Scores) Encode() ([]byte, error) {
 		b = append(append(b, ",\n\"error_curves\":"...), curves...)
 	}
 	return append(b, "}\n"...), nil
+}
+
+// appendLayer appends a layer's line.
+func appendLayer(b []byte, layer []float32) ([]byte, error) {
+	b = append(slices.Grow(b, 16*len(layer)), "\n["...)
+	for j, v := range layer {
+		if j > 0 {
+			b = append(b, ',')
+		}
+		if v-v != 0 {
+			return nil, fmt.Errorf("neuron %d: the score %v is not finite", j, v)
+		}
+		b = strconv.AppendFloat(b, float64(v), 'g', -1, 32)
+	}
+	return append(b, ']'), nil
 }
 
 // Decode reads the file form and holds it against itself: version, method, and scores

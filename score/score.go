@@ -4,7 +4,8 @@
 //
 // Compute holds the methods that look at weights alone. They read gate and up row by row,
 // in the stored type, compute in float32 (sums in float64, then rounded) whatever that
-// type is, and keep one layer's rows in memory a few hundred kilobytes at a time.
+// type is, and hold a few hundred kilobytes of rows at a time, or none where they can be
+// read out of the page cache where they lie.
 //
 // ComputeCalibrated holds those that look at what the neurons do on a text. They see the
 // text only through Stats, sums over activations that package calib makes and a file
@@ -89,14 +90,7 @@ type job struct {
 
 // Compute scores all neurons of a checkpoint.
 func Compute(ctx context.Context, c *checkpoint.Checkpoint, method Method, opt Options) (*Scores, error) {
-	model, err := c.Fingerprint()
-	if err != nil {
-		return nil, err
-	}
-	s := &Scores{Version: Version, Model: model, Method: method}
-	if method == Random && opt.AllowNonFinite {
-		return drawn(s, c, opt), nil // the weights would not be looked at
-	}
+	s := &Scores{Version: Version, Method: method}
 	rowScore, ok := rowScores[method]
 	if method.Calibrated() {
 		return nil, fmt.Errorf("method %q needs statistics of activations", method)
@@ -108,12 +102,19 @@ func Compute(ctx context.Context, c *checkpoint.Checkpoint, method Method, opt O
 	// Each neuron's two parts are computed apart and put together at the end, so that
 	// the result does not depend on the order of the work.
 	gate, up := newParts(c.Spec.Widths), newParts(c.Spec.Widths)
-	jobs := plan(c)
+	var jobs []job
+	if method != Random || !opt.AllowNonFinite { // else the weights are not looked at
+		jobs = plan(c)
+	}
 	bufs := make([][]byte, max(1, opt.Threads))
-	err = parallel.Each(ctx, opt.Threads, len(jobs), func(w, i int) error {
-		j := jobs[i]
+	err := parallel.Each(ctx, opt.Threads, 1+len(jobs), func(w, i int) (err error) {
+		if i == 0 {
+			s.Model, err = c.Fingerprint()
+			return err
+		}
+		j := jobs[i-1]
 		info, _ := c.Lookup(j.tensor.Name)
-		size := j.n * int(info.RowBytes())
+		size := max(chunkBytes, int(info.RowBytes()))
 		bufs[w] = slices.Grow(bufs[w][:0], size)[:size]
 		to := gate
 		if j.up {
@@ -123,7 +124,7 @@ func Compute(ctx context.Context, c *checkpoint.Checkpoint, method Method, opt O
 			return err
 		}
 		if opt.Progress != nil {
-			opt.Progress(int64(size))
+			opt.Progress(int64(j.n) * info.RowBytes())
 		}
 		return nil
 	})
@@ -143,9 +144,13 @@ func Compute(ctx context.Context, c *checkpoint.Checkpoint, method Method, opt O
 	return s, nil
 }
 
-// chunkBytes is how much of a tensor a job reads: it stays in the second-level cache
-// between the read and the reduction.
-const chunkBytes = 256 << 10
+// A job is jobBytes of a tensor: enough that finding them costs little, little enough that
+// all threads end together. Where they have to be copied, chunkBytes at a time stay in the
+// second-level cache between the copy and the reduction.
+const (
+	jobBytes   = 8 << 20
+	chunkBytes = 256 << 10
+)
 
 // plan cuts gate and up of all layers into jobs, in the order of the layers.
 func plan(c *checkpoint.Checkpoint) []job {
@@ -165,7 +170,7 @@ func plan(c *checkpoint.Checkpoint) []job {
 		}
 		width := c.Spec.Widths[t.Layer]
 		info, _ := c.Lookup(t.Name)
-		step := max(1, int(chunkBytes/max(1, info.RowBytes())))
+		step := max(1, int(jobBytes/max(1, info.RowBytes())))
 		for h, up := range halves {
 			for r := 0; r < width; r += step {
 				jobs = append(jobs, job{t.Layer, t, h*width + r, min(step, width-r), r, up})
@@ -195,21 +200,20 @@ func newParts(widths []int) [][]float32 {
 
 // scoreRows computes one part of the scores of a stretch of neurons.
 func scoreRows(c *checkpoint.Checkpoint, j job, info tensor.Info, buf []byte, to []float32, rowScore rowFunc, allowNonFinite bool) error {
-	if err := c.ReadRows(j.tensor.Name, buf, j.row, j.n); err != nil {
-		return err
-	}
-	size := int(info.RowBytes())
-	for i := range to {
-		v, finite := rowScore(buf[i*size:][:size], info.DType, info.RowElements())
-		if !finite {
-			if !allowNonFinite {
-				return fmt.Errorf("%s: tensor %q row %d holds NaN or an infinity; the checkpoint is damaged, or pass --allow-nonfinite to go on", c.Path, info.Name, j.row+i)
+	size, elements := int(info.RowBytes()), info.RowElements()
+	return c.ScanRows(j.tensor.Name, buf, j.row, j.n, func(row int, b []byte) error {
+		for ; len(b) > 0; b, row = b[size:], row+1 {
+			v, finite := rowScore(b[:size], info.DType, elements)
+			if !finite {
+				if !allowNonFinite {
+					return fmt.Errorf("%s: tensor %q row %d holds NaN or an infinity; the checkpoint is damaged, or pass --allow-nonfinite to go on", c.Path, info.Name, row)
+				}
+				v = float32(math.Inf(-1))
 			}
-			v = float32(math.Inf(-1))
+			to[row-j.row] = v
 		}
-		to[i] = v
-	}
-	return nil
+		return nil
+	})
 }
 
 // rowFunc is a neuron's part of a score from one of its rows of n elements.

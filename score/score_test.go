@@ -1,10 +1,13 @@
 package score
 
 import (
+	"bytes"
 	"context"
 	"math"
+	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -125,6 +128,54 @@ func TestSameBitsAtAnyThreadCount(t *testing.T) {
 		}
 		if !reflect.DeepEqual(one, many) {
 			t.Errorf("%s: scores depend on the number of threads", m)
+		}
+	}
+}
+
+// How a file was written decides how the page cache keeps it, and so whether its rows are
+// lent or copied; the scores are the same bits.
+func TestSameBitsHoweverTheFileIsKept(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "m")
+	if err := synth.Write(dir, synth.Config(512, 1500, 3, 4, 2, 64, true), tensor.BF16, 1, checkpoint.DefaultShardBytes); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "model.safetensors")
+	weights, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forms := map[Method][]byte{}
+	for _, size := range []int{4096, len(weights)} {
+		f, err := os.Create(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for b := range slices.Chunk(weights, size) {
+			if _, err := f.Write(b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+		c, err := checkpoint.Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		for _, m := range Methods {
+			s, err := Compute(context.Background(), c, m, Options{Threads: 2})
+			if err != nil {
+				t.Fatal(err)
+			}
+			form, err := s.Encode()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if before, ok := forms[m]; ok && !bytes.Equal(form, before) {
+				t.Errorf("%s: scores differ between a file written by 4096 and one written by %d bytes", m, size)
+			}
+			forms[m] = form
 		}
 	}
 }

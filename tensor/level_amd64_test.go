@@ -13,13 +13,28 @@ import (
 // eachLevel runs the test with the plain Go code and, where the processor has it, with
 // the vector code. Tests that call it must not run in parallel.
 func eachLevel(t *testing.T, test func(t *testing.T)) {
-	was := useAVX2
-	t.Cleanup(func() { useAVX2 = was })
-	useAVX2 = false
+	was, was512 := useAVX2, useAVX512
+	t.Cleanup(func() { useAVX2, useAVX512 = was, was512 })
+	useAVX2, useAVX512 = false, false
 	t.Run("generic", test)
+	eachVectorLevel(t, test)
+}
+
+// eachVectorLevel runs the test with the vector code of each level that the processor has.
+func eachVectorLevel(t *testing.T, test func(t *testing.T)) {
+	was, was512 := useAVX2, useAVX512
+	t.Cleanup(func() { useAVX2, useAVX512 = was, was512 })
 	t.Run("avx2", func(t *testing.T) {
 		requireAVX2(t)
-		useAVX2 = true
+		useAVX2, useAVX512 = true, false
+		test(t)
+	})
+	t.Run("avx512", func(t *testing.T) {
+		requireAVX2(t)
+		if !cpu.X86.HasAVX512F {
+			t.Skip("NOT CHECKED: the sums at 512 bits, for this processor has no AVX-512")
+		}
+		useAVX2, useAVX512 = true, true
 		test(t)
 	})
 }
@@ -32,12 +47,9 @@ func requireAVX2(t *testing.T) {
 
 // Every vector function against its twin: all lengths up to some steps, so that each
 // tail occurs, at odd addresses, on random bits with special values among them.
-func TestVectorEqualsTwin(t *testing.T) {
-	requireAVX2(t)
-	was := useAVX2
-	t.Cleanup(func() { useAVX2 = was })
-	useAVX2 = true
+func TestVectorEqualsTwin(t *testing.T) { eachVectorLevel(t, vectorEqualsTwin) }
 
+func vectorEqualsTwin(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	for n := range 4*vectorStep + 3 {
 		for _, special := range []int{0, 50, 3} { // one element in so many; 0 none

@@ -5,7 +5,7 @@
 #include "textflag.h"
 
 // func minMax16AVX2(p *byte, n int) (lo int16, hi int16)
-// Requires: AVX, AVX2
+// Requires: AVX, AVX2, MMX+
 TEXT ·minMax16AVX2(SB), NOSPLIT, $0-20
 	MOVQ     p+0(FP), AX
 	MOVQ     n+8(FP), CX
@@ -25,35 +25,37 @@ TEXT ·minMax16AVX2(SB), NOSPLIT, $0-20
 	VPXOR    Y0, Y8, Y8
 
 loop:
-	CMPQ    CX, $0x00
-	JLE     done
-	VMOVDQU (AX), Y9
-	VPSRAW  $0x0f, Y9, Y10
-	VPAND   Y0, Y10, Y10
-	VPXOR   Y10, Y9, Y9
-	VPMINSW Y9, Y1, Y1
-	VPMAXSW Y9, Y2, Y2
-	VMOVDQU 32(AX), Y9
-	VPSRAW  $0x0f, Y9, Y10
-	VPAND   Y0, Y10, Y10
-	VPXOR   Y10, Y9, Y9
-	VPMINSW Y9, Y3, Y3
-	VPMAXSW Y9, Y4, Y4
-	VMOVDQU 64(AX), Y9
-	VPSRAW  $0x0f, Y9, Y10
-	VPAND   Y0, Y10, Y10
-	VPXOR   Y10, Y9, Y9
-	VPMINSW Y9, Y5, Y5
-	VPMAXSW Y9, Y6, Y6
-	VMOVDQU 96(AX), Y9
-	VPSRAW  $0x0f, Y9, Y10
-	VPAND   Y0, Y10, Y10
-	VPXOR   Y10, Y9, Y9
-	VPMINSW Y9, Y7, Y7
-	VPMAXSW Y9, Y8, Y8
-	ADDQ    $0x00000080, AX
-	SUBQ    $0x40, CX
-	JMP     loop
+	CMPQ       CX, $0x00
+	JLE        done
+	PREFETCHT0 4096(AX)
+	PREFETCHT0 4160(AX)
+	VMOVDQU    (AX), Y9
+	VPSRAW     $0x0f, Y9, Y10
+	VPAND      Y0, Y10, Y10
+	VPXOR      Y10, Y9, Y9
+	VPMINSW    Y9, Y1, Y1
+	VPMAXSW    Y9, Y2, Y2
+	VMOVDQU    32(AX), Y9
+	VPSRAW     $0x0f, Y9, Y10
+	VPAND      Y0, Y10, Y10
+	VPXOR      Y10, Y9, Y9
+	VPMINSW    Y9, Y3, Y3
+	VPMAXSW    Y9, Y4, Y4
+	VMOVDQU    64(AX), Y9
+	VPSRAW     $0x0f, Y9, Y10
+	VPAND      Y0, Y10, Y10
+	VPXOR      Y10, Y9, Y9
+	VPMINSW    Y9, Y5, Y5
+	VPMAXSW    Y9, Y6, Y6
+	VMOVDQU    96(AX), Y9
+	VPSRAW     $0x0f, Y9, Y10
+	VPAND      Y0, Y10, Y10
+	VPXOR      Y10, Y9, Y9
+	VPMINSW    Y9, Y7, Y7
+	VPMAXSW    Y9, Y8, Y8
+	ADDQ       $0x00000080, AX
+	SUBQ       $0x40, CX
+	JMP        loop
 
 done:
 	VPMINSW      Y3, Y1, Y1
@@ -84,7 +86,7 @@ done:
 	RET
 
 // func minMax32AVX2(p *byte, n int) (lo int32, hi int32)
-// Requires: AVX, AVX2
+// Requires: AVX, AVX2, MMX+
 TEXT ·minMax32AVX2(SB), NOSPLIT, $0-24
 	MOVQ     p+0(FP), AX
 	MOVQ     n+8(FP), CX
@@ -104,35 +106,37 @@ TEXT ·minMax32AVX2(SB), NOSPLIT, $0-24
 	VPXOR    Y0, Y8, Y8
 
 loop:
-	CMPQ    CX, $0x00
-	JLE     done
-	VMOVDQU (AX), Y9
-	VPSRAD  $0x1f, Y9, Y10
-	VPAND   Y0, Y10, Y10
-	VPXOR   Y10, Y9, Y9
-	VPMINSD Y9, Y1, Y1
-	VPMAXSD Y9, Y2, Y2
-	VMOVDQU 32(AX), Y9
-	VPSRAD  $0x1f, Y9, Y10
-	VPAND   Y0, Y10, Y10
-	VPXOR   Y10, Y9, Y9
-	VPMINSD Y9, Y3, Y3
-	VPMAXSD Y9, Y4, Y4
-	VMOVDQU 64(AX), Y9
-	VPSRAD  $0x1f, Y9, Y10
-	VPAND   Y0, Y10, Y10
-	VPXOR   Y10, Y9, Y9
-	VPMINSD Y9, Y5, Y5
-	VPMAXSD Y9, Y6, Y6
-	VMOVDQU 96(AX), Y9
-	VPSRAD  $0x1f, Y9, Y10
-	VPAND   Y0, Y10, Y10
-	VPXOR   Y10, Y9, Y9
-	VPMINSD Y9, Y7, Y7
-	VPMAXSD Y9, Y8, Y8
-	ADDQ    $0x00000080, AX
-	SUBQ    $0x20, CX
-	JMP     loop
+	CMPQ       CX, $0x00
+	JLE        done
+	PREFETCHT0 4096(AX)
+	PREFETCHT0 4160(AX)
+	VMOVDQU    (AX), Y9
+	VPSRAD     $0x1f, Y9, Y10
+	VPAND      Y0, Y10, Y10
+	VPXOR      Y10, Y9, Y9
+	VPMINSD    Y9, Y1, Y1
+	VPMAXSD    Y9, Y2, Y2
+	VMOVDQU    32(AX), Y9
+	VPSRAD     $0x1f, Y9, Y10
+	VPAND      Y0, Y10, Y10
+	VPXOR      Y10, Y9, Y9
+	VPMINSD    Y9, Y3, Y3
+	VPMAXSD    Y9, Y4, Y4
+	VMOVDQU    64(AX), Y9
+	VPSRAD     $0x1f, Y9, Y10
+	VPAND      Y0, Y10, Y10
+	VPXOR      Y10, Y9, Y9
+	VPMINSD    Y9, Y5, Y5
+	VPMAXSD    Y9, Y6, Y6
+	VMOVDQU    96(AX), Y9
+	VPSRAD     $0x1f, Y9, Y10
+	VPAND      Y0, Y10, Y10
+	VPXOR      Y10, Y9, Y9
+	VPMINSD    Y9, Y7, Y7
+	VPMAXSD    Y9, Y8, Y8
+	ADDQ       $0x00000080, AX
+	SUBQ       $0x20, CX
+	JMP        loop
 
 done:
 	VPMINSD      Y3, Y1, Y1
@@ -691,6 +695,98 @@ done:
 	VMOVUPD Y9, 288(AX)
 	VMOVUPD Y10, 320(AX)
 	VMOVUPD Y11, 352(AX)
+	VZEROUPPER
+	RET
+
+// func sumsF16AVX512(acc *[48]float64, p *byte, n int)
+// Requires: AVX, AVX512F, F16C, MMX+
+TEXT ·sumsF16AVX512(SB), NOSPLIT, $0-24
+	MOVQ       acc+0(FP), AX
+	MOVQ       p+8(FP), CX
+	MOVQ       n+16(FP), DX
+	VMOVUPD    (AX), Z0
+	VMOVUPD    64(AX), Z1
+	VMOVUPD    128(AX), Z2
+	VMOVUPD    192(AX), Z3
+	VMOVUPD    256(AX), Z4
+	VMOVUPD    320(AX), Z5
+	VPTERNLOGQ $0xff, Z6, Z6, Z6
+	VPSRLQ     $0x01, Z6, Z6
+
+loop:
+	CMPQ        DX, $0x00
+	JLE         done
+	PREFETCHT0  4096(CX)
+	VCVTPH2PS   (CX), Y7
+	VCVTPS2PD   Y7, Z7
+	VADDPD      Z7, Z0, Z0
+	VPANDQ      Z6, Z7, Z8
+	VADDPD      Z8, Z2, Z2
+	VFMADD231PD Z7, Z7, Z4
+	VCVTPH2PS   16(CX), Y7
+	VCVTPS2PD   Y7, Z7
+	VADDPD      Z7, Z1, Z1
+	VPANDQ      Z6, Z7, Z8
+	VADDPD      Z8, Z3, Z3
+	VFMADD231PD Z7, Z7, Z5
+	ADDQ        $0x00000020, CX
+	SUBQ        $0x10, DX
+	JMP         loop
+
+done:
+	VMOVUPD Z0, (AX)
+	VMOVUPD Z1, 64(AX)
+	VMOVUPD Z2, 128(AX)
+	VMOVUPD Z3, 192(AX)
+	VMOVUPD Z4, 256(AX)
+	VMOVUPD Z5, 320(AX)
+	VZEROUPPER
+	RET
+
+// func sumsBF16AVX512(acc *[48]float64, p *byte, n int)
+// Requires: AVX, AVX2, AVX512F, MMX+
+TEXT ·sumsBF16AVX512(SB), NOSPLIT, $0-24
+	MOVQ       acc+0(FP), AX
+	MOVQ       p+8(FP), CX
+	MOVQ       n+16(FP), DX
+	VMOVUPD    (AX), Z0
+	VMOVUPD    64(AX), Z1
+	VMOVUPD    128(AX), Z2
+	VMOVUPD    192(AX), Z3
+	VMOVUPD    256(AX), Z4
+	VMOVUPD    320(AX), Z5
+	VPTERNLOGQ $0xff, Z6, Z6, Z6
+	VPSRLQ     $0x01, Z6, Z6
+
+loop:
+	CMPQ        DX, $0x00
+	JLE         done
+	PREFETCHT0  4096(CX)
+	VPMOVZXWD   (CX), Y7
+	VPSLLD      $0x10, Y7, Y7
+	VCVTPS2PD   Y7, Z7
+	VADDPD      Z7, Z0, Z0
+	VPANDQ      Z6, Z7, Z8
+	VADDPD      Z8, Z2, Z2
+	VFMADD231PD Z7, Z7, Z4
+	VPMOVZXWD   16(CX), Y7
+	VPSLLD      $0x10, Y7, Y7
+	VCVTPS2PD   Y7, Z7
+	VADDPD      Z7, Z1, Z1
+	VPANDQ      Z6, Z7, Z8
+	VADDPD      Z8, Z3, Z3
+	VFMADD231PD Z7, Z7, Z5
+	ADDQ        $0x00000020, CX
+	SUBQ        $0x10, DX
+	JMP         loop
+
+done:
+	VMOVUPD Z0, (AX)
+	VMOVUPD Z1, 64(AX)
+	VMOVUPD Z2, 128(AX)
+	VMOVUPD Z3, 192(AX)
+	VMOVUPD Z4, 256(AX)
+	VMOVUPD Z5, 320(AX)
 	VZEROUPPER
 	RET
 

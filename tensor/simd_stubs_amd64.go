@@ -59,6 +59,16 @@ func sumsF16AVX2(acc *[48]float64, p *byte, n int)
 //go:noescape
 func sumsBF16AVX2(acc *[48]float64, p *byte, n int)
 
+// sumsF16AVX512 adds n F16 to acc; n is a multiple of vectorStep.
+//
+//go:noescape
+func sumsF16AVX512(acc *[48]float64, p *byte, n int)
+
+// sumsBF16AVX512 adds n BF16 to acc; n is a multiple of vectorStep.
+//
+//go:noescape
+func sumsBF16AVX512(acc *[48]float64, p *byte, n int)
+
 // latticeSumsAVX2 rounds (x-base)*inv to whole numbers q within [lo, hi] and stores the sums
 // of w*q, w*q*q and w*q*(x-base) of eight lanes at r; n, the floats at x, is a multiple of 8.
 //

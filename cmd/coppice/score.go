@@ -32,6 +32,9 @@ stay, best first, with down_proj refitted and without: error curves, by which
 			if err := f.check(cmd, false); err != nil {
 				return err
 			}
+			if f.stats == "" {
+				collectGarbage(400) // a small heap, mostly the output's text; at the process's rate collecting takes a tenth of the time
+			}
 			c, err := a.openToWrite(args[0], out, dryRun, f.stats)
 			if err != nil {
 				return err

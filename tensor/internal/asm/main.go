@@ -1,4 +1,4 @@
-// Command asm writes the AVX2 code of package tensor:
+// Command asm writes the vector code of package tensor:
 //
 //	go generate ./tensor
 //
@@ -46,6 +46,15 @@ func main() {
 		VPMOVZXWD(p, x.AsX())
 		VPSLLD(Imm(16), x.AsX(), x.AsX())
 		VCVTPS2PD(x.AsX(), x)
+	})
+	sums512("sumsF16AVX512", "F16", 2, func(p Mem, x VecVirtual) {
+		VCVTPH2PS(p, x.AsY())
+		VCVTPS2PD(x.AsY(), x)
+	})
+	sums512("sumsBF16AVX512", "BF16", 2, func(p Mem, x VecVirtual) {
+		VPMOVZXWD(p, x.AsY())
+		VPSLLD(Imm(16), x.AsY(), x.AsY())
+		VCVTPS2PD(x.AsY(), x)
 	})
 	latticeSums()
 	quantiseQ8_0()
