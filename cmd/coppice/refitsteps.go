@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"text/tabwriter"
 
 	"github.com/coppice-lm/coppice/calib"
@@ -42,16 +44,9 @@ func (a *app) refitPredictions(ctx context.Context, c *checkpoint.Checkpoint, m 
 		defer st.Close()
 	}
 	rows := []stepRow{}
-	bar := a.tokenProgress("refitting")
-	w, err := calib.RefitPredictions(ctx, m, c, st, p, text.sources, f.weights, calib.StepOptions{
-		Options: calib.Options{Tokens: text.tokens, Context: text.ctx, Seed: f.seed, Rows: calib.RowMode(text.rows), Memory: text.bytes,
-			Threads: a.threads, Replace: f.force, Progress: bar.show, Warn: a.note},
-		Steps:  f.steps,
-		Report: func(s calib.StepFit) { rows = append(rows, stepRow{s.Step, s.Length, s.Before, s.After}) },
-	})
-	bar.finish()
+	w, err := a.step(ctx, c, m, p, st, text, f.weights, f.seed, f.steps, f.force, func(s calib.StepFit) { rows = append(rows, stepRow{s.Step, s.Length, s.Before, s.After}) })
 	if err != nil {
-		return keptBeside(f.weights, badInput(err))
+		return keptBeside(f.weights, err)
 	}
 	defer w.Close()
 	b, err := p.Encode()
@@ -78,4 +73,41 @@ func (a *app) refitPredictions(ctx context.Context, c *checkpoint.Checkpoint, m 
 	}
 	a.printf("\nnext: coppice apply %s --plan %s --stats %s -o DIR\n", c.Path, f.out, f.weights)
 	return nil
+}
+
+// step refits a plan by steps from its own refit.
+func (a *app) step(ctx context.Context, c *checkpoint.Checkpoint, m *lm.Layerwise, p *plan.Plan, st *score.Stats, text *textFlags, out string, seed uint64, steps int, replace bool, report func(calib.StepFit)) (*surgery.Weights, error) {
+	bar := a.tokenProgress("refitting")
+	defer bar.finish()
+	w, err := calib.RefitPredictions(ctx, m, c, st, p, text.sources, out, calib.StepOptions{
+		Options: calib.Options{Tokens: text.tokens, Context: text.ctx, Seed: seed, Rows: calib.RowMode(text.rows), Memory: text.bytes,
+			Threads: a.threads, Replace: replace, Progress: bar.show, Warn: a.note},
+		Steps: steps, Report: report,
+	})
+	return w, badInput(err)
+}
+
+// takeSteps refits prune's plan by steps, into the file of --weights or into a hidden one that
+// discard removes. Of a run that is interrupted the hidden one's steps are kept, and the same command
+// goes on from there.
+func (a *app) takeSteps(ctx context.Context, c *checkpoint.Checkpoint, p *plan.Plan, st *score.Stats, f *planFlags, out string) (w *surgery.Weights, discard func(), err error) {
+	to, discard := f.weights, func() {}
+	if to == "" {
+		dir, base := filepath.Split(filepath.Clean(out))
+		to = filepath.Join(dir, "."+base+".coppice-weights")
+		discard = func() { os.Remove(to) }
+	} else if err := checkFileOutput("--weights", to, c.Path); err != nil {
+		return nil, nil, err
+	}
+	m, err := lm.NewLayerwise(ctx, c, lm.Options{Precision: f.text.precision, Threads: a.threads})
+	if err != nil {
+		return nil, nil, badInput(err)
+	}
+	var last calib.StepFit
+	w, err = a.step(ctx, c, m, p, st, &f.text, to, f.seed, f.steps, f.weights == "", func(s calib.StepFit) { last = s })
+	if err != nil {
+		return nil, nil, keptBeside(orDot(out), err)
+	}
+	a.note(fmt.Sprintf("divergence from the dense model's predictions on held-back text: %.4f nats after %d steps", last.After, last.Step+1))
+	return w, discard, nil
 }
