@@ -145,13 +145,13 @@ func checkSampled(t *testing.T, l engine.Backward) {
 	}
 }
 
-// checkGradientRefusals: what cannot be differentiated is an error, and the threads and the batch that a
-// sequence is in change no bit of its gradient.
+// checkGradientRefusals: threads, and the batch that a sequence is in, change no bit of its
+// gradient, and less precision changes little; what cannot be differentiated is an error.
 func checkGradientRefusals(t *testing.T, layerwise LayerwiseOpener) {
 	ctx := context.Background()
 	whole, parts := forest(70)
-	gradient := func(threads int, batches ...engine.Batch) (all []float32) {
-		l := layerwise(t, model(t, TinyLlama), Options{Threads: threads}).(engine.Backward)
+	gradient := func(precision engine.Precision, threads int, batches ...engine.Batch) (all []float32) {
+		l := layerwise(t, model(t, TinyLlama), Options{Precision: precision, Threads: threads}).(engine.Backward)
 		_, streams := layered(t, l, nil, batches...)
 		for i, b := range batches {
 			x := make([]float32, len(streams[i]))
@@ -164,10 +164,20 @@ func checkGradientRefusals(t *testing.T, layerwise LayerwiseOpener) {
 		}
 		return all
 	}
-	want := gradient(1, whole)
-	for what, got := range map[string][]float32{"three threads": gradient(3, whole), "two batches": gradient(2, parts...)} {
+	want := gradient(engine.F32, 1, whole)
+	for what, got := range map[string][]float32{"three threads": gradient(engine.F32, 3, whole), "two batches": gradient(engine.F32, 2, parts...)} {
 		if !slices.EqualFunc(got, want, equalBits) {
 			t.Errorf("%s: other bits", what)
+		}
+	}
+	exact := math.Sqrt(square(want))
+	for precision, tolerance := range map[engine.Precision]float64{engine.BF16: 0.03, engine.F16: 0.003} {
+		got := gradient(precision, 2, whole)
+		for i, v := range want {
+			got[i] -= v
+		}
+		if off := math.Sqrt(square(got)) / exact; !(off > 0 && off < tolerance) {
+			t.Errorf("%v: off by %v of the gradient's length", precision, off)
 		}
 	}
 	l := layerwise(t, model(t, TinyLlama), Options{Precision: engine.Q8_0}).(engine.Backward)
@@ -204,6 +214,8 @@ func loaded(t *testing.T, l engine.Layerwise, index int) engine.BackwardLayer {
 	must(t, err)
 	return layer.(engine.BackwardLayer)
 }
+
+func square(x []float32) float64 { return dot(x, x) }
 
 func sum(x []float64) (s float64) {
 	for _, v := range x {
