@@ -93,7 +93,7 @@ func stepBytes(h, n int64) int64 {
 
 // jointBytes is about the most memory that RefitPredictions takes, besides residual streams:
 // sums of all layers, and three copies of their MLPs, a layer that runs there and back, and
-// the head in both directions.
+// the head in both directions; and a fifth of that, garbage and buffers, as measured.
 func jointBytes(m *arch.Transformer, widths []int) int64 {
 	h, sums, weights := int64(m.Hidden), int64(0), int64(0)
 	for _, w := range widths {
@@ -103,7 +103,7 @@ func jointBytes(m *arch.Transformer, widths []int) int64 {
 		}
 		weights += 4 * 3 * h * k
 	}
-	return max(sums+3*weights, 4*weights) + 2*runBytes(m) + 4*2*int64(m.Vocab)*h
+	return (sums + 3*weights + 2*runBytes(m) + 4*2*int64(m.Vocab)*h) * 6 / 5
 }
 
 // gigabytes is a size as --calib-memory takes it, rounded up.

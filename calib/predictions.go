@@ -2,6 +2,7 @@ package calib
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -235,8 +236,12 @@ func (s *stepper) describe(model string) (err error) {
 		h.Widths = append(h.Widths, k)
 	}
 	from := "the neurons as they are"
-	if s.plan.Refit != nil {
-		from = fmt.Sprintf("%s, cap %v, of %s", s.plan.Refit.Method, s.plan.Refit.Cap, s.plan.Refit.Stats)
+	if r := s.plan.Refit; r != nil {
+		dampings := sha256.New()
+		for _, l := range s.plan.Layers {
+			fmt.Fprintln(dampings, l.Damping)
+		}
+		from = fmt.Sprintf("%s, cap %v, dampings %x, of %s", r.Method, r.Cap, dampings.Sum(nil)[:8], r.Stats)
 	}
 	h.Recipe = fmt.Sprintf("%s, target %s, %d steps of %d tokens, damping %v, from %s",
 		plan.Propagated, plan.PredictionsTarget, s.opt.Steps, s.opt.StepTokens, s.opt.Damping, from)

@@ -177,6 +177,11 @@ func TestStepsSameBytes(t *testing.T) {
 	if _, err := take(context.Background(), out, opt); err != nil {
 		t.Fatal(err)
 	}
+	other := f.thirdsOf(t)
+	other.Layers[1].Damping *= 2
+	if _, err := RefitPredictions(context.Background(), f.model, f.checkpoint, f.stats, other, []string{f.text}, out, opt); err == nil || !strings.Contains(err.Error(), "other refitted weights") {
+		t.Errorf("from another refit: %v", err)
+	}
 	opt.Damping = 1
 	if _, err := take(context.Background(), out, opt); err == nil || !strings.Contains(err.Error(), "other refitted weights") {
 		t.Errorf("another damping: %v", err)
