@@ -1,6 +1,9 @@
 package calib
 
 import (
+	"fmt"
+	"math"
+
 	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/plan"
 )
@@ -87,3 +90,21 @@ func solveBytes(h, n, parts int64) int64 {
 func stepBytes(h, n int64) int64 {
 	return 2*8*4*n*n + 8*h*h + 2*8*2*h*n + 2*8*h*n + 2*4*2*h*n
 }
+
+// jointBytes is about the most memory that RefitPredictions takes, besides residual streams:
+// sums of all layers, and three copies of their MLPs, a layer that runs there and back, and
+// the head in both directions; and a fifth of that, garbage and buffers, as measured.
+func jointBytes(m *arch.Transformer, widths []int) int64 {
+	h, sums, weights := int64(m.Hidden), int64(0), int64(0)
+	for _, w := range widths {
+		k := int64(w)
+		if k > 0 {
+			sums += 8 * (3*h*k + h*(h+1) + 3*k*(k+1)/2)
+		}
+		weights += 4 * 3 * h * k
+	}
+	return (sums + 3*weights + 2*runBytes(m) + 4*2*int64(m.Vocab)*h) * 6 / 5
+}
+
+// gigabytes is a size as --calib-memory takes it, rounded up.
+func gigabytes(bytes int64) string { return fmt.Sprintf("%.1fGB", math.Ceil(float64(bytes)/1e8)/10) }

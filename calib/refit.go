@@ -96,7 +96,7 @@ func Refit(ctx context.Context, m *lm.Layerwise, c *checkpoint.Checkpoint, p *pl
 			return nil, err
 		}
 	}
-	if err := f.intoPlan(w); err != nil {
+	if err := refitWith(p, w, f.fit.Cap, f.fit.Target); err != nil {
 		w.Close()
 		return nil, err
 	}
@@ -106,7 +106,7 @@ func Refit(ctx context.Context, m *lm.Layerwise, c *checkpoint.Checkpoint, p *pl
 func (o *RefitOptions) checkFit(m *arch.Transformer) error {
 	switch {
 	case o.Target != plan.MLPTarget && o.Target != plan.StreamTarget:
-		return fmt.Errorf("target %q: expected one of %v", o.Target, plan.Targets)
+		return fmt.Errorf("target %q: expected %s or %s", o.Target, plan.StreamTarget, plan.MLPTarget)
 	case !(o.Cap >= 0 && o.Cap <= 1):
 		return fmt.Errorf("a cap of %v for first tokens: expected a share between 0 and 1", o.Cap)
 	case o.Weigh && o.Cap != 1:
@@ -211,19 +211,6 @@ func (f *refitter) finished() (*surgery.Weights, error) {
 		return nil, nil
 	}
 	return nil, err
-}
-
-// intoPlan writes the refit into the plan, in the place of another one and its dampings.
-func (f *refitter) intoPlan(w *surgery.Weights) error {
-	fingerprint, err := w.Fingerprint()
-	if err != nil {
-		return err
-	}
-	for i := range f.plan.Layers {
-		f.plan.Layers[i].Damping = 0
-	}
-	f.plan.Refit = &plan.Refit{Method: plan.Propagated, Stats: fingerprint, Cap: f.fit.Cap, Target: f.fit.Target}
-	return nil
 }
 
 // all makes the partial output, from where an earlier run was.

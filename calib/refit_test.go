@@ -132,7 +132,7 @@ func shown(t *testing.T, dir string, l *layout) [][]engine.MLP {
 func TestRefitSolvesItsProblem(t *testing.T) {
 	dir, text := tinyDir(t), writeText(t, 60)
 	d := openDense(t, dir)
-	for _, target := range plan.Targets {
+	for _, target := range []plan.Target{plan.MLPTarget, plan.StreamTarget} {
 		p, opt := d.thirds(t), d.options(target)
 		w, _ := d.refit(t, p, text, opt)
 		documents, err := readSources([]string{text})

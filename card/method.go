@@ -105,7 +105,11 @@ func (card *Card) method(b *strings.Builder) {
 		fmt.Fprintf(b, "- **Widths:** shared out among the layers so that the sum of the layers' errors (`%s`) is least, with as many parameters as `%s` gives.\n", a.Curve, strings.TrimSpace(a.Budget.String()))
 	}
 	if p.Refit != nil {
-		fmt.Fprintf(b, "- **Refit:** `%s`. %s\n", p.Refit.Method, refits[p.Refit.Method])
+		how, what := string(p.Refit.Method), refits[p.Refit.Method]
+		if card.stepped() {
+			how, what = how+"`, target `"+string(p.Refit.Target), "Then gate_proj, up_proj and down_proj of all pruned layers were refitted together: damped Gauss-Newton steps on a calibration text towards what the base model predicts there, each as far as the divergence fell on a part of the text held back from it."
+		}
+		fmt.Fprintf(b, "- **Refit:** `%s`. %s\n", how, what)
 	} else {
 		b.WriteString("- **Refit:** none; the weights that stay are those of the base model, bit for bit but for a change of element type.\n")
 	}
@@ -113,7 +117,16 @@ func (card *Card) method(b *strings.Builder) {
 	if n := card.zeros(); n > 0 {
 		fmt.Fprintf(b, "- **Padding:** %s of the neurons are zeros that compute nothing; they fill widths up to what the form or the alignment asks for.\n", count(int64(n)))
 	}
-	fmt.Fprintf(b, "- **Training:** none by Coppice; the figures of this card are of the weights `%s`.\n", card.Weights)
+	training := "none by Coppice"
+	if card.stepped() {
+		training = "none by Coppice but for the steps of the refit"
+	}
+	fmt.Fprintf(b, "- **Training:** %s; the figures of this card are of the weights `%s`.\n", training, card.Weights)
+}
+
+// stepped reports whether the weights were refitted to what the base model predicts.
+func (card *Card) stepped() bool {
+	return card.Plan.Refit != nil && card.Plan.Refit.Target == plan.PredictionsTarget
 }
 
 func (card *Card) calibration(b *strings.Builder) {

@@ -1,7 +1,8 @@
 // Package engine says what a running model can do, without saying how: score token
 // sequences, be observed while it does, and decode one token after another with a
 // cache; and, for models that are larger than memory or change while they are looked at,
-// run one layer at a time over many tokens (Layerwise). Training will be added when a program needs it.
+// run one layer at a time over many tokens (Layerwise) and take the gradient of a loss back
+// over its layers (Backward).
 //
 // The contract is coarse on purpose. An engine takes a whole batch, a tree of token
 // sequences with the predictions wanted of them, and answers with log-probabilities. It

@@ -24,17 +24,20 @@ const (
 	Propagated RefitMethod = "propagated"
 )
 
-// Target is what a propagated refit makes an MLP's output match, token by token.
+// Target is what a propagated refit makes the pruned model match, token by token.
 type Target string
 
 // The targets.
 const (
 	MLPTarget    Target = "mlp"    // the output of the dense model's MLP
 	StreamTarget Target = "stream" // the dense model's residual stream after the layer, less the pruned one's before its MLP
+	// PredictionsTarget makes the whole model's predictions match, not an MLP's output:
+	// all layers are refitted together.
+	PredictionsTarget Target = "predictions"
 )
 
 // Targets lists the targets.
-var Targets = []Target{MLPTarget, StreamTarget}
+var Targets = []Target{MLPTarget, StreamTarget, PredictionsTarget}
 
 // MaxDamping is the largest damping of a refit.
 const MaxDamping = score.MaxDamping

@@ -75,3 +75,25 @@ func transposed(m *linalg.Matrix) *linalg.Matrix {
 	}
 	return t
 }
+
+// KroneckerStep replaces the gradient G of a loss by a matrix W (out x in) by the damped
+// Gauss-Newton step -(B + bI)^-1 G (A + aI)^-1, the curvature being taken as the
+// Kronecker product of A (in x in), the second moment of what W receives, and B (out x out),
+// that of gradients by what it produces (K-FAC, arXiv 1503.05671). a and b are
+// damping times the mean diagonal of their factor. A and B are overwritten.
+func KroneckerStep(g, b, a *linalg.Matrix, damping float64, threads int) error {
+	if err := divide(g, a, damping, threads); err != nil {
+		return err
+	}
+	t := transposed(g)
+	if err := divide(t, b, damping, threads); err != nil {
+		return err
+	}
+	for i := range g.Rows {
+		row := g.Row(i)
+		for j := range row {
+			row[j] = -t.Row(j)[i]
+		}
+	}
+	return nil
+}

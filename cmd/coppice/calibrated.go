@@ -202,6 +202,9 @@ type planFlags struct {
 	allocation allocationFlags
 	text       textFlags
 	rule       plan.Rule
+
+	steps   int    // of prune
+	weights string // that steps made
 }
 
 func (f *planFlags) register(cmd *cobra.Command) {
@@ -290,6 +293,16 @@ func checkText(cmd *cobra.Command, f *planFlags) error {
 	}
 	if i := slices.IndexFunc(f.text.names(), cmd.Flags().Changed); i >= 0 && !given && (f.stats != "" || !needed) {
 		return usagef("--%s needs --calib PATH", f.text.names()[i])
+	}
+	switch {
+	case f.steps < 0:
+		return usagef("--steps %d: expected 0 or more", f.steps)
+	case f.weights != "" && f.steps == 0:
+		return usagef("--weights %s: is where what --steps N make is kept", f.weights)
+	case f.steps > 0 && f.refit != string(plan.LeastSquares):
+		return usagef("--steps go on from a least-squares refit: --method best or --refit %s", plan.LeastSquares)
+	case f.weights != "" && sameName(f.weights, f.stats):
+		return usagef("--weights and --stats name one file, %s; the weights would replace the statistics", f.stats)
 	}
 	return f.allocation.checkText(&f.text)
 }

@@ -31,7 +31,9 @@ scores by maximum absolute weight (maxabs), the same width in all layers.
 
 With --method best, neurons are scored by what they do on a text (` + string(bestMethod) + `), and what stays
 is refitted to make up for what goes (` + string(bestRefit) + `). The output has the same size and is far
-better. The text is that of --calib, or a small one that the program carries, or it was
+better. With --steps 7, what stays is refitted further, all layers together, so that
+the model predicts what the dense one does: far better again, and far slower to make.
+The text is that of --calib, or a small one that the program carries, or it was
 run over before by ` + "`coppice calib`" + ` (--stats). --calib with --stats FILE keeps the statistics
 there, which verify needs.
 
@@ -47,6 +49,7 @@ the widest.`,
   coppice prune SmolLM2-135M-Instruct.Q4_1.gguf -o smol60 --ratio 0.6
   coppice prune ./Llama-3.2-3B -o best60 --ratio 0.6 --method best --calib wiki.txt --calib c4.jsonl --stats stats.safetensors
   coppice prune ./Llama-3.2-3B -o best60 --ratio 0.6 --method best --allocation global --stats stats.safetensors
+  coppice prune ./Llama-3.2-1B -o best60 --ratio 0.6 --method best --allocation global --steps 7 --calib wiki.txt
   coppice prune ./Llama-3.2-3B -o uneven --widths widths.json --form decilm
   coppice prune ./Llama-3.2-3B --width 4096 --dry-run`,
 		Args: cobra.ExactArgs(1),
@@ -80,10 +83,22 @@ the widest.`,
 			if err != nil {
 				return err
 			}
-			return a.carryOut(cmd, args[0], c, p, refitSource{stats: st}, &o, f.allowNonFinite, start)
+			from := refitSource{stats: st}
+			if f.steps > 0 && !o.dryRun {
+				w, discard, err := a.takeSteps(cmd.Context(), c, p, st, &f, o.out)
+				if err != nil {
+					return err
+				}
+				defer discard()
+				defer w.Close()
+				from = refitSource{weights: w}
+			}
+			return a.carryOut(cmd, args[0], c, p, from, &o, f.allowNonFinite, start)
 		},
 	}
 	f.register(cmd)
+	cmd.Flags().IntVar(&f.steps, "steps", 0, "after the refit, refit all layers together towards what the dense model predicts, in so many steps (see `coppice refit`); 7 take some six times as long as the rest")
+	cmd.Flags().StringVar(&f.weights, "weights", "", "with --steps: file to keep the refitted weights in, which verify needs then")
 	o.register(cmd, "same", "same, f16, bf16 or f32 (same is f16 for a quantised GGUF)")
 	return cmd
 }

@@ -117,19 +117,38 @@ func (p *pass) queryBlocks(only []int) []queryBlock {
 // attentionBF16 reports whether attention multiplies in bfloat16.
 func (e *Engine) attentionBF16() bool { return e.precision == engine.BF16 }
 
+// headsOf is the attention of the query heads that share a key head in a layer.
+func (p *pass) headsOf(layer int) kernel.Attention {
+	t, m := p.e.model.Layers[layer], p.e.model
+	return kernel.Attention{
+		HeadDim: m.HeadDim, Heads: t.Heads / t.KVHeads,
+		Scale: m.AttentionScale, SoftCap: m.AttentionCap, Window: t.Window, BF16: p.e.attentionBF16(),
+	}
+}
+
+// keysAndValues are those of a node's sequence in ws.qkv, for one key head.
+func (p *pass) keysAndValues(node, layer, head int) []kernel.KV {
+	t, dim := p.e.model.Layers[layer], p.e.model.HeadDim
+	queries, keys := t.Heads*dim, t.KVHeads*dim
+	stride := queries + 2*keys
+	path := p.layout.nodes[node].path
+	kv := make([]kernel.KV, len(path))
+	for i, run := range path {
+		from := p.ws.qkv[run.row*stride+queries+head*dim:]
+		kv[i] = kernel.KV{N: run.n, K: from, V: from[keys:], LdK: stride, LdV: stride}
+	}
+	return kv
+}
+
 // attend computes attention of all rows, or of the given ones, which then are all that
 // are left, into ws.att, from queries and keys that are not rotated yet. A unit of work is a block of queries and one key
 // head with the query heads that share it; where each cached sequence has one block, as in
 // decoding, the unit does all that is to be done for its key head.
 func (p *pass) attend(layer int, only []int) {
-	e, t, dim := p.e, p.e.model.Layers[layer], p.e.model.HeadDim
+	t, dim := p.e.model.Layers[layer], p.e.model.HeadDim
 	queries, keys := t.Heads*dim, t.KVHeads*dim
 	stride := queries + 2*keys
-	attention := kernel.Attention{
-		HeadDim: dim, Heads: t.Heads / t.KVHeads,
-		Scale: e.model.AttentionScale, SoftCap: e.model.AttentionCap, Window: t.Window,
-		BF16: e.attentionBF16(),
-	}
+	attention := p.headsOf(layer)
 	columns := attention.Heads * dim // of a unit
 	blocks := p.queryBlocks(only)
 	oneEach := len(blocks) == len(p.layout.nodes)
@@ -162,12 +181,7 @@ func (p *pass) attend(layer int, only []int) {
 		if p.cached != nil {
 			attention.RunBlocks(out, queries, q, stride, b.n, at, &p.cached(b.node, layer)[head])
 		} else {
-			kv := make([]kernel.KV, len(s.path))
-			for i, run := range s.path {
-				from := p.ws.qkv[run.row*stride+queries+head*dim:]
-				kv[i] = kernel.KV{N: run.n, K: from, V: from[keys:], LdK: stride, LdV: stride}
-			}
-			attention.Run(out, queries, q, stride, b.n, at, kv)
+			attention.Run(out, queries, q, stride, b.n, at, p.keysAndValues(b.node, layer, head))
 		}
 		if columns%p.ws.att.grain() == 0 {
 			p.ws.att.roundRegion(region{r, r + b.n, column, column + columns})

@@ -21,7 +21,10 @@ type Layerwise struct {
 	// The memory of a layer, of one with another MLP or output projection, and of the
 	// embeddings of a batch: kept, so that no layer's weights wait for the garbage collector
 	// beside the next one's.
-	layerMemory, mlpMemory, outMemory, embeddingMemory, headMemory kernel.Memory
+	layerMemory, mlpMemory, outMemory, embeddingMemory, headMemory, backMemory kernel.Memory
+
+	headBack []*matrix   // the head's parts transposed, once a gradient was asked for
+	buffers  backBuffers // of Back
 }
 
 var _ engine.Layerwise = (*Layerwise)(nil)
@@ -169,6 +172,7 @@ type oneLayer struct {
 	w       *Layerwise
 	index   int
 	weights layer
+	back    *layerBack // once Back was called
 }
 
 // Run implements engine.Layer.

@@ -26,6 +26,7 @@ func RunLayerwise(t *testing.T, open Opener, layerwise LayerwiseOpener) {
 		{"another MLP", testWithMLP},
 		{"another output projection", testWithAttentionOut},
 		{"divergence", testDivergence},
+		{"gradient", testGradient},
 		{"refusals", testLayerwiseRefusals},
 		{"cancelled", testLayerwiseCancelled},
 	} {

@@ -1,0 +1,431 @@
+package calib
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+
+	"github.com/coppice-lm/coppice/checkpoint"
+	"github.com/coppice-lm/coppice/engine"
+	"github.com/coppice-lm/coppice/internal/filelock"
+	"github.com/coppice-lm/coppice/lm"
+	"github.com/coppice-lm/coppice/plan"
+	"github.com/coppice-lm/coppice/score"
+	"github.com/coppice-lm/coppice/surgery"
+)
+
+// StepOptions say how RefitPredictions goes, besides on which text.
+type StepOptions struct {
+	Options
+	Steps      int     // at least 1
+	StepTokens int     // of the text that a step looks at, about; steps go round the text. 0: DefaultStepTokens
+	Damping    float64 // of the curvature, above 0; 0: DefaultStepDamping
+	// Report is called after each step; may be nil.
+	Report func(StepFit)
+}
+
+// The defaults of StepOptions. With less damping, steps follow the noise of gradients: there are
+// far more weights than tokens (docs/methods.md).
+const (
+	DefaultStepTokens  = 16384
+	DefaultStepDamping = 10
+)
+
+// StepFit says what a step came to. Divergences are means over held-back tokens, in nats;
+// Length is the part of the damped step that was taken, 0 where none helped.
+type StepFit struct {
+	Step          int
+	Length        float64
+	Before, After float64
+}
+
+// RefitPredictions refits the MLPs that a plan prunes, all of them together, to what the
+// dense model predicts: damped Gauss-Newton steps on gate_proj, up_proj and down_proj
+// against the Kullback-Leibler divergence of the next token in the pruned model from that
+// in the dense one, over the text that st was made of. They begin at the weights that the
+// plan makes with st, whose own refit, if it has one, is then this one's beginning. The
+// curvature is taken as one Kronecker product a matrix (K-FAC, arXiv 1503.05671), and how
+// far a step goes is decided on the held-back part of the text.
+//
+// It writes the weights to the file out, which it returns opened, and the refit into the
+// plan, as plan.Propagated with the target plan.PredictionsTarget. m is the dense model, of
+// the checkpoint c. Files that are there already are treated as Collect does. A call that
+// was interrupted goes on after the last step that was finished when it is made again.
+func RefitPredictions(ctx context.Context, m *lm.Layerwise, c *checkpoint.Checkpoint, st *score.Stats, p *plan.Plan, sources []string, out string, opt StepOptions) (*surgery.Weights, error) {
+	s, err := newStepper(ctx, m, c, st, p, sources, out, opt)
+	if err != nil {
+		return nil, err
+	}
+	held, err := lock(out)
+	if err != nil {
+		return nil, err
+	}
+	defer filelock.Release(held)
+	w, err := s.finished()
+	if err == nil && w == nil {
+		if err = s.all(); err == nil {
+			w, err = surgery.OpenWeights(out)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := refitWith(p, w, 1, plan.PredictionsTarget); err != nil {
+		w.Close()
+		return nil, err
+	}
+	return w, nil
+}
+
+// refitWith writes a refit by weights into a plan, in the place of another one and its dampings.
+func refitWith(p *plan.Plan, w *surgery.Weights, limit float64, target plan.Target) error {
+	fingerprint, err := w.Fingerprint()
+	if err != nil {
+		return err
+	}
+	for i := range p.Layers {
+		p.Layers[i].Damping = 0
+	}
+	p.Refit = &plan.Refit{Method: plan.Propagated, Stats: fingerprint, Cap: limit, Target: target}
+	return nil
+}
+
+// stepper is one call of RefitPredictions.
+type stepper struct {
+	ctx        context.Context
+	model      *lm.Layerwise
+	checkpoint *checkpoint.Checkpoint
+	stats      *score.Stats
+	plan       *plan.Plan
+	opt        StepOptions
+	out        string
+	head       surgery.WeightsHead
+	fit, held  []batch // of the text
+	streams    int64   // most bytes of residual streams that exist at a time
+	batchBytes int64   // those of a batch, before and after each layer, and of its gradients
+	done       int64   // tokens run
+}
+
+func newStepper(ctx context.Context, m *lm.Layerwise, c *checkpoint.Checkpoint, st *score.Stats, p *plan.Plan, sources []string, out string, opt StepOptions) (*stepper, error) {
+	switch {
+	case opt.Steps < 1:
+		return nil, fmt.Errorf("%d steps: expected at least one", opt.Steps)
+	case opt.StepTokens < 0:
+		return nil, fmt.Errorf("%d tokens a step: expected at least one, or 0 for %d", opt.StepTokens, DefaultStepTokens)
+	case !(opt.Damping >= 0 && opt.Damping <= maxStepDamping):
+		return nil, fmt.Errorf("a damping of %v: expected a number above 0 and at most %v, or 0 for %v", opt.Damping, maxStepDamping, DefaultStepDamping)
+	}
+	if opt.StepTokens == 0 {
+		opt.StepTokens = DefaultStepTokens
+	}
+	if opt.Damping == 0 {
+		opt.Damping = DefaultStepDamping
+	}
+	model, err := c.Fingerprint()
+	if err != nil {
+		return nil, err
+	}
+	if err := p.CheckModel(model, &c.Spec); err != nil {
+		return nil, err
+	}
+	if p.Refit != nil && p.Refit.Method == plan.Propagated {
+		return nil, &surgery.RefitError{Reason: "the plan was refitted on a text already; give the plan that `coppice plan` made"}
+	}
+	if err := stepsFit(c, p); err != nil {
+		return nil, err
+	}
+	s := &stepper{ctx: ctx, model: m, checkpoint: c, stats: st, plan: p, opt: opt, out: out}
+	if err := s.read(sources); err != nil {
+		return nil, err
+	}
+	if err := s.describe(model); err != nil {
+		return nil, err
+	}
+	return s, s.fits()
+}
+
+// fits decides how much memory streams may take.
+func (s *stepper) fits() error {
+	m, limit := s.model.Engine().Model(), s.opt.Memory
+	if limit == 0 {
+		limit = DefaultMemory
+	}
+	need := jointBytes(m, s.head.Widths) + streamBytes(m, s.head.Held)
+	s.batchBytes = int64(len(m.Layers)+5) * streamBytes(m, batchTokens)
+	s.streams = min(limit-need, streamsBytes)
+	if s.streams < s.batchBytes {
+		return fmt.Errorf("steps on all layers together keep the sums of all of them in memory, about %s for this model and plan, and --calib-memory allows %s: give --calib-memory %s, if there is as much",
+			gigabytes(need+s.batchBytes), gigabytes(limit), gigabytes(need+s.batchBytes))
+	}
+	return nil
+}
+
+// maxStepDamping is where a step has become plain gradient descent.
+const maxStepDamping = 1e6
+
+// stepsFit is an error where the weights of an MLP are not three plain matrices.
+func stepsFit(c *checkpoint.Checkpoint, p *plan.Plan) error {
+	t, err := c.Spec.Transformer(c.Config)
+	if err != nil {
+		return err
+	}
+	for _, l := range t.Layers {
+		if l.Gate.Bias != "" || l.Up.Bias != "" || l.Down.Bias != "" {
+			return &surgery.RefitError{Reason: "MLPs with biases are not refitted on a text; use --refit least-squares of plan or prune"}
+		}
+	}
+	for i := range p.Layers {
+		if p.Layers[i].Prunes(c.Spec.Widths[i]) {
+			return nil
+		}
+	}
+	return &surgery.RefitError{Reason: "the plan prunes no layer, so there is nothing to refit"}
+}
+
+// read reads the text and cuts it into batches.
+func (s *stepper) read(sources []string) error {
+	if err := s.opt.check(s.model.Info().MaxLength); err != nil {
+		return err
+	}
+	documents, err := readSources(sources)
+	if err != nil {
+		return err
+	}
+	text, err := layRows(s.model, documents, &s.opt.Options)
+	if err != nil {
+		return err
+	}
+	if s.stats != nil {
+		if got := text.fingerprint(); got != s.stats.Text {
+			return fmt.Errorf("%s: the statistics are of another text than --calib, --tokens, --ctx, --rows and --seed give (statistics: %s, text: %s)", s.stats.Path(), s.stats.Text, got)
+		}
+	}
+	for _, b := range text.batches() {
+		if b.rows[0].held {
+			s.held = append(s.held, b)
+		} else {
+			s.fit = append(s.fit, b)
+		}
+	}
+	switch {
+	case text.body == 0:
+		return fmt.Errorf("the calibration text has %d tokens: give more text", text.tokens())
+	case len(s.held) == 0:
+		return fmt.Errorf("the calibration text has fewer than %d documents, so none is held back to judge steps by; give more documents", heldBack)
+	}
+	s.head = surgery.WeightsHead{Text: text.fingerprint(), Body: text.body, First: text.first, Held: text.held}
+	return nil
+}
+
+func (s *stepper) describe(model string) (err error) {
+	h, info := &s.head, s.model.Info()
+	h.Version, h.Model, h.Tokenizer, h.DType = surgery.WeightsVersion, model, info.Tokenizer, info.DType
+	h.Context, h.Rows, h.Seed = s.opt.Context, string(s.opt.Rows), s.opt.Seed
+	h.Hidden, h.Inner = s.checkpoint.Spec.Hidden, true
+	for i := range s.plan.Layers {
+		k := 0
+		if s.plan.Layers[i].Prunes(s.checkpoint.Spec.Widths[i]) {
+			k = len(s.plan.Layers[i].Keep)
+		}
+		h.Widths = append(h.Widths, k)
+	}
+	from := "the neurons as they are"
+	if r := s.plan.Refit; r != nil {
+		dampings := sha256.New()
+		for _, l := range s.plan.Layers {
+			fmt.Fprintln(dampings, l.Damping)
+		}
+		from = fmt.Sprintf("%s, cap %v, dampings %x, of %s", r.Method, r.Cap, dampings.Sum(nil)[:8], r.Stats)
+	}
+	h.Recipe = fmt.Sprintf("%s, target %s, %d steps of %d tokens, damping %v, from %s",
+		plan.Propagated, plan.PredictionsTarget, s.opt.Steps, s.opt.StepTokens, s.opt.Damping, from)
+	h.Plan, err = s.plan.Selection()
+	return err
+}
+
+// finished returns what is already there.
+func (s *stepper) finished() (*surgery.Weights, error) {
+	if _, err := os.Lstat(s.out); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	w, err := surgery.OpenWeights(s.out)
+	if err == nil {
+		if reflect.DeepEqual(w.WeightsHead, s.head) {
+			return w, s.clean(0)
+		}
+		w.Close()
+		err = fmt.Errorf("%s: holds other refitted weights; remove it or choose another file", s.out)
+	}
+	if s.opt.Replace {
+		return nil, nil
+	}
+	return nil, err
+}
+
+// after is the head of what a number of steps made.
+func (s *stepper) after(steps int) surgery.WeightsHead {
+	h := s.head
+	h.Recipe = fmt.Sprintf("%s; after %d", h.Recipe, steps)
+	return h
+}
+
+// all takes the steps that are left, and publishes what they made.
+func (s *stepper) all() error {
+	g, err := newGaussNewton(s)
+	if err != nil {
+		return err
+	}
+	first, err := s.resume(g)
+	if err != nil {
+		return err
+	}
+	s.done = int64(first) * s.perStep()
+	if err := g.measure(); err != nil {
+		return err
+	}
+	for step := first; step < s.opt.Steps; step++ {
+		fit, err := g.step(step)
+		if err != nil {
+			return err
+		}
+		if s.opt.Report != nil {
+			s.opt.Report(*fit)
+		}
+		if step+1 == s.opt.Steps {
+			break
+		}
+		// The weights go last: they say that the step is finished.
+		err = s.write(g, s.file(step+1, "course"), s.after(step+1), g.course)
+		if err == nil {
+			err = s.write(g, s.file(step+1, "weights"), s.after(step+1), g.mlps)
+		}
+		if err == nil {
+			err = s.clean(step + 1)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := s.write(g, s.out, s.head, g.mlps); err != nil {
+		return err
+	}
+	return s.clean(0)
+}
+
+// file is the name of what is kept after a number of steps, while there are more to take.
+func (s *stepper) file(steps int, what string) string {
+	dir, base := filepath.Split(s.out)
+	return fmt.Sprintf("%s.%s.coppice-step-%d-%s", dir, base, steps, what)
+}
+
+// clean removes what is kept after all numbers of steps but one.
+func (s *stepper) clean(but int) error {
+	dir, base := filepath.Split(s.out)
+	entries, err := os.ReadDir(filepath.Clean(dir))
+	if err != nil {
+		return writeError(err)
+	}
+	prefix := "." + base + ".coppice-step-"
+	for _, e := range entries {
+		rest, ours := strings.CutPrefix(e.Name(), prefix)
+		if !ours || strings.HasPrefix(rest, fmt.Sprint(but, "-")) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
+			return writeError(err)
+		}
+	}
+	return nil
+}
+
+// resume reads what earlier steps of the same call made, and returns how many they were.
+// What others left is removed.
+func (s *stepper) resume(g *gaussNewton) (steps int, err error) {
+	for n := s.opt.Steps - 1; n > 0 && steps == 0; n-- {
+		ok, err := s.load(g, n)
+		if err != nil {
+			return 0, err
+		}
+		if ok {
+			steps = n
+		}
+	}
+	return steps, s.clean(steps)
+}
+
+// load reads what is kept after a number of steps, if that is what this call needs.
+func (s *stepper) load(g *gaussNewton, steps int) (ok bool, err error) {
+	course := make([]*engine.MLPWeights, len(g.mlps))
+	for i, m := range g.mlps {
+		if m != nil {
+			course[i] = &engine.MLPWeights{Width: m.Width, Gate: make([]float32, len(m.Gate)), Up: make([]float32, len(m.Up)), Down: make([]float32, len(m.Down))}
+		}
+	}
+	for _, f := range []struct {
+		what string
+		into []*engine.MLPWeights
+	}{{"course", course}, {"weights", g.mlps}} {
+		w, err := surgery.OpenWeights(s.file(steps, f.what))
+		if err != nil {
+			return false, nil // there is none, or it was being written
+		}
+		defer w.Close()
+		if !reflect.DeepEqual(w.WeightsHead, s.after(steps)) {
+			return false, nil
+		}
+		for i, m := range f.into {
+			if m == nil {
+				continue
+			}
+			l, err := w.Layer(g.planned[i])
+			if err != nil {
+				return false, err
+			}
+			copy(m.Gate, l.Gate)
+			copy(m.Up, l.Up)
+			copy(m.Down, l.Down)
+		}
+	}
+	g.course = course
+	return true, nil
+}
+
+// write writes an MLP a layer to a file, at once or not at all.
+func (s *stepper) write(g *gaussNewton, name string, head surgery.WeightsHead, mlps []*engine.MLPWeights) error {
+	next := s.file(0, "next")
+	w, err := surgery.CreateWeights(next, head)
+	if err != nil {
+		return writeError(err)
+	}
+	for i, m := range mlps {
+		if m != nil && err == nil {
+			err = w.WriteLayer(g.planned[i], surgery.LayerWeights{Gate: m.Gate, Up: m.Up, Down: m.Down})
+		}
+	}
+	err = errors.Join(err, w.Close())
+	if err == nil {
+		err = os.Rename(next, name)
+	}
+	if err != nil {
+		os.Remove(next)
+	}
+	return writeError(err)
+}
+
+// perStep is about how many tokens a step runs, for the display of progress.
+func (s *stepper) perStep() int64 { return int64(s.opt.StepTokens) + s.head.Held }
+
+// progress reports tokens that were run.
+func (s *stepper) progress(tokens int) {
+	s.done += int64(tokens)
+	if s.opt.Progress != nil {
+		total := int64(s.opt.Steps) * s.perStep()
+		s.opt.Progress(min(s.done, total), total)
+	}
+}

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"text/tabwriter"
+
+	"github.com/coppice-lm/coppice/calib"
+	"github.com/coppice-lm/coppice/checkpoint"
+	"github.com/coppice-lm/coppice/lm"
+	"github.com/coppice-lm/coppice/plan"
+	"github.com/coppice-lm/coppice/score"
+	"github.com/coppice-lm/coppice/surgery"
+)
+
+// defaultSteps go round the text of 131,072 tokens once, its held-back tenth left out.
+const defaultSteps = 7
+
+// stepRow is a step in the output.
+type stepRow struct {
+	Step   int     `json:"step"`
+	Length float64 `json:"length"` // 0: no length helped
+	Before float64 `json:"held_divergence_before"`
+	After  float64 `json:"held_divergence_after"`
+}
+
+// refitPredictions is coppice refit with the target predictions.
+func (a *app) refitPredictions(ctx context.Context, c *checkpoint.Checkpoint, m *lm.Layerwise, p *plan.Plan, f *refitFlags, text *textFlags) error {
+	var st *score.Stats
+	switch needs := p.Refit != nil && p.Refit.Method != plan.Propagated; {
+	case needs && f.from == "":
+		return usagef("--from FILE is needed: %s refits from the statistics %s", f.planFile, p.Refit.Stats)
+	case !needs && f.from != "":
+		return usagef("--from %s: %s refits nothing from statistics; leave it out", f.from, f.planFile)
+	case needs && sameName(f.from, f.weights):
+		return usagef("--from and --stats name one file, %s; the weights would replace the statistics", f.from)
+	case needs:
+		var err error
+		if st, err = score.OpenStats(f.from); err != nil {
+			return badInput(err)
+		}
+		defer st.Close()
+	}
+	rows := []stepRow{}
+	w, err := a.step(ctx, c, m, p, st, text, f.weights, f.seed, f.steps, f.force, func(s calib.StepFit) { rows = append(rows, stepRow{s.Step, s.Length, s.Before, s.After}) })
+	if err != nil {
+		return keptBeside(f.weights, err)
+	}
+	defer w.Close()
+	b, err := p.Encode()
+	if err != nil {
+		return err
+	}
+	if err := writeFile(f.out, b); err != nil {
+		return err
+	}
+	if a.json || a.quiet {
+		return a.result(struct {
+			surgery.WeightsHead
+			Fingerprint string    `json:"fingerprint"`
+			Steps       []stepRow `json:"steps"` // those that this run took
+		}{w.WeightsHead, p.Refit.Stats, rows})
+	}
+	t := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(t, "step\tlength\theld-back divergence before\tafter\t")
+	for _, r := range rows {
+		fmt.Fprintf(t, "%d\t%.4g\t%.4f\t%.4f\t\n", r.Step+1, r.Length, r.Before, r.After)
+	}
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	a.printf("\nnext: coppice apply %s --plan %s --stats %s -o DIR\n", c.Path, f.out, f.weights)
+	return nil
+}
+
+// step refits a plan by steps from its own refit.
+func (a *app) step(ctx context.Context, c *checkpoint.Checkpoint, m *lm.Layerwise, p *plan.Plan, st *score.Stats, text *textFlags, out string, seed uint64, steps int, replace bool, report func(calib.StepFit)) (*surgery.Weights, error) {
+	bar := a.tokenProgress("refitting")
+	defer bar.finish()
+	w, err := calib.RefitPredictions(ctx, m, c, st, p, text.sources, out, calib.StepOptions{
+		Options: calib.Options{Tokens: text.tokens, Context: text.ctx, Seed: seed, Rows: calib.RowMode(text.rows), Memory: text.bytes,
+			Threads: a.threads, Replace: replace, Progress: bar.show, Warn: a.note},
+		Steps: steps, Report: report,
+	})
+	return w, badInput(err)
+}
+
+// takeSteps refits prune's plan by steps, into the file of --weights or into a hidden one that
+// discard removes. Of a run that is interrupted the hidden one's steps are kept, and the same command
+// goes on from there.
+func (a *app) takeSteps(ctx context.Context, c *checkpoint.Checkpoint, p *plan.Plan, st *score.Stats, f *planFlags, out string) (w *surgery.Weights, discard func(), err error) {
+	to, discard := f.weights, func() {}
+	if to == "" {
+		dir, base := filepath.Split(filepath.Clean(out))
+		to = filepath.Join(dir, "."+base+".coppice-weights")
+		discard = func() { os.Remove(to) }
+	} else if err := checkFileOutput("--weights", to, c.Path); err != nil {
+		return nil, nil, err
+	}
+	m, err := lm.NewLayerwise(ctx, c, lm.Options{Precision: f.text.precision, Threads: a.threads})
+	if err != nil {
+		return nil, nil, badInput(err)
+	}
+	var last calib.StepFit
+	w, err = a.step(ctx, c, m, p, st, &f.text, to, f.seed, f.steps, f.weights == "", func(s calib.StepFit) { last = s })
+	if err != nil {
+		return nil, nil, keptBeside(orDot(out), err)
+	}
+	a.note(fmt.Sprintf("divergence from the dense model's predictions on held-back text: %.4f nats after %d steps", last.After, last.Step+1))
+	return w, discard, nil
+}
