@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"io"
 	"path/filepath"
 	"slices"
 	"text/tabwriter"
@@ -170,35 +171,42 @@ same command is given again, and ends with the same bytes.`,
 				return keptBeside(f.weights, badInput(err))
 			}
 			defer w.Close()
-			b, err := p.Encode()
-			if err != nil {
-				return err
-			}
-			if err := writeFile(f.out, b); err != nil {
-				return err
-			}
-			if a.json || a.quiet {
-				return a.result(struct {
-					surgery.WeightsHead
-					Fingerprint string     `json:"fingerprint"`
-					Layers      []refitRow `json:"layers"` // those that this run fitted
-				}{w.WeightsHead, p.Refit.Stats, rows})
-			}
-			t := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-			fmt.Fprintln(t, "layer\tattention\tdamping\trepair\trounds\theld-back error before\tafter\t")
-			for _, r := range rows {
-				fmt.Fprintf(t, "%d\t%g\t%g\t%g\t%d\t%.4f\t%.4f\t\n", r.Layer, r.Heads, r.Damping, r.Repair, r.Rounds, r.Before, r.After)
-			}
-			if err := t.Flush(); err != nil {
-				return err
-			}
-			a.printf("\nnext: coppice apply %s --plan %s --stats %s -o DIR\n", args[0], f.out, f.weights)
-			return nil
+			return a.wroteRefit(args[0], &f, p, struct {
+				surgery.WeightsHead
+				Fingerprint string     `json:"fingerprint"`
+				Layers      []refitRow `json:"layers"` // those that this run fitted
+			}{w.WeightsHead, p.Refit.Stats, rows}, func(t io.Writer) {
+				fmt.Fprintln(t, "layer\tattention\tdamping\trepair\trounds\theld-back error before\tafter\t")
+				for _, r := range rows {
+					fmt.Fprintf(t, "%d\t%g\t%g\t%g\t%d\t%.4f\t%.4f\t\n", r.Layer, r.Heads, r.Damping, r.Repair, r.Rounds, r.Before, r.After)
+				}
+			})
 		},
 	}
 	f.register(cmd)
 	text.register(cmd)
 	return cmd
+}
+
+// wroteRefit writes the plan of a refit whose weights are written, and says what was done.
+func (a *app) wroteRefit(model string, f *refitFlags, p *plan.Plan, result any, table func(io.Writer)) error {
+	b, err := p.Encode()
+	if err != nil {
+		return err
+	}
+	if err := writeFile(f.out, b); err != nil {
+		return err
+	}
+	if a.json || a.quiet {
+		return a.result(result)
+	}
+	t := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
+	table(t)
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	a.printf("\nnext: coppice apply %s --plan %s --stats %s -o DIR\n", model, f.out, f.weights)
+	return nil
 }
 
 // refitSource is what a program refits from: statistics, or weights that were refitted

@@ -3,9 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
-	"text/tabwriter"
 
 	"github.com/coppice-lm/coppice/calib"
 	"github.com/coppice-lm/coppice/checkpoint"
@@ -49,30 +49,16 @@ func (a *app) refitPredictions(ctx context.Context, c *checkpoint.Checkpoint, m 
 		return keptBeside(f.weights, err)
 	}
 	defer w.Close()
-	b, err := p.Encode()
-	if err != nil {
-		return err
-	}
-	if err := writeFile(f.out, b); err != nil {
-		return err
-	}
-	if a.json || a.quiet {
-		return a.result(struct {
-			surgery.WeightsHead
-			Fingerprint string    `json:"fingerprint"`
-			Steps       []stepRow `json:"steps"` // those that this run took
-		}{w.WeightsHead, p.Refit.Stats, rows})
-	}
-	t := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "step\tlength\theld-back divergence before\tafter\t")
-	for _, r := range rows {
-		fmt.Fprintf(t, "%d\t%.4g\t%.4f\t%.4f\t\n", r.Step+1, r.Length, r.Before, r.After)
-	}
-	if err := t.Flush(); err != nil {
-		return err
-	}
-	a.printf("\nnext: coppice apply %s --plan %s --stats %s -o DIR\n", c.Path, f.out, f.weights)
-	return nil
+	return a.wroteRefit(c.Path, f, p, struct {
+		surgery.WeightsHead
+		Fingerprint string    `json:"fingerprint"`
+		Steps       []stepRow `json:"steps"` // those that this run took
+	}{w.WeightsHead, p.Refit.Stats, rows}, func(t io.Writer) {
+		fmt.Fprintln(t, "step\tlength\theld-back divergence before\tafter\t")
+		for _, r := range rows {
+			fmt.Fprintf(t, "%d\t%.4g\t%.4f\t%.4f\t\n", r.Step+1, r.Length, r.Before, r.After)
+		}
+	})
 }
 
 // step refits a plan by steps from its own refit.
