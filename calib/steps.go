@@ -164,8 +164,7 @@ func (g *gaussNewton) step(index int) (*StepFit, error) {
 		}
 	}
 	share, tokens := g.share(index), 0
-	layers := len(g.mlps)
-	chunk := g.chunk()
+	chunk := max(1, int(g.streams/g.batchBytes)) // how many batches go through all layers together
 	for first := 0; first < len(share); first += chunk {
 		part := share[first:min(first+chunk, len(share))]
 		n, err := g.sum(sums, part, index, first)
@@ -175,7 +174,7 @@ func (g *gaussNewton) step(index int) (*StepFit, error) {
 		tokens += n
 	}
 	fit := &StepFit{Step: index, Before: g.loss}
-	steps := make([]*engine.MLPWeights, layers)
+	steps := make([]*engine.MLPWeights, len(g.mlps))
 	for i, s := range sums {
 		var err error
 		if s != nil {
@@ -187,9 +186,7 @@ func (g *gaussNewton) step(index int) (*StepFit, error) {
 	}
 	for i, last := range g.course {
 		if last != nil {
-			along(steps[i].Gate, steps[i].Gate, last.Gate, momentum)
-			along(steps[i].Up, steps[i].Up, last.Up, momentum)
-			along(steps[i].Down, steps[i].Down, last.Down, momentum)
+			along(steps[i], steps[i], last, momentum)
 		}
 	}
 	g.course = steps
@@ -197,9 +194,6 @@ func (g *gaussNewton) step(index int) (*StepFit, error) {
 	fit.Length, fit.After = length, g.loss
 	return fit, err
 }
-
-// chunk is how many batches go through all layers together.
-func (g *gaussNewton) chunk() int { return max(1, int(g.streams/g.batchBytes)) }
 
 // share is the batches that a step looks at.
 func (g *gaussNewton) share(index int) []batch {
@@ -307,9 +301,7 @@ func (g *gaussNewton) search(steps []*engine.MLPWeights) (best float64, err erro
 	move := func(length float64) {
 		for i, m := range g.mlps {
 			if m != nil {
-				along(m.Gate, from[i].Gate, steps[i].Gate, length)
-				along(m.Up, from[i].Up, steps[i].Up, length)
-				along(m.Down, from[i].Down, steps[i].Down, length)
+				along(m, from[i], steps[i], length)
 			}
 		}
 	}
@@ -341,9 +333,12 @@ func (g *gaussNewton) search(steps []*engine.MLPWeights) (best float64, err erro
 	return best, err
 }
 
-func along(to, from, step []float32, length float64) {
-	for i, v := range from {
-		to[i] = v + float32(length)*step[i]
+// along stores from + length*step in to.
+func along(to, from, step *engine.MLPWeights, length float64) {
+	for _, p := range [][3][]float32{{to.Gate, from.Gate, step.Gate}, {to.Up, from.Up, step.Up}, {to.Down, from.Down, step.Down}} {
+		for i, v := range p[1] {
+			p[0][i] = v + float32(length)*p[2][i]
+		}
 	}
 }
 

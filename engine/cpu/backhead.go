@@ -97,9 +97,9 @@ func (w *Layerwise) headGradient(ctx context.Context, batch engine.Batch, stream
 		at := list[first:min(first+backRows, len(list))]
 		r := &rows[worker]
 		r.compute(e, at, stream)
-		capped := append([]float32(nil), r.logits...) // what cap gave, where there is one
-		if e.model.LogitCap == 0 {
-			capped = nil
+		var capped []float32 // what cap gave, where there is one
+		if e.model.LogitCap != 0 {
+			capped = append(capped, r.logits...)
 		}
 		differentiate(worker, first, at, r.logits)
 		for i, v := range capped {
