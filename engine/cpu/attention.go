@@ -150,7 +150,10 @@ func (p *pass) attend(layer int, only []int) {
 	stride := queries + 2*keys
 	attention := p.headsOf(layer)
 	columns := attention.Heads * dim // of a unit
-	blocks := p.queryBlocks(only)
+	blocks := p.blocks
+	if only != nil {
+		blocks = p.queryBlocks(only)
+	}
 	oneEach := len(blocks) == len(p.layout.nodes)
 	p.normQK(layer)
 	if p.cached == nil {

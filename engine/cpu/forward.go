@@ -57,6 +57,12 @@ type pass struct {
 	// one, if not nil, is the weights of the layer that is run alone.
 	one *layer
 
+	blocks []queryBlock // of all rows
+	// due is the weights of a norm that this thread calculates for itself when it has the
+	// first unit of the next product; isDue, as they may be nil.
+	due   []float32
+	isDue bool
+
 	ws workspace // the engine's
 	*member
 }
@@ -115,6 +121,7 @@ func (p *pass) together(widths []int, work func(*pass)) error {
 		ws.in = e.sized(ws.in, n, t.Hidden)
 	}
 	p.makeTables()
+	p.blocks = p.queryBlocks(nil)
 	p.ws = *ws
 	c := newCrew(e.pool.threads)
 	e.pool.join(func(id int) {
@@ -189,12 +196,12 @@ func (p *pass) attention(i int, only []int) {
 	heads := t.Layers[i]
 	stride := (heads.Heads + 2*heads.KVHeads) * t.HeadDim
 	ws.att = p.e.sized(ws.att, p.layout.n, heads.Heads*t.HeadDim)
-	in, norm := p.normed(l.attentionIn)
+	in := p.normed(l.attentionIn)
 	p.then(l.out)
 	column := 0
 	for _, m := range l.qkv {
 		p.regions(p.n, m, func(g region) {
-			norm()
+			p.settle()
 			m.region(ws.qkv[column:], stride, in, g)
 		})
 		column += m.out
@@ -251,27 +258,32 @@ func (p *pass) narrow(wanted []int) {
 	p.n = len(wanted)
 }
 
-// normed returns where the normalised rows of x will be for a product, and what has to be
-// called at the start of each of its units.
-func (p *pass) normed(weight []float32) (in rows, before func()) {
-	e, h := p.e, p.e.model.Hidden
-	norm := func(dst rows, r0, r1 int) {
-		for r := r0; r < r1; r++ {
-			e.norm(dst.values[r*h:(r+1)*h], p.ws.x[r*h:(r+1)*h], weight)
-		}
-		dst.round(r0, r1)
-	}
+// normed returns where the normalised rows of x are for a product, each of whose units
+// calls settle first.
+func (p *pass) normed(weight []float32) rows {
 	if p.own() {
-		in, done := p.ws.own[p.id], false
-		return in, func() {
-			if !done {
-				norm(in, 0, p.n)
-				done = true
-			}
-		}
+		p.due, p.isDue = weight, true
+		return p.ws.own[p.id]
 	}
-	p.rows(p.n, rowTile, func(_, r0, r1 int) { norm(p.ws.in, r0, r1) })
-	return p.ws.in, func() {}
+	p.rows(p.n, rowTile, func(_, r0, r1 int) { p.normalise(p.ws.in, weight, r0, r1) })
+	return p.ws.in
+}
+
+// settle calculates the norm that is due.
+func (p *pass) settle() {
+	if p.isDue {
+		p.normalise(p.ws.own[p.id], p.due, 0, p.n)
+		p.isDue = false
+	}
+}
+
+// normalise stores the normalised rows r0 to r1 of x in dst, in all forms.
+func (p *pass) normalise(dst rows, weight []float32, r0, r1 int) {
+	h := p.e.model.Hidden
+	for r := r0; r < r1; r++ {
+		p.e.norm(dst.values[r*h:(r+1)*h], p.ws.x[r*h:(r+1)*h], weight)
+	}
+	dst.round(r0, r1)
 }
 
 // norm stores the normalised x in dst, or x itself where there is no norm.
@@ -316,7 +328,7 @@ func mlpRows(width int) int { return max(mlpMinRows, mlpFloats/(2*width)) }
 func (p *pass) mlp(layer int) {
 	e, l := p.e, p.weights(layer)
 	h, width := e.model.Hidden, l.width()
-	all, norm := p.normed(l.mlpIn)
+	all := p.normed(l.mlpIn)
 	parts := (p.n + mlpRows(width) - 1) / mlpRows(width)
 	for i := range parts {
 		r0, r1 := i*p.n/parts, (i+1)*p.n/parts
@@ -325,7 +337,7 @@ func (p *pass) mlp(layer int) {
 		inParts := kernel.PanelCols%act.grain() == 0 // regions are whole panels
 		p.then(l.down)
 		p.regions(n, l.gate, func(g region) {
-			norm()
+			p.settle()
 			l.gate.region(act.values, width, in, g)
 			l.up.region(up, width, in, g)
 			for r := g.r0; r < g.r1; r++ {
