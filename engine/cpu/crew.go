@@ -11,10 +11,11 @@ import (
 // message but what was calculated. Sending each step to the workers took 2 microseconds
 // where their cores have no cache in common, as long as reading 160 KB of weights.
 //
-// Within a pass nobody waits for a thread that has no unit. One that comes late, or is put aside by
-// the system between two units, finds the units of the steps behind taken and runs after
-// the others. Outside of units it must not look at anything that units write. The pass ends
-// when all have left it (pool.join), as what they look at changes in the next.
+// Within a pass nobody waits long for a thread that has no unit. One that comes late, or is
+// put aside by the system between two units, finds the units of the steps behind taken and
+// runs after the others. Outside of units it must not look at anything that units write.
+// The pass ends when all have left it (pool.join), as what they look at changes in the
+// next.
 type crew struct {
 	lanes []lane // one a thread
 	end   atomic.Pointer[failure]
@@ -54,9 +55,10 @@ type member struct {
 	step  uint64
 	units int64 // of all steps so far
 	done  int64 // of these, by this thread
-	late  bool  // another thread was in the last step
-	// ahead is what it prefetches while it waits.
+	late  bool  // in the last step it did units of another thread's share
+	// ahead is what it prefetches while it waits, from part asked on.
 	ahead [][]byte
+	asked int
 }
 
 // fail makes all threads end the pass after the current step. It is called in a unit, so
@@ -88,7 +90,8 @@ func (m *member) run(n int, f func(worker, unit int)) {
 	m.units += int64(n)
 	m.take(m.id, n, f)
 	for spins := 1; !m.over(); spins++ {
-		m.prefetch()
+		m.prefetch(1 << 10) // what the core cannot ask for at once it would drop
+		kernel.Pause()
 		if spins%patience == 0 || m.late {
 			m.late = false
 			for i := 1; i < len(lanes); i++ {
@@ -101,9 +104,10 @@ func (m *member) run(n int, f func(worker, unit int)) {
 	}
 }
 
-// patience is how many turns a thread waits for another before it looks for units that
-// the other has not begun. To look takes the line away on which the other claims them.
-const patience = 256
+// patience is how many turns, half a microsecond, a thread waits for another before it
+// looks for units that the other has not begun: to look takes the line away on which the
+// other claims them. One that was late in the last step is not waited for.
+const patience = 16
 
 // take does what is left of the share of a thread in a step of n units.
 func (m *member) take(thread, n int, f func(worker, unit int)) (any bool) {
@@ -172,12 +176,15 @@ func (l *lane) claim(step uint64, n int) int {
 	return -1
 }
 
-// prefetch prefetches a little of what is ahead.
-func (m *member) prefetch() {
-	const step = 1024
-	for i, b := range m.ahead {
-		n := min(step, len(b))
-		kernel.Prefetch(b[:n])
-		m.ahead[i] = b[n:]
+// prefetch asks for at most n bytes more of what is ahead.
+func (m *member) prefetch(n int) {
+	for n > 0 && m.asked < len(m.ahead) {
+		b := m.ahead[m.asked]
+		part := b[:min(n, len(b))]
+		kernel.Prefetch(part)
+		n -= len(part)
+		if m.ahead[m.asked] = b[len(part):]; len(part) == len(b) {
+			m.asked++
+		}
 	}
 }

@@ -78,15 +78,20 @@ func (p *pass) weights(layer int) *layer {
 // errStopped ends a pass that its probe stopped.
 var errStopped = errors.New("stopped")
 
-// run computes the residual stream, in e.ws.x.
-func (p *pass) run() error {
+// run computes the residual stream, in e.ws.x, and then has all threads do what follows,
+// if anything does.
+func (p *pass) run(follows func(*pass)) error {
 	e := p.e
 	e.ws.x = grow(e.ws.x, p.layout.n*e.model.Hidden)
-	var widths []int
-	for i := range e.layers {
-		widths = append(widths, e.layers[i].width())
+	widths := make([]int, len(e.layers))
+	for i := range widths {
+		widths[i] = e.layers[i].width()
 	}
-	return p.together(widths, (*pass).steps)
+	return p.together(widths, func(p *pass) {
+		if p.steps(); p.failed() == nil && follows != nil {
+			follows(p)
+		}
+	})
 }
 
 // together has all threads do work that runs MLPs of the given widths.
@@ -197,17 +202,19 @@ func (p *pass) attention(i int, only []int) {
 	stride := (heads.Heads + 2*heads.KVHeads) * t.HeadDim
 	ws.att = p.e.sized(ws.att, p.layout.n, heads.Heads*t.HeadDim)
 	in := p.normed(l.attentionIn)
-	p.then(l.out)
+	p.then()
 	column := 0
 	for _, m := range l.qkv {
 		p.regions(p.n, m, func(g region) {
-			p.settle()
+			if p.settle() {
+				p.thenAttention(i)
+			}
 			m.region(ws.qkv[column:], stride, in, g)
 		})
 		column += m.out
 	}
 	p.attend(i, only)
-	p.then(l.gate, l.up)
+	p.then(kernel.Bytes(l.mlpIn), p.start(l.gate))
 	p.regions(p.n, l.out, func(g region) {
 		l.out.region(ws.out, t.Hidden, ws.att, g)
 		if l.attentionOut == nil {
@@ -232,17 +239,35 @@ func (p *pass) stopped(layer int) bool {
 	return p.failed() != nil
 }
 
-// then says which matrices are read after the next product.
-func (p *pass) then(next ...*matrix) {
-	p.ahead = p.ahead[:0]
-	if p.n > fewRows {
-		return
+// then says what is read after the product that follows, where each thread has a share of
+// its own.
+func (p *pass) then(parts ...[]byte) {
+	if p.own() {
+		p.ahead, p.asked = append(p.ahead[:0], parts...), 0
 	}
-	for _, m := range next {
-		if m != nil { // a layer may lack it
-			p.ahead = append(p.ahead, m.start(p.id, len(p.crew.lanes)))
-		}
+}
+
+// thenLayer says that a layer is next, or the head.
+func (p *pass) thenLayer(layer int) {
+	switch {
+	case p.one != nil:
+		p.then()
+	case layer == len(p.e.layers):
+		p.then(kernel.Bytes(p.e.finalNorm), p.startOfHead())
+	case p.e.layers[layer].qkv != nil:
+		next := &p.e.layers[layer]
+		p.then(kernel.Bytes(next.attentionIn), p.start(next.qkv[0]))
+	default:
+		p.then(kernel.Bytes(p.e.layers[layer].mlpIn), p.start(p.e.layers[layer].gate))
 	}
+}
+
+// start is what this thread reads first of a matrix, which a layer may lack.
+func (p *pass) start(m *matrix) []byte {
+	if m == nil {
+		return nil
+	}
+	return firstBytes(m.Panel(min(halving(p.id*unitsPerThread, m.Panels(), len(p.crew.lanes)), m.Panels()-1)), aheadBytes)
 }
 
 // narrow drops the rows that are not wanted: nothing after the last attention mixes
@@ -269,12 +294,14 @@ func (p *pass) normed(weight []float32) rows {
 	return p.ws.in
 }
 
-// settle calculates the norm that is due.
-func (p *pass) settle() {
-	if p.isDue {
-		p.normalise(p.ws.own[p.id], p.due, 0, p.n)
-		p.isDue = false
+// settle calculates the norm that is due, and reports whether one was.
+func (p *pass) settle() bool {
+	if !p.isDue {
+		return false
 	}
+	p.normalise(p.ws.own[p.id], p.due, 0, p.n)
+	p.isDue = false
+	return true
 }
 
 // normalise stores the normalised rows r0 to r1 of x in dst, in all forms.
@@ -335,9 +362,11 @@ func (p *pass) mlp(layer int) {
 		n := r1 - r0
 		in, act, up := all.slice(r0, r1), e.sized(p.ws.act, n, width), p.ws.up[:n*width]
 		inParts := kernel.PanelCols%act.grain() == 0 // regions are whole panels
-		p.then(l.down)
+		p.then(p.start(l.down))
 		p.regions(n, l.gate, func(g region) {
 			p.settle()
+			// So the change from one stream to another does not wait.
+			kernel.Prefetch(firstBytes(l.up.Panel(g.c0/kernel.PanelCols), burst))
 			l.gate.region(act.values, width, in, g)
 			l.up.region(up, width, in, g)
 			for r := g.r0; r < g.r1; r++ {
@@ -353,9 +382,7 @@ func (p *pass) mlp(layer int) {
 		}
 		// An observer sees what is neither normalised nor scaled.
 		out, add := p.ws.out[r0*h:r1*h], l.mlpOut == nil && p.observe == nil
-		if p.then(); layer+1 < len(e.layers) {
-			p.then(e.layers[layer+1].qkv...)
-		}
+		p.thenLayer(layer + 1)
 		p.regions(n, l.down, func(g region) {
 			l.down.region(out, h, act, g)
 			if add {
