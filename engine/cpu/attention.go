@@ -22,6 +22,10 @@ func (p *pass) makeTables() {
 	}
 }
 
+// burst is how many bytes a thread prefetches at a time. Of more, asked for at once, a
+// core drops the rest: of 64 KiB a third came (Zen 5).
+const burst = 4 << 10
+
 // end is the position after the last of all sequences.
 func (p *pass) end() int {
 	end := 0
@@ -84,6 +88,19 @@ func (p *pass) keep(layer, node, head int) {
 		k := p.ws.qkv[(s.first+i)*stride+(t.Heads+head)*dim:]
 		cached.Set(s.position+i, k[:dim], k[t.KVHeads*dim:][:dim])
 	}
+}
+
+// thenAttention says that attention is next, and then the product with its output matrix.
+// It is called in a unit, as attention changes what it looks at.
+func (p *pass) thenAttention(layer int) {
+	t, n := p.e.model.Layers[layer], len(p.crew.lanes)
+	p.then()
+	units := len(p.layout.nodes) * t.KVHeads
+	for unit := share(units, p.id, n); p.cached != nil && unit < share(units, p.id+1, n); unit++ {
+		node := len(p.layout.nodes) - 1 - unit/t.KVHeads
+		p.ahead = p.cached(node, layer)[unit%t.KVHeads].Ahead(p.ahead, p.layout.nodes[node].position, t.Window)
+	}
+	p.ahead = append(p.ahead, p.start(p.weights(layer).out))
 }
 
 // queryBlock is successive query positions of a node, a unit of attention.
@@ -150,7 +167,10 @@ func (p *pass) attend(layer int, only []int) {
 	stride := queries + 2*keys
 	attention := p.headsOf(layer)
 	columns := attention.Heads * dim // of a unit
-	blocks := p.queryBlocks(only)
+	blocks := p.blocks
+	if only != nil {
+		blocks = p.queryBlocks(only)
+	}
 	oneEach := len(blocks) == len(p.layout.nodes)
 	p.normQK(layer)
 	if p.cached == nil {
@@ -170,19 +190,22 @@ func (p *pass) attend(layer int, only []int) {
 		b, head := blocks[len(blocks)-1-unit/t.KVHeads], unit%t.KVHeads
 		s := &p.layout.nodes[b.node]
 		if p.cached != nil && oneEach {
-			p.cached(b.node, layer)[head].Prefetch(s.position, attention.Window)
+			p.prefetch(burst)
 			p.keep(layer, b.node, head)
+			p.prefetch(burst)
 		}
 		r, column := s.first+b.first, head*columns
 		for i := range b.n {
 			p.rotate(layer, r+i, head*attention.Heads, (head+1)*attention.Heads)
 		}
+		p.prefetch(burst)
 		out, q, at := p.ws.att.values[r*queries+column:], p.ws.qkv[r*stride+column:], s.position+b.first
 		if p.cached != nil {
 			attention.RunBlocks(out, queries, q, stride, b.n, at, &p.cached(b.node, layer)[head])
 		} else {
 			attention.Run(out, queries, q, stride, b.n, at, p.keysAndValues(b.node, layer, head))
 		}
+		p.prefetch(burst)
 		if columns%p.ws.att.grain() == 0 {
 			p.ws.att.roundRegion(region{r, r + b.n, column, column + columns})
 		}

@@ -118,14 +118,21 @@ func (e *Engine) advance(ctx context.Context, caches []*cache, steps []engine.St
 	for _, s := range p.layout.nodes {
 		p.wanted = append(p.wanted, s.first+s.n-1)
 	}
-	if err := p.run(); err != nil {
+	if e.ws.logits == nil {
+		e.ws.logits = make([][]float32, e.pool.threads)
+	}
+	notFinite := make([]atomic.Bool, len(steps))
+	if err := p.run(func(p *pass) { p.logits(steps, notFinite) }); err != nil {
 		return err
 	}
 	for _, c := range caches {
 		c.computed = len(c.tokens)
 	}
-	bad := e.logits(steps)
-	if bad < 0 {
+	bad := 0
+	for bad < len(steps) && !notFinite[bad].Load() {
+		bad++
+	}
+	if bad == len(steps) {
 		return nil
 	}
 	tokens := caches[bad].tokens
@@ -136,48 +143,54 @@ func (e *Engine) advance(ctx context.Context, caches []*cache, steps []engine.St
 	return &engine.NonFiniteError{Node: bad, Index: len(tokens) - 1, Layer: layer, Layers: len(e.layers)}
 }
 
-// logits computes the logits after the rows of the residual stream, one a step. It
-// returns the first step with one that is not finite, or -1.
-func (e *Engine) logits(steps []engine.Step) (bad int) {
-	n, h := len(steps), e.model.Hidden
-	last := &e.ws.last
-	*last = e.sized(*last, n, h)
-	e.pool.rows(n, rowTile, func(_, r0, r1 int) {
-		for r := r0; r < r1; r++ {
-			e.norm(last.values[r*h:(r+1)*h], e.ws.x[r*h:(r+1)*h], e.finalNorm)
+// A unit of the head in decoding is a quarter of a part of the vocabulary: short, so that
+// no thread waits long for another's last one.
+const unitsOfPart = 4
+
+// headUnit is the part of the vocabulary and the panels of it that are a unit.
+func (e *Engine) headUnit(unit int) (part, p0, p1 int) {
+	part = unit / unitsOfPart
+	panels, i := e.head[part].Panels(), unit%unitsOfPart
+	return part, i * panels / unitsOfPart, (i + 1) * panels / unitsOfPart
+}
+
+// startOfHead is what this thread reads first of the head.
+func (p *pass) startOfHead() []byte {
+	e, units := p.e, len(p.e.head)*unitsOfPart
+	part, p0, _ := e.headUnit(min(share(units, p.id, len(p.crew.lanes)), units-1))
+	return firstBytes(e.head[part].Panel(min(p0, e.head[part].Panels()-1)), aheadBytes)
+}
+
+// logits computes the logits after the rows of the residual stream, one a step, and says
+// of which steps one is not finite.
+func (p *pass) logits(steps []engine.Step, notFinite []atomic.Bool) {
+	e, n := p.e, p.n
+	last := p.normed(e.finalNorm)
+	p.thenLayer(0) // of the next token
+	p.member.run(len(e.head)*unitsOfPart, func(worker, unit int) {
+		part, p0, p1 := e.headUnit(unit)
+		if p0 == p1 {
+			return
 		}
-		last.round(r0, r1)
-	})
-	if e.ws.logits == nil {
-		e.ws.logits = make([][]float32, e.pool.threads)
-	}
-	notFinite := make([]atomic.Bool, n)
-	e.pool.run(len(e.head), func(worker, i int) {
-		m := e.head[i]
-		block := steps[0].Logits[i*vocabPart:][:m.out]
+		p.settle()
+		m := e.head[part]
+		c0, c1 := p0*kernel.PanelCols, min(p1*kernel.PanelCols, m.out)
+		block := steps[0].Logits[part*vocabPart:][:m.out]
 		if n > 1 {
 			e.ws.logits[worker] = grow(e.ws.logits[worker], n*m.out)
 			block = e.ws.logits[worker]
 		}
-		m.mul(block, m.out, *last, n, 0, m.Panels())
-		e.finish(block)
+		m.mul(block, m.out, last.slice(0, n), n, p0, p1)
 		for r, s := range steps {
-			part := block[r*m.out:][:m.out]
+			row := s.Logits[part*vocabPart:][c0:c1]
 			if n > 1 {
-				copy(s.Logits[i*vocabPart:], part)
+				copy(row, block[r*m.out+c0:])
 			}
-			for _, v := range part {
-				if !(v <= math.MaxFloat32) { // or NaN
-					notFinite[r].Store(true)
-					break
-				}
+			e.finish(row)
+			// A square is NaN where its root is.
+			if kernel.Max(row) > math.MaxFloat32 || math.IsNaN(float64(kernel.Dot(row, row))) {
+				notFinite[r].Store(true)
 			}
 		}
 	})
-	for r := range notFinite {
-		if notFinite[r].Load() {
-			return r
-		}
-	}
-	return -1
 }

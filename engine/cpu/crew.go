@@ -11,10 +11,11 @@ import (
 // message but what was calculated. Sending each step to the workers took 2 microseconds
 // where their cores have no cache in common, as long as reading 160 KB of weights.
 //
-// Within a pass nobody waits for a thread that has no unit. One that comes late, or is put aside by
-// the system between two units, finds the units of the steps behind taken and runs after
-// the others. Outside of units it must not look at anything that units write. The pass ends
-// when all have left it (pool.join), as what they look at changes in the next.
+// Within a pass nobody waits long for a thread that has no unit. One that comes late, or is
+// put aside by the system between two units, finds the units of the steps behind taken and
+// runs after the others. Outside of units it must not look at anything that units write.
+// The pass ends when all have left it (pool.join), as what they look at changes in the
+// next.
 type crew struct {
 	lanes []lane // one a thread
 	end   atomic.Pointer[failure]
@@ -26,14 +27,15 @@ type failure struct {
 	err  error
 }
 
-// lane is a thread's part of what a crew knows, in cache lines of their own.
+// lane is a thread's part of what a crew knows. What a thread writes itself is not on
+// lines that others read all the time, nor on their neighbours, which come with them.
 type lane struct {
 	// claimed is the last step in which a unit of this lane was taken, times 2^32, plus
 	// the number of units that were.
 	claimed atomic.Uint64
-	_       [56]byte
+	_       [120]byte
 	done    atomic.Int64 // units that the thread has done in all steps
-	_       [56]byte
+	_       [120]byte
 }
 
 func newCrew(threads int) *crew { return &crew{lanes: make([]lane, threads)} }
@@ -52,8 +54,11 @@ type member struct {
 	id    int
 	step  uint64
 	units int64 // of all steps so far
-	// ahead is what it prefetches while it waits.
+	done  int64 // of these, by this thread
+	late  bool  // in the last step it did units of another thread's share
+	// ahead is what it prefetches while it waits, from part asked on.
 	ahead [][]byte
+	asked int
 }
 
 // fail makes all threads end the pass after the current step. It is called in a unit, so
@@ -82,27 +87,65 @@ func (m *member) run(n int, f func(worker, unit int)) {
 		return
 	}
 	m.step++
-	done := 0
-	for i := range lanes {
-		l := (m.id + i) % len(lanes)
-		first, end := share(n, l, len(lanes)), share(n, l+1, len(lanes))
-		for unit := lanes[l].claim(m.step, end-first); unit >= 0; unit = lanes[l].claim(m.step, end-first) {
-			f(m.id, first+unit)
-			done++
+	m.units += int64(n)
+	m.take(m.id, n, f)
+	for spins := 1; !m.over(); spins++ {
+		m.prefetch(1 << 10) // what the core cannot ask for at once it would drop
+		kernel.Pause()
+		if spins%patience == 0 || m.late {
+			m.late = false
+			for i := 1; i < len(lanes); i++ {
+				if m.take((m.id+i)%len(lanes), n, f) {
+					m.late = true
+				}
+			}
 		}
+		pause(spins)
 	}
-	m.wait(n, done)
+}
+
+// patience is how many turns, half a microsecond, a thread waits for another before it
+// looks for units that the other has not begun: to look takes the line away on which the
+// other claims them. One that was late in the last step is not waited for.
+const patience = 16
+
+// take does what is left of the share of a thread in a step of n units.
+func (m *member) take(thread, n int, f func(worker, unit int)) (any bool) {
+	l := &m.crew.lanes[thread]
+	first, end := share(n, thread, len(m.crew.lanes)), share(n, thread+1, len(m.crew.lanes))
+	for unit := l.claim(m.step, end-first); unit >= 0; unit = l.claim(m.step, end-first) {
+		f(m.id, first+unit)
+		m.done++
+		any = true
+	}
+	if any {
+		m.crew.lanes[m.id].done.Store(m.done)
+	}
+	return any
+}
+
+// over reports whether all units of all steps so far are done. None of the next step is
+// before the last of this one.
+func (m *member) over() bool {
+	all := int64(0)
+	for i := range m.crew.lanes {
+		all += m.crew.lanes[i].done.Load()
+	}
+	return all >= m.units
 }
 
 // alone has the first thread, which is the caller's, do a step.
 func (m *member) alone(f func()) {
 	m.step++
-	done := 0
+	m.units++
 	if m.id == 0 {
 		f()
-		done = 1
+		m.done++
+		m.crew.lanes[0].done.Store(m.done)
 	}
-	m.wait(1, done)
+	for spins := 1; !m.over(); spins++ {
+		pause(spins)
+	}
 }
 
 // rows is run for tiles of at most size of n rows.
@@ -133,33 +176,15 @@ func (l *lane) claim(step uint64, n int) int {
 	return -1
 }
 
-// wait ends a step of n units, of which this thread has done some.
-func (m *member) wait(n, done int) {
-	lanes := m.crew.lanes
-	m.units += int64(n)
-	if done > 0 {
-		lanes[m.id].done.Add(int64(done))
-	}
-	for spins := 1; ; spins++ {
-		all := int64(0)
-		for i := range lanes {
-			all += lanes[i].done.Load()
+// prefetch asks for at most n bytes more of what is ahead.
+func (m *member) prefetch(n int) {
+	for n > 0 && m.asked < len(m.ahead) {
+		b := m.ahead[m.asked]
+		part := b[:min(n, len(b))]
+		kernel.Prefetch(part)
+		n -= len(part)
+		if m.ahead[m.asked] = b[len(part):]; len(part) == len(b) {
+			m.asked++
 		}
-		// No unit of the next step is done before the last of this one.
-		if all >= m.units {
-			return
-		}
-		m.prefetch()
-		pause(spins)
-	}
-}
-
-// prefetch prefetches a little of what is ahead.
-func (m *member) prefetch() {
-	const step = 1024
-	for i, b := range m.ahead {
-		n := min(step, len(b))
-		kernel.Prefetch(b[:n])
-		m.ahead[i] = b[n:]
 	}
 }

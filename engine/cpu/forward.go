@@ -57,6 +57,12 @@ type pass struct {
 	// one, if not nil, is the weights of the layer that is run alone.
 	one *layer
 
+	blocks []queryBlock // of all rows
+	// due is the weights of a norm that this thread calculates for itself when it has the
+	// first unit of the next product; isDue, as they may be nil.
+	due   []float32
+	isDue bool
+
 	ws workspace // the engine's
 	*member
 }
@@ -72,15 +78,20 @@ func (p *pass) weights(layer int) *layer {
 // errStopped ends a pass that its probe stopped.
 var errStopped = errors.New("stopped")
 
-// run computes the residual stream, in e.ws.x.
-func (p *pass) run() error {
+// run computes the residual stream, in e.ws.x, and then has all threads do what follows,
+// if anything does.
+func (p *pass) run(follows func(*pass)) error {
 	e := p.e
 	e.ws.x = grow(e.ws.x, p.layout.n*e.model.Hidden)
-	var widths []int
-	for i := range e.layers {
-		widths = append(widths, e.layers[i].width())
+	widths := make([]int, len(e.layers))
+	for i := range widths {
+		widths[i] = e.layers[i].width()
 	}
-	return p.together(widths, (*pass).steps)
+	return p.together(widths, func(p *pass) {
+		if p.steps(); p.failed() == nil && follows != nil {
+			follows(p)
+		}
+	})
 }
 
 // together has all threads do work that runs MLPs of the given widths.
@@ -115,6 +126,7 @@ func (p *pass) together(widths []int, work func(*pass)) error {
 		ws.in = e.sized(ws.in, n, t.Hidden)
 	}
 	p.makeTables()
+	p.blocks = p.queryBlocks(nil)
 	p.ws = *ws
 	c := newCrew(e.pool.threads)
 	e.pool.join(func(id int) {
@@ -189,18 +201,20 @@ func (p *pass) attention(i int, only []int) {
 	heads := t.Layers[i]
 	stride := (heads.Heads + 2*heads.KVHeads) * t.HeadDim
 	ws.att = p.e.sized(ws.att, p.layout.n, heads.Heads*t.HeadDim)
-	in, norm := p.normed(l.attentionIn)
-	p.then(l.out)
+	in := p.normed(l.attentionIn)
+	p.then()
 	column := 0
 	for _, m := range l.qkv {
 		p.regions(p.n, m, func(g region) {
-			norm()
+			if p.settle() {
+				p.thenAttention(i)
+			}
 			m.region(ws.qkv[column:], stride, in, g)
 		})
 		column += m.out
 	}
 	p.attend(i, only)
-	p.then(l.gate, l.up)
+	p.then(kernel.Bytes(l.mlpIn), p.start(l.gate))
 	p.regions(p.n, l.out, func(g region) {
 		l.out.region(ws.out, t.Hidden, ws.att, g)
 		if l.attentionOut == nil {
@@ -225,17 +239,35 @@ func (p *pass) stopped(layer int) bool {
 	return p.failed() != nil
 }
 
-// then says which matrices are read after the next product.
-func (p *pass) then(next ...*matrix) {
-	p.ahead = p.ahead[:0]
-	if p.n > fewRows {
-		return
+// then says what is read after the product that follows, where each thread has a share of
+// its own.
+func (p *pass) then(parts ...[]byte) {
+	if p.own() {
+		p.ahead, p.asked = append(p.ahead[:0], parts...), 0
 	}
-	for _, m := range next {
-		if m != nil { // a layer may lack it
-			p.ahead = append(p.ahead, m.start(p.id, len(p.crew.lanes)))
-		}
+}
+
+// thenLayer says that a layer is next, or the head.
+func (p *pass) thenLayer(layer int) {
+	switch {
+	case p.one != nil:
+		p.then()
+	case layer == len(p.e.layers):
+		p.then(kernel.Bytes(p.e.finalNorm), p.startOfHead())
+	case p.e.layers[layer].qkv != nil:
+		next := &p.e.layers[layer]
+		p.then(kernel.Bytes(next.attentionIn), p.start(next.qkv[0]))
+	default:
+		p.then(kernel.Bytes(p.e.layers[layer].mlpIn), p.start(p.e.layers[layer].gate))
 	}
+}
+
+// start is what this thread reads first of a matrix, which a layer may lack.
+func (p *pass) start(m *matrix) []byte {
+	if m == nil {
+		return nil
+	}
+	return firstBytes(m.Panel(min(halving(p.id*unitsPerThread, m.Panels(), len(p.crew.lanes)), m.Panels()-1)), aheadBytes)
 }
 
 // narrow drops the rows that are not wanted: nothing after the last attention mixes
@@ -251,27 +283,34 @@ func (p *pass) narrow(wanted []int) {
 	p.n = len(wanted)
 }
 
-// normed returns where the normalised rows of x will be for a product, and what has to be
-// called at the start of each of its units.
-func (p *pass) normed(weight []float32) (in rows, before func()) {
-	e, h := p.e, p.e.model.Hidden
-	norm := func(dst rows, r0, r1 int) {
-		for r := r0; r < r1; r++ {
-			e.norm(dst.values[r*h:(r+1)*h], p.ws.x[r*h:(r+1)*h], weight)
-		}
-		dst.round(r0, r1)
-	}
+// normed returns where the normalised rows of x are for a product, each of whose units
+// calls settle first.
+func (p *pass) normed(weight []float32) rows {
 	if p.own() {
-		in, done := p.ws.own[p.id], false
-		return in, func() {
-			if !done {
-				norm(in, 0, p.n)
-				done = true
-			}
-		}
+		p.due, p.isDue = weight, true
+		return p.ws.own[p.id]
 	}
-	p.rows(p.n, rowTile, func(_, r0, r1 int) { norm(p.ws.in, r0, r1) })
-	return p.ws.in, func() {}
+	p.rows(p.n, rowTile, func(_, r0, r1 int) { p.normalise(p.ws.in, weight, r0, r1) })
+	return p.ws.in
+}
+
+// settle calculates the norm that is due, and reports whether one was.
+func (p *pass) settle() bool {
+	if !p.isDue {
+		return false
+	}
+	p.normalise(p.ws.own[p.id], p.due, 0, p.n)
+	p.isDue = false
+	return true
+}
+
+// normalise stores the normalised rows r0 to r1 of x in dst, in all forms.
+func (p *pass) normalise(dst rows, weight []float32, r0, r1 int) {
+	h := p.e.model.Hidden
+	for r := r0; r < r1; r++ {
+		p.e.norm(dst.values[r*h:(r+1)*h], p.ws.x[r*h:(r+1)*h], weight)
+	}
+	dst.round(r0, r1)
 }
 
 // norm stores the normalised x in dst, or x itself where there is no norm.
@@ -316,16 +355,18 @@ func mlpRows(width int) int { return max(mlpMinRows, mlpFloats/(2*width)) }
 func (p *pass) mlp(layer int) {
 	e, l := p.e, p.weights(layer)
 	h, width := e.model.Hidden, l.width()
-	all, norm := p.normed(l.mlpIn)
+	all := p.normed(l.mlpIn)
 	parts := (p.n + mlpRows(width) - 1) / mlpRows(width)
 	for i := range parts {
 		r0, r1 := i*p.n/parts, (i+1)*p.n/parts
 		n := r1 - r0
 		in, act, up := all.slice(r0, r1), e.sized(p.ws.act, n, width), p.ws.up[:n*width]
 		inParts := kernel.PanelCols%act.grain() == 0 // regions are whole panels
-		p.then(l.down)
+		p.then(p.start(l.down))
 		p.regions(n, l.gate, func(g region) {
-			norm()
+			p.settle()
+			// So the change from one stream to another does not wait.
+			kernel.Prefetch(firstBytes(l.up.Panel(g.c0/kernel.PanelCols), burst))
 			l.gate.region(act.values, width, in, g)
 			l.up.region(up, width, in, g)
 			for r := g.r0; r < g.r1; r++ {
@@ -341,9 +382,7 @@ func (p *pass) mlp(layer int) {
 		}
 		// An observer sees what is neither normalised nor scaled.
 		out, add := p.ws.out[r0*h:r1*h], l.mlpOut == nil && p.observe == nil
-		if p.then(); layer+1 < len(e.layers) {
-			p.then(e.layers[layer+1].qkv...)
-		}
+		p.thenLayer(layer + 1)
 		p.regions(n, l.down, func(g region) {
 			l.down.region(out, h, act, g)
 			if add {

@@ -237,8 +237,5 @@ func halving(unit, panels, threads int) int {
 // normalises a row or attends to a head, and far less than a second-level cache holds.
 const aheadBytes = 64 << 10
 
-// start is what a thread reads first in a product of few rows.
-func (m *matrix) start(thread, threads int) []byte {
-	b := m.Panel(min(halving(thread*unitsPerThread, m.Panels(), threads), m.Panels()-1))
-	return b[:min(len(b), aheadBytes)]
-}
+// firstBytes is the first n bytes of b, or all of it.
+func firstBytes(b []byte, n int) []byte { return b[:min(len(b), n)] }

@@ -34,7 +34,7 @@ func (e *Engine) Score(ctx context.Context, batch engine.Batch, observe engine.M
 	if observe == nil && 2*len(rows) <= p.layout.n {
 		p.wanted = rows
 	}
-	if err := p.run(); err != nil {
+	if err := p.run(nil); err != nil {
 		return nil, err
 	}
 	if p.wanted != nil {
@@ -212,6 +212,6 @@ func (e *Engine) firstNonFinite(ctx context.Context, tokens []int32) (int, error
 		}
 		return false
 	}
-	err := p.run()
+	err := p.run(nil)
 	return found, err
 }

@@ -414,6 +414,13 @@ func copyRowsAsm(dst, src []float32, ld, n int) bool {
 	return true
 }
 
+// Pause tells the core that it is in a loop that waits for another.
+func Pause() {
+	if active >= AVX2 {
+		pauseAVX2()
+	}
+}
+
 func prefetchAsm(b []byte) {
 	if active >= AVX2 {
 		prefetchAVX2(&b[0], len(b))

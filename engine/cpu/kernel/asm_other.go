@@ -63,4 +63,7 @@ func pairRowsAsm(_, _, _ []uint32) bool { return false }
 
 func copyRowsAsm(_, _ []float32, _, _ int) bool { return false }
 
+// Pause does nothing.
+func Pause() {}
+
 func prefetchAsm([]byte) {}

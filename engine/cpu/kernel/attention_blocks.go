@@ -105,7 +105,10 @@ func (a Attention) RunBlocks(dst []float32, ldd int, q []float32, ldq, nq, pos i
 	a.run(dst, ldd, q, ldq, nq, pos, func(s *attnScratch, k0, n int) {
 		s.keys, s.values = blocks.k[k0/attnKeys], blocks.v[k0/attnKeys]
 		if nq*a.Heads <= tileRows() { // else there is more to calculate than to read
-			blocks.prefetch(k0/attnKeys+1, pos+nq)
+			var parts [1 + param.KC/param.NR][]byte
+			for _, part := range blocks.ahead(parts[:0], k0/attnKeys+1, pos+nq) {
+				Prefetch(part)
+			}
 		}
 	})
 }

@@ -26,30 +26,34 @@ func (w *BF16) Panel(p int) []byte { return bytesOf(w.data[p*pairs(w.In)*param.N
 // Panel is as that of F32.
 func (w *Quant) Panel(p int) []byte { return w.data[p*w.panelBytes():] }
 
-// Prefetch asks for the keys and values that attention of a query at a position reads
-// first.
-func (b *KVBlocks) Prefetch(pos, window int) {
-	first := 0
+// Ahead appends to parts the memory of the keys and values that attention of a query at a
+// position reads first, but for the position's own.
+func (b *KVBlocks) Ahead(parts [][]byte, pos, window int) [][]byte {
+	block := 0
 	if window > 0 {
-		first = max(0, pos-window+1) / attnKeys
+		block = max(0, pos-window+1) / attnKeys
 	}
-	b.prefetch(first, pos+1)
+	return b.ahead(parts, block, pos)
 }
 
-// prefetch asks for what is before position end in a block, if there is such a block.
-func (b *KVBlocks) prefetch(block, end int) {
+// ahead appends what is before position end in a block, if there is such a block.
+func (b *KVBlocks) ahead(parts [][]byte, block, end int) [][]byte {
 	n := min(attnKeys, end-block*attnKeys)
 	if n <= 0 || block >= len(b.k) {
-		return
+		return parts
 	}
 	keys, values := bytesOf(b.k[block]), bytesOf(b.v[block])
-	Prefetch(keys[:panels(n)*param.NR*len(keys)/attnKeys])
-	column := padded(b.HeadDim) / param.NR
-	for c := range column {
-		part := values[c*len(values)/column:]
-		Prefetch(part[:n*len(values)/column/attnKeys])
+	parts = append(parts, keys[:panels(n)*param.NR*len(keys)/attnKeys])
+	columns := padded(b.HeadDim) / param.NR
+	for c := range columns {
+		part := values[c*len(values)/columns:]
+		parts = append(parts, part[:n*len(values)/columns/attnKeys])
 	}
+	return parts
 }
+
+// Bytes is the memory of x, to be prefetched.
+func Bytes(x []float32) []byte { return bytesOf(x) }
 
 // bytesOf is the memory of s.
 func bytesOf[E uint16 | uint32 | float32](s []E) []byte {

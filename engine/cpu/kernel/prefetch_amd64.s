@@ -2,6 +2,13 @@
 
 #include "textflag.h"
 
+// func pauseAVX2()
+// Requires: AVX
+TEXT ·pauseAVX2(SB), NOSPLIT, $0
+	PAUSE
+	VZEROUPPER
+	RET
+
 // func prefetchAVX2(p *byte, n int)
 // Requires: AVX, MMX+
 TEXT ·prefetchAVX2(SB), NOSPLIT, $0-16

@@ -2,6 +2,11 @@
 
 package kernel
 
+// pauseAVX2 tells the core that it is in a loop that waits.
+//
+//go:noescape
+func pauseAVX2()
+
 // prefetchAVX2 asks for the cache lines at p, p+64, ... before p+n; n is positive.
 //
 //go:noescape

@@ -2,8 +2,9 @@ package main
 
 import "github.com/mmcloughlin/avo/operand"
 
-// prefetch emits the kernel of prefetch.go.
+// prefetch emits the kernels of prefetch.go.
 func prefetch(g *gen) {
+	g.function("pauseAVX2", "func()", "tells the core that it is in a loop that waits.", func() { g.PAUSE() })
 	g.function("prefetchAVX2", "func(p *byte, n int)", "asks for the cache lines at p, p+64, ... before p+n; n is positive.", func() {
 		p, n := g.arg("p"), g.arg("n")
 		g.Label("loop")
