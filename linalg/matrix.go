@@ -16,6 +16,7 @@ package linalg
 
 import (
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 )
@@ -136,6 +137,10 @@ func Parallel(threads, n int, f func(unit int)) {
 	var wg sync.WaitGroup
 	for range min(threads, n) {
 		wg.Go(func() {
+			// A goroutine that gives way waits where every processor looks. Just started, it
+			// waits at the caller's, and processors whose goroutines only wait for something,
+			// as an engine's workers do, never look there.
+			runtime.Gosched()
 			for {
 				i := int(next.Add(1)) - 1
 				if i >= n {
