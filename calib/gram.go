@@ -134,10 +134,7 @@ func (a *adder) unit(m *score.Moments, c chunk, r0, r1 int) (finite bool) {
 	finite = true
 	for i := r0; i < r1; i++ {
 		products := (*buf)[(i-r0)*c.d:][:i+1]
-		to := m.Gram[i*(i+1)/2:][:i+1]
-		for j, v := range products {
-			to[j] += float64(v)
-		}
+		linalg.AddFloat32(m.Gram[i*(i+1)/2:], products)
 		// No product is larger than the larger of the two on the diagonal, and what is not a
 		// number makes its own square none.
 		finite = finite && products[i]-products[i] == 0

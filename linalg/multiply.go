@@ -2,14 +2,12 @@ package linalg
 
 import (
 	"fmt"
-	"math"
+	"sync"
 )
 
-// A tile is tileRows x tileCols sums, which the registers of AVX2 hold; blockRows rows
-// of A by blockInner steps stay in a second-level cache while all of B passes by.
+// blockRows rows of A by blockInner steps stay in a second-level cache while all of B passes
+// by. They are whole tiles of every level.
 const (
-	tileRows   = 4
-	tileCols   = 8
 	blockRows  = 96
 	blockInner = 256
 )
@@ -32,6 +30,7 @@ type product struct {
 	alpha   float64
 	threads int
 	lower   bool
+	level
 }
 
 // run walks over the inner dimension in blocks. For each, B is packed once, and blocks
@@ -44,6 +43,8 @@ func (p product) run() {
 	if p.c.Rows == 0 || p.c.Cols == 0 {
 		return
 	}
+	p.level = active
+	tileRows, tileCols := p.tileRows, p.tileCols
 	panels := (p.c.Cols + tileCols - 1) / tileCols
 	packed := make([]float64, panels*tileCols*min(blockInner, p.a.Cols))
 	// Fewer rows a unit where there would not be enough units for the threads.
@@ -68,9 +69,15 @@ func (p product) run() {
 	}
 }
 
+// blocks is rows of A that are packed.
+var blocks = sync.Pool{New: func() any { return new([blockRows * blockInner]float64) }}
+
 // block adds the products of rows r0 to r1 and k steps of the inner dimension.
 func (p product) block(packed []float64, r0, r1, k0, k int) {
-	var buf [blockRows * blockInner]float64
+	tileRows, tileCols := p.tileRows, p.tileCols
+	room := blocks.Get().(*[blockRows * blockInner]float64)
+	defer blocks.Put(room)
+	buf := room[:]
 	for r := r0; r < r1; r += tileRows {
 		pack(buf[(r-r0)*k:][:tileRows*k], p.a, r, k0, k, tileRows, p.alpha)
 	}
@@ -82,7 +89,7 @@ func (p product) block(packed []float64, r0, r1, k0, k int) {
 			}
 			a := buf[(r-r0)*k:][:tileRows*k]
 			if r+tileRows <= r1 && c0+tileCols <= p.c.Cols {
-				tile(p.c.Data[r*p.c.Stride+c0:], p.c.Stride, a, b, k)
+				p.tile(p.c.Data[r*p.c.Stride+c0:], p.c.Stride, a, b, k)
 			} else {
 				p.edge(r, c0, a, b, k)
 			}
@@ -92,42 +99,46 @@ func (p product) block(packed []float64, r0, r1, k0, k int) {
 
 // edge is a tile that C holds only in part.
 func (p product) edge(r, c0 int, a, b []float64, k int) {
-	var part [tileRows * tileCols]float64
+	tileRows, tileCols := p.tileRows, p.tileCols
+	var room [8 * 24]float64
+	part := room[:tileRows*tileCols]
 	rows, cols := min(tileRows, p.c.Rows-r), min(tileCols, p.c.Cols-c0)
 	for i := range rows {
 		copy(part[i*tileCols:][:cols], p.c.Data[(r+i)*p.c.Stride+c0:])
 	}
-	tile(part[:], tileCols, a, b, k)
+	p.tile(part, tileCols, a, b, k)
 	for i := range rows {
 		copy(p.c.Data[(r+i)*p.c.Stride+c0:][:cols], part[i*tileCols:])
 	}
 }
 
 // pack stores steps k0 to k0+k of n rows from r on, times alpha, step by step; rows
-// beyond the matrix are zero.
+// beyond the matrix are zero. n is a multiple of 4.
 func pack(dst []float64, m *Matrix, r, k0, k, n int, alpha float64) {
-	for i := range n {
-		if r+i >= m.Rows {
-			for s := range k {
-				dst[s*n+i] = 0
-			}
+	dst = dst[:k*n]
+	for i := 0; i < n; i += 4 {
+		if r+i+4 > m.Rows {
+			packEdge(dst[i:], m, r+i, k0, k, n, alpha)
 			continue
 		}
-		for s, x := range m.Data[(r+i)*m.Stride+k0:][:k] {
-			dst[s*n+i] = alpha * x
+		from := m.Data[(r+i)*m.Stride+k0:]
+		a, b, c, d := from[:k], from[m.Stride:][:k], from[2*m.Stride:][:k], from[3*m.Stride:][:k]
+		for s := range a {
+			to := dst[s*n+i:][:4]
+			to[0], to[1], to[2], to[3] = alpha*a[s], alpha*b[s], alpha*c[s], alpha*d[s]
 		}
 	}
 }
 
-// tileGo is tile in plain Go: c[i*ldc+j] += sum over s<k of a[s*tileRows+i]*b[s*tileCols+j].
-func tileGo(c []float64, ldc int, a, b []float64, k int) {
-	for i := range tileRows {
-		row := c[i*ldc:][:tileCols]
+// packEdge is pack for 4 rows, not all of which the matrix has.
+func packEdge(dst []float64, m *Matrix, r, k0, k, n int, alpha float64) {
+	for i := range 4 {
 		for s := range k {
-			x := a[s*tileRows+i]
-			for j, y := range b[s*tileCols:][:tileCols] {
-				row[j] = math.FMA(x, y, row[j])
+			x := 0.0
+			if r+i < m.Rows {
+				x = alpha * m.Data[(r+i)*m.Stride+k0+s]
 			}
+			dst[s*n+i] = x
 		}
 	}
 }

@@ -3,41 +3,54 @@
 #include "textflag.h"
 
 // func tileAVX2(c *float64, ldc int, a *float64, b *float64, k int)
-// Requires: AVX, FMA3
+// Requires: AVX, FMA3, MMX+
 TEXT ·tileAVX2(SB), NOSPLIT, $0-40
-	MOVQ    c+0(FP), AX
-	MOVQ    ldc+8(FP), CX
-	MOVQ    a+16(FP), DX
-	MOVQ    b+24(FP), BX
-	MOVQ    k+32(FP), SI
-	SHLQ    $0x03, CX
-	MOVQ    AX, DI
-	VMOVUPD (DI), Y0
-	VMOVUPD 32(DI), Y1
-	ADDQ    CX, DI
-	VMOVUPD (DI), Y2
-	VMOVUPD 32(DI), Y3
-	ADDQ    CX, DI
-	VMOVUPD (DI), Y4
-	VMOVUPD 32(DI), Y5
-	ADDQ    CX, DI
-	VMOVUPD (DI), Y6
-	VMOVUPD 32(DI), Y7
+	MOVQ       c+0(FP), AX
+	MOVQ       ldc+8(FP), CX
+	MOVQ       a+16(FP), DX
+	MOVQ       b+24(FP), BX
+	MOVQ       k+32(FP), SI
+	SHLQ       $0x03, CX
+	MOVQ       AX, DI
+	VMOVUPD    (DI), Y0
+	VMOVUPD    32(DI), Y1
+	ADDQ       CX, DI
+	VMOVUPD    (DI), Y2
+	VMOVUPD    32(DI), Y3
+	ADDQ       CX, DI
+	VMOVUPD    (DI), Y4
+	VMOVUPD    32(DI), Y5
+	ADDQ       CX, DI
+	VMOVUPD    (DI), Y6
+	VMOVUPD    32(DI), Y7
+	ADDQ       CX, DI
+	PREFETCHT0 (DI)
+	ADDQ       CX, DI
+	PREFETCHT0 (DI)
+	ADDQ       CX, DI
+	PREFETCHT0 (DI)
+	ADDQ       CX, DI
+	PREFETCHT0 (DI)
+	ADDQ       CX, DI
 
 step:
 	VMOVUPD      (BX), Y8
 	VMOVUPD      32(BX), Y9
 	VBROADCASTSD (DX), Y10
 	VFMADD231PD  Y8, Y10, Y0
+	VBROADCASTSD (DX), Y10
 	VFMADD231PD  Y9, Y10, Y1
 	VBROADCASTSD 8(DX), Y10
 	VFMADD231PD  Y8, Y10, Y2
+	VBROADCASTSD 8(DX), Y10
 	VFMADD231PD  Y9, Y10, Y3
 	VBROADCASTSD 16(DX), Y10
 	VFMADD231PD  Y8, Y10, Y4
+	VBROADCASTSD 16(DX), Y10
 	VFMADD231PD  Y9, Y10, Y5
 	VBROADCASTSD 24(DX), Y10
 	VFMADD231PD  Y8, Y10, Y6
+	VBROADCASTSD 24(DX), Y10
 	VFMADD231PD  Y9, Y10, Y7
 	ADDQ         $+32, DX
 	ADDQ         $+64, BX
@@ -55,5 +68,341 @@ step:
 	ADDQ         CX, DI
 	VMOVUPD      Y6, (DI)
 	VMOVUPD      Y7, 32(DI)
+	VZEROUPPER
+	RET
+
+// func tileAVX512(c *float64, ldc int, a *float64, b *float64, k int)
+// Requires: AVX, AVX512F, MMX+
+TEXT ·tileAVX512(SB), NOSPLIT, $0-40
+	MOVQ       c+0(FP), AX
+	MOVQ       ldc+8(FP), CX
+	MOVQ       a+16(FP), DX
+	MOVQ       b+24(FP), BX
+	MOVQ       k+32(FP), SI
+	SHLQ       $0x03, CX
+	MOVQ       AX, DI
+	VMOVUPD    (DI), Z0
+	VMOVUPD    64(DI), Z1
+	VMOVUPD    128(DI), Z2
+	ADDQ       CX, DI
+	VMOVUPD    (DI), Z3
+	VMOVUPD    64(DI), Z4
+	VMOVUPD    128(DI), Z5
+	ADDQ       CX, DI
+	VMOVUPD    (DI), Z6
+	VMOVUPD    64(DI), Z7
+	VMOVUPD    128(DI), Z8
+	ADDQ       CX, DI
+	VMOVUPD    (DI), Z9
+	VMOVUPD    64(DI), Z10
+	VMOVUPD    128(DI), Z11
+	ADDQ       CX, DI
+	VMOVUPD    (DI), Z12
+	VMOVUPD    64(DI), Z13
+	VMOVUPD    128(DI), Z14
+	ADDQ       CX, DI
+	VMOVUPD    (DI), Z15
+	VMOVUPD    64(DI), Z16
+	VMOVUPD    128(DI), Z17
+	ADDQ       CX, DI
+	VMOVUPD    (DI), Z18
+	VMOVUPD    64(DI), Z19
+	VMOVUPD    128(DI), Z20
+	ADDQ       CX, DI
+	VMOVUPD    (DI), Z21
+	VMOVUPD    64(DI), Z22
+	VMOVUPD    128(DI), Z23
+	ADDQ       CX, DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 64(DI)
+	PREFETCHT0 128(DI)
+	ADDQ       CX, DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 64(DI)
+	PREFETCHT0 128(DI)
+	ADDQ       CX, DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 64(DI)
+	PREFETCHT0 128(DI)
+	ADDQ       CX, DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 64(DI)
+	PREFETCHT0 128(DI)
+	ADDQ       CX, DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 64(DI)
+	PREFETCHT0 128(DI)
+	ADDQ       CX, DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 64(DI)
+	PREFETCHT0 128(DI)
+	ADDQ       CX, DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 64(DI)
+	PREFETCHT0 128(DI)
+	ADDQ       CX, DI
+	PREFETCHT0 (DI)
+	PREFETCHT0 64(DI)
+	PREFETCHT0 128(DI)
+	ADDQ       CX, DI
+
+step:
+	VMOVUPD          (BX), Z24
+	VMOVUPD          64(BX), Z25
+	VMOVUPD          128(BX), Z26
+	VFMADD231PD.BCST (DX), Z24, Z0
+	VFMADD231PD.BCST (DX), Z25, Z1
+	VFMADD231PD.BCST (DX), Z26, Z2
+	VFMADD231PD.BCST 8(DX), Z24, Z3
+	VFMADD231PD.BCST 8(DX), Z25, Z4
+	VFMADD231PD.BCST 8(DX), Z26, Z5
+	VFMADD231PD.BCST 16(DX), Z24, Z6
+	VFMADD231PD.BCST 16(DX), Z25, Z7
+	VFMADD231PD.BCST 16(DX), Z26, Z8
+	VFMADD231PD.BCST 24(DX), Z24, Z9
+	VFMADD231PD.BCST 24(DX), Z25, Z10
+	VFMADD231PD.BCST 24(DX), Z26, Z11
+	VFMADD231PD.BCST 32(DX), Z24, Z12
+	VFMADD231PD.BCST 32(DX), Z25, Z13
+	VFMADD231PD.BCST 32(DX), Z26, Z14
+	VFMADD231PD.BCST 40(DX), Z24, Z15
+	VFMADD231PD.BCST 40(DX), Z25, Z16
+	VFMADD231PD.BCST 40(DX), Z26, Z17
+	VFMADD231PD.BCST 48(DX), Z24, Z18
+	VFMADD231PD.BCST 48(DX), Z25, Z19
+	VFMADD231PD.BCST 48(DX), Z26, Z20
+	VFMADD231PD.BCST 56(DX), Z24, Z21
+	VFMADD231PD.BCST 56(DX), Z25, Z22
+	VFMADD231PD.BCST 56(DX), Z26, Z23
+	ADDQ             $+64, DX
+	ADDQ             $+192, BX
+	DECQ             SI
+	JNZ              step
+	MOVQ             AX, DI
+	VMOVUPD          Z0, (DI)
+	VMOVUPD          Z1, 64(DI)
+	VMOVUPD          Z2, 128(DI)
+	ADDQ             CX, DI
+	VMOVUPD          Z3, (DI)
+	VMOVUPD          Z4, 64(DI)
+	VMOVUPD          Z5, 128(DI)
+	ADDQ             CX, DI
+	VMOVUPD          Z6, (DI)
+	VMOVUPD          Z7, 64(DI)
+	VMOVUPD          Z8, 128(DI)
+	ADDQ             CX, DI
+	VMOVUPD          Z9, (DI)
+	VMOVUPD          Z10, 64(DI)
+	VMOVUPD          Z11, 128(DI)
+	ADDQ             CX, DI
+	VMOVUPD          Z12, (DI)
+	VMOVUPD          Z13, 64(DI)
+	VMOVUPD          Z14, 128(DI)
+	ADDQ             CX, DI
+	VMOVUPD          Z15, (DI)
+	VMOVUPD          Z16, 64(DI)
+	VMOVUPD          Z17, 128(DI)
+	ADDQ             CX, DI
+	VMOVUPD          Z18, (DI)
+	VMOVUPD          Z19, 64(DI)
+	VMOVUPD          Z20, 128(DI)
+	ADDQ             CX, DI
+	VMOVUPD          Z21, (DI)
+	VMOVUPD          Z22, 64(DI)
+	VMOVUPD          Z23, 128(DI)
+	VZEROUPPER
+	RET
+
+// func solveAVX2(x *float64, from *float64, l *float64, n int, pivot float64)
+// Requires: AVX, FMA3
+TEXT ·solveAVX2(SB), NOSPLIT, $0-40
+	MOVQ   x+0(FP), AX
+	MOVQ   from+8(FP), CX
+	MOVQ   l+16(FP), DX
+	MOVQ   n+24(FP), BX
+	VXORPD Y0, Y0, Y0
+	VXORPD Y1, Y1, Y1
+	VXORPD Y2, Y2, Y2
+	VXORPD Y3, Y3, Y3
+	VXORPD Y4, Y4, Y4
+	VXORPD Y5, Y5, Y5
+	VXORPD Y6, Y6, Y6
+	VXORPD Y7, Y7, Y7
+
+four:
+	SUBQ         $+4, BX
+	JLT          added
+	VBROADCASTSD (DX), Y8
+	VFMADD231PD  (CX), Y8, Y0
+	VFMADD231PD  32(CX), Y8, Y1
+	VBROADCASTSD 8(DX), Y8
+	VFMADD231PD  64(CX), Y8, Y2
+	VFMADD231PD  96(CX), Y8, Y3
+	VBROADCASTSD 16(DX), Y8
+	VFMADD231PD  128(CX), Y8, Y4
+	VFMADD231PD  160(CX), Y8, Y5
+	VBROADCASTSD 24(DX), Y8
+	VFMADD231PD  192(CX), Y8, Y6
+	VFMADD231PD  224(CX), Y8, Y7
+	ADDQ         $+32, DX
+	ADDQ         $+256, CX
+	JMP          four
+
+added:
+	VADDPD Y2, Y0, Y0
+	VADDPD Y6, Y4, Y4
+	VADDPD Y4, Y0, Y0
+	VADDPD Y3, Y1, Y1
+	VADDPD Y7, Y5, Y5
+	VADDPD Y5, Y1, Y1
+	ADDQ   $+4, BX
+
+one:
+	DECQ         BX
+	JLT          done
+	VBROADCASTSD (DX), Y8
+	VFMADD231PD  (CX), Y8, Y0
+	VFMADD231PD  32(CX), Y8, Y1
+	ADDQ         $+8, DX
+	ADDQ         $+64, CX
+	JMP          one
+
+done:
+	VBROADCASTSD pivot+32(FP), Y2
+	VMOVUPD      (AX), Y3
+	VSUBPD       Y0, Y3, Y3
+	VDIVPD       Y2, Y3, Y3
+	VMOVUPD      Y3, (AX)
+	VMOVUPD      32(AX), Y3
+	VSUBPD       Y1, Y3, Y3
+	VDIVPD       Y2, Y3, Y3
+	VMOVUPD      Y3, 32(AX)
+	VZEROUPPER
+	RET
+
+// func solveAVX512(x *float64, from *float64, l *float64, n int, pivot float64)
+// Requires: AVX, AVX512DQ, AVX512F
+TEXT ·solveAVX512(SB), NOSPLIT, $0-40
+	MOVQ   x+0(FP), AX
+	MOVQ   from+8(FP), CX
+	MOVQ   l+16(FP), DX
+	MOVQ   n+24(FP), BX
+	VXORPD Z0, Z0, Z0
+	VXORPD Z1, Z1, Z1
+	VXORPD Z2, Z2, Z2
+	VXORPD Z3, Z3, Z3
+	VXORPD Z4, Z4, Z4
+	VXORPD Z5, Z5, Z5
+	VXORPD Z6, Z6, Z6
+	VXORPD Z7, Z7, Z7
+
+four:
+	SUBQ         $+4, BX
+	JLT          added
+	VBROADCASTSD (DX), Z8
+	VFMADD231PD  (CX), Z8, Z0
+	VFMADD231PD  64(CX), Z8, Z1
+	VBROADCASTSD 8(DX), Z8
+	VFMADD231PD  128(CX), Z8, Z2
+	VFMADD231PD  192(CX), Z8, Z3
+	VBROADCASTSD 16(DX), Z8
+	VFMADD231PD  256(CX), Z8, Z4
+	VFMADD231PD  320(CX), Z8, Z5
+	VBROADCASTSD 24(DX), Z8
+	VFMADD231PD  384(CX), Z8, Z6
+	VFMADD231PD  448(CX), Z8, Z7
+	ADDQ         $+32, DX
+	ADDQ         $+512, CX
+	JMP          four
+
+added:
+	VADDPD Z2, Z0, Z0
+	VADDPD Z6, Z4, Z4
+	VADDPD Z4, Z0, Z0
+	VADDPD Z3, Z1, Z1
+	VADDPD Z7, Z5, Z5
+	VADDPD Z5, Z1, Z1
+	ADDQ   $+4, BX
+
+one:
+	DECQ         BX
+	JLT          done
+	VBROADCASTSD (DX), Z8
+	VFMADD231PD  (CX), Z8, Z0
+	VFMADD231PD  64(CX), Z8, Z1
+	ADDQ         $+8, DX
+	ADDQ         $+128, CX
+	JMP          one
+
+done:
+	VBROADCASTSD pivot+32(FP), Z2
+	VMOVUPD      (AX), Z3
+	VSUBPD       Z0, Z3, Z3
+	VDIVPD       Z2, Z3, Z3
+	VMOVUPD      Z3, (AX)
+	VMOVUPD      64(AX), Z3
+	VSUBPD       Z1, Z3, Z3
+	VDIVPD       Z2, Z3, Z3
+	VMOVUPD      Z3, 64(AX)
+	VZEROUPPER
+	RET
+
+// func addFloat32AVX2(to *float64, x *float32, n int)
+// Requires: AVX
+TEXT ·addFloat32AVX2(SB), NOSPLIT, $0-24
+	MOVQ to+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ n+16(FP), DX
+
+next:
+	SUBQ      $+16, DX
+	JLT       done
+	VCVTPS2PD (CX), Y0
+	VADDPD    (AX), Y0, Y0
+	VMOVUPD   Y0, (AX)
+	VCVTPS2PD 16(CX), Y0
+	VADDPD    32(AX), Y0, Y0
+	VMOVUPD   Y0, 32(AX)
+	VCVTPS2PD 32(CX), Y0
+	VADDPD    64(AX), Y0, Y0
+	VMOVUPD   Y0, 64(AX)
+	VCVTPS2PD 48(CX), Y0
+	VADDPD    96(AX), Y0, Y0
+	VMOVUPD   Y0, 96(AX)
+	ADDQ      $+64, CX
+	ADDQ      $+128, AX
+	JMP       next
+
+done:
+	VZEROUPPER
+	RET
+
+// func addFloat32AVX512(to *float64, x *float32, n int)
+// Requires: AVX, AVX512F
+TEXT ·addFloat32AVX512(SB), NOSPLIT, $0-24
+	MOVQ to+0(FP), AX
+	MOVQ x+8(FP), CX
+	MOVQ n+16(FP), DX
+
+next:
+	SUBQ      $+32, DX
+	JLT       done
+	VCVTPS2PD (CX), Z0
+	VADDPD    (AX), Z0, Z0
+	VMOVUPD   Z0, (AX)
+	VCVTPS2PD 32(CX), Z0
+	VADDPD    64(AX), Z0, Z0
+	VMOVUPD   Z0, 64(AX)
+	VCVTPS2PD 64(CX), Z0
+	VADDPD    128(AX), Z0, Z0
+	VMOVUPD   Z0, 128(AX)
+	VCVTPS2PD 96(CX), Z0
+	VADDPD    192(AX), Z0, Z0
+	VMOVUPD   Z0, 192(AX)
+	ADDQ      $+128, CX
+	ADDQ      $+256, AX
+	JMP       next
+
+done:
 	VZEROUPPER
 	RET
