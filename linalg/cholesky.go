@@ -208,11 +208,17 @@ func (c *Cholesky) Inverse() *Matrix {
 		explain(y.View(0, j, 0, n), c.l, j, e, c.threads)
 		solveRows(y.View(0, e, j, e), c.l.View(j, e, j, e), c.threads)
 	}
-	inverse := New(n, n)
-	for i := 0; i < n; i += choleskyPanel {
+	// A^-1 = y y', of which the lower triangle takes the place of zeros that nothing reads
+	// but the products for the same rows.
+	for i, room := 0, New(min(choleskyPanel, n), n); i < n; i += choleskyPanel {
 		e := min(i+choleskyPanel, n)
-		AddMulT(inverse.View(i, e, 0, e), 1, y.View(i, e, i, n), y.View(0, e, i, n), c.threads)
+		rows := room.View(0, e-i, 0, e)
+		clear(room.Data)
+		AddMulT(rows, 1, y.View(i, e, i, n), y.View(0, e, i, n), c.threads)
+		for r := range rows.Rows {
+			copy(y.Row(i+r), rows.Row(r))
+		}
 	}
-	inverse.MirrorLower()
-	return inverse
+	y.MirrorLower()
+	return y
 }

@@ -1,6 +1,9 @@
 package linalg
 
-import "math"
+import (
+	"fmt"
+	"math"
+)
 
 // level is inner loops that use some of a processor's instructions. All levels give the
 // same bits.
@@ -15,6 +18,9 @@ type level struct {
 	// and from, len(l) values like x, in the order in which dot adds.
 	lanes int
 	solve func(x, from, l []float64, pivot float64)
+	// rows adds to so many columns the sum of len(by) > 0 rows, stride apart, times by.
+	columns int
+	rows    func(to, rows []float64, stride int, by []float64)
 	// add adds float32 to float64; their number is a multiple of floats.
 	floats int
 	add    func(to []float64, x []float32)
@@ -25,7 +31,7 @@ var active = levels()[0]
 
 // generic is the level in plain Go.
 var generic = level{
-	name: "generic", tileRows: 4, tileCols: 8, lanes: 8, floats: 1,
+	name: "generic", tileRows: 4, tileCols: 8, lanes: 8, columns: 1, floats: 1,
 	tile: func(c []float64, ldc int, a, b []float64, k int) {
 		for i := range 4 {
 			row := c[i*ldc:][:8]
@@ -54,11 +60,33 @@ var generic = level{
 			x[r] = (x[r] - sum) / pivot
 		}
 	},
+	rows: func(to, rows []float64, stride int, by []float64) {
+		for i, x := range by {
+			to[0] = math.FMA(rows[i*stride], x, to[0])
+		}
+	},
 	add: func(to []float64, x []float32) {
 		for i, v := range x {
 			to[i] += float64(v)
 		}
 	},
+}
+
+// AddRows adds to a vector the sum of the rows of m, each times its value of by.
+func AddRows(to []float64, m *Matrix, by []float64) {
+	if len(to) != m.Cols || len(by) != m.Rows {
+		panic(fmt.Sprintf("linalg: %d values by %d x %d into %d", len(by), m.Rows, m.Cols, len(to)))
+	}
+	if m.Rows == 0 {
+		return
+	}
+	at, n := 0, active.columns
+	for ; at+n <= m.Cols; at += n {
+		active.rows(to[at:], m.Data[at:], m.Stride, by)
+	}
+	for ; at < m.Cols; at++ {
+		generic.rows(to[at:], m.Data[at:], m.Stride, by)
+	}
 }
 
 // AddFloat32 adds x to the first values of to.

@@ -94,6 +94,25 @@ func TestSameBits(t *testing.T) {
 	})
 }
 
+func TestAddRows(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		for _, s := range [][2]int{{0, 5}, {1, 1}, {3, 128}, {64, 300}} {
+			whole := random(1, s[0], s[1]+5)
+			m, by, to := whole.View(0, s[0], 2, s[1]+2), random(2, 1, s[0]).Data, random(3, 1, s[1]).Data
+			want := slices.Clone(to)
+			for j := range want {
+				for i, x := range by {
+					want[j] = math.FMA(x, m.At(i, j), want[j])
+				}
+			}
+			AddRows(to, m, by)
+			if !slices.Equal(to, want) {
+				t.Errorf("%v: got %v, want %v", s, to, want)
+			}
+		}
+	})
+}
+
 func TestAddFloat32(t *testing.T) {
 	eachLevel(t, func(t *testing.T) {
 		for _, n := range []int{0, 1, 31, 32, 100} {
@@ -119,6 +138,23 @@ func TestLowerTriangle(t *testing.T) {
 	lower.MirrorLower()
 	if d := maxDiff(full, lower); d != 0 {
 		t.Errorf("off by %g", d)
+	}
+}
+
+func TestShrinkLower(t *testing.T) {
+	m := random(1, 9, 11).View(0, 9, 1, 10)
+	stay := []int{0, 3, 4, 8}
+	want := m.Select(stay, stay)
+	m.ShrinkLower(stay)
+	if m.Rows != 4 || m.Cols != 4 {
+		t.Fatalf("%d x %d are left", m.Rows, m.Cols)
+	}
+	for i := range 4 {
+		for j := range i + 1 {
+			if m.At(i, j) != want.At(i, j) {
+				t.Errorf("element %d, %d is %v, want %v", i, j, m.At(i, j), want.At(i, j))
+			}
+		}
 	}
 }
 

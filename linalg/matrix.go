@@ -4,7 +4,7 @@
 // Everything is made of one product, C += a A B' (AddMulT), because in that form both
 // operands are read along their rows, and because a blocked factorisation, a triangular
 // solve with many right sides and an inverse are little else. Its inner loop is a tile of
-// 4 x 8 sums over packed operands: generated assembly on amd64 with AVX2 and FMA
+// sums over packed operands: generated assembly on amd64 with AVX-512 or with AVX2 and FMA
 // (internal/asm), and a twin in plain Go elsewhere.
 //
 // # Reproducibility
@@ -67,6 +67,21 @@ func (m *Matrix) Select(rows, cols []int) *Matrix {
 		}
 	}
 	return s
+}
+
+// ShrinkLower reduces a square matrix to the given rows and columns, ascending, in place, as
+// far as its lower triangle goes. What is above the diagonal afterwards is unspecified.
+func (m *Matrix) ShrinkLower(stay []int) {
+	m.mustBeSquare()
+	n := len(stay)
+	for i, r := range stay {
+		// What is written lies before all that is still to be read.
+		from, to := m.Row(r), m.Data[i*n:][:i+1]
+		for j := range to {
+			to[j] = from[stay[j]]
+		}
+	}
+	m.Rows, m.Cols, m.Stride = n, n, n
 }
 
 // MirrorLower copies the lower triangle of a square matrix to the upper.

@@ -22,6 +22,16 @@ func solveAVX2(x *float64, from *float64, l *float64, n int, pivot float64)
 //go:noescape
 func solveAVX512(x *float64, from *float64, l *float64, n int, pivot float64)
 
+// addRowsAVX2 adds to 32 values the sum of n > 0 rows, stride apart, each times a value of by.
+//
+//go:noescape
+func addRowsAVX2(to *float64, rows *float64, stride int, by *float64, n int)
+
+// addRowsAVX512 adds to 128 values the sum of n > 0 rows, stride apart, each times a value of by.
+//
+//go:noescape
+func addRowsAVX512(to *float64, rows *float64, stride int, by *float64, n int)
+
 // addFloat32AVX2 adds n values, a multiple of 16, to others.
 //
 //go:noescape

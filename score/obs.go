@@ -19,9 +19,12 @@ const obsBlock = 64
 // S -= a v' + v a' with a = A_p: / A_pp and v = S_p: - a S_pp/2. So A and S are both
 // symmetric matrices under low-rank updates: within a block of removals only the rows
 // that are looked at are brought up to date, and then the whole matrices at once, by a
-// product that a processor does well, on the neurons that are left. In float64 the
-// updated A needs no refactorisation: TestOBS compares with one that inverts anew at
-// every step.
+// product that a processor does well. In float64 the updated A needs no refactorisation:
+// TestOBS compares with one that inverts anew at every step.
+//
+// What takes time in large layers is going over A and S in memory. So their lower
+// triangles alone are kept up to date, of which a column is read where a row ends, and
+// neurons that are gone stay in them until they are many.
 //
 // Scores are places in the order of removal, the first 0; neurons that never fire go
 // before all others.
@@ -59,8 +62,8 @@ func obs(h, w *linalg.Matrix, l float64, threads int) ([]float32, error) {
 	}
 	o.s = linalg.New(len(o.live), len(o.live))
 	linalg.AddMulTLower(o.s, 1, wt, wt, threads)
-	o.s.MirrorLower()
-	for len(o.live) > 0 {
+	o.gone = make([]bool, len(o.live))
+	for o.removed < d {
 		o.block()
 	}
 	return o.scores, nil
@@ -69,8 +72,9 @@ func obs(h, w *linalg.Matrix, l float64, threads int) ([]float32, error) {
 // surgeon is the state of obs between two blocks.
 type surgeon struct {
 	threads int
-	a, s    *linalg.Matrix // over the live neurons, both triangles
+	a, s    *linalg.Matrix // over neurons of which some are gone; lower triangles
 	live    []int          // the neuron of each row
+	gone    []bool         // whether it was removed
 	removed int            // neurons so far
 	scores  []float32
 }
@@ -81,51 +85,73 @@ func (o *surgeon) take(neuron int) {
 	o.removed++
 }
 
-// block removes up to obsBlock neurons. Of removal t, column t of u, alpha and v holds
-// the vectors of its updates: A -= u u', S -= alpha v' + v alpha'.
+const (
+	// unitColumns is how many neurons of a step of a block are a unit of work.
+	unitColumns = 512
+	// padding keeps successive rows from competing for the same places of a cache.
+	padding = 8
+)
+
+// block removes up to obsBlock neurons. Of removal t, rows t of u and v hold the vectors of
+// its updates: with alpha = u / root, A -= u u' and S -= alpha v' + v alpha'.
 func (o *surgeon) block() {
 	m := len(o.live)
-	steps := min(obsBlock, m)
-	u := linalg.New(m, steps)
-	// One matrix [alpha v] and one [v alpha], so that the update of S is one product.
-	left, right := linalg.New(m, 2*steps), linalg.New(m, 2*steps)
+	steps := min(obsBlock, len(o.scores)-o.removed)
+	u, v := linalg.New(steps, m+padding).View(0, steps, 0, m), linalg.New(steps, m+padding).View(0, steps, 0, m)
+	roots := make([]float64, steps)
 	diagA, diagS := make([]float64, m), make([]float64, m)
 	for i := range m {
 		diagA[i], diagS[i] = o.a.At(i, i), o.s.At(i, i)
 	}
-	gone := make([]bool, m)
-	const rows = 512 // of a unit of work
 	for t := range steps {
-		p := cheapest(diagA, diagS, gone)
+		p := cheapest(diagA, diagS, o.gone)
 		o.take(o.live[p])
-		gone[p] = true
-		root, spp := math.Sqrt(diagA[p]), diagS[p]
-		up, lp := u.Row(p)[:t], left.Row(p)
-		linalg.Parallel(o.threads, (m+rows-1)/rows, func(unit int) {
-			for j := unit * rows; j < min(unit*rows+rows, m); j++ {
-				if gone[j] && j != p {
+		o.gone[p] = true
+		pivot, spp := diagA[p], diagS[p]
+		root := math.Sqrt(pivot)
+		roots[t] = root
+		// What the removals of this block so far take from row p of both matrices.
+		byU, byV, byUV := make([]float64, t), make([]float64, t), make([]float64, t)
+		for i := range t {
+			byU[i] = -u.At(i, p)
+			byV[i] = byU[i] / roots[i]
+			byUV[i] = -v.At(i, p) / roots[i]
+		}
+		linalg.Parallel(o.threads, (m+unitColumns-1)/unitColumns, func(unit int) {
+			j0, j1 := unit*unitColumns, min((unit+1)*unitColumns, m)
+			a, s := u.Row(t)[j0:j1], v.Row(t)[j0:j1]
+			symmetricRow(a, o.a, p, j0)
+			symmetricRow(s, o.s, p, j0)
+			linalg.AddRows(a, u.View(0, t, j0, j1), byU)
+			linalg.AddRows(s, u.View(0, t, j0, j1), byUV)
+			linalg.AddRows(s, v.View(0, t, j0, j1), byV)
+			for j, gone := range o.gone[j0:j1] {
+				if gone {
+					a[j], s[j] = 0, 0
 					continue
 				}
-				uj, lj, rj := u.Row(j), left.Row(j), right.Row(j)
-				// Element (p, j) of both matrices, brought up to date.
-				ap, sp := o.a.At(p, j), o.s.At(p, j)
-				for i, x := range up {
-					ap -= x * uj[i]
-					sp -= lp[i]*rj[i] + lp[steps+i]*rj[steps+i]
-				}
-				uj[t] = ap / root
-				alpha := ap / diagA[p]
-				v := sp - alpha*spp/2
-				lj[t], lj[steps+t] = alpha, v
-				rj[t], rj[steps+t] = v, alpha
-				if j != p {
-					diagA[j] -= uj[t] * uj[t]
-					diagS[j] -= 2 * alpha * v
-				}
+				alpha := a[j] / pivot
+				s[j] -= alpha * spp / 2
+				a[j] /= root
+				diagA[j0+j] -= a[j] * a[j]
+				diagS[j0+j] -= 2 * alpha * s[j]
 			}
 		})
 	}
-	o.shrink(gone, u, left, right)
+	if o.removed == len(o.scores) {
+		return
+	}
+	o.shrink(u, v, roots)
+}
+
+// symmetricRow copies elements of row p of a symmetric matrix, from column first on, out of
+// its lower triangle.
+func symmetricRow(to []float64, m *linalg.Matrix, p, first int) {
+	n := min(len(to), max(0, p+1-first))
+	copy(to[:n], m.Row(p)[first:])
+	for j := n; j < len(to); j++ {
+		to[j] = m.At(first+j, p)
+	}
 }
 
 // cheapest is the index of the live neuron whose removal costs least; of equals the
@@ -145,25 +171,34 @@ func cheapest(diagA, diagS []float64, gone []bool) int {
 	return best
 }
 
-// shrink drops the neurons that are gone and updates the matrices over the others.
-func (o *surgeon) shrink(gone []bool, u, left, right *linalg.Matrix) {
+// shrink updates the matrices by a block's removals, and drops the neurons that are gone
+// where they are a tenth or more.
+func (o *surgeon) shrink(u, v *linalg.Matrix, roots []float64) {
+	m, steps := len(o.live), len(roots)
+	// One matrix [alpha v] and one [v alpha], so that the update of S is one product.
+	by, left, right := linalg.New(m, steps), linalg.New(m, 2*steps), linalg.New(m, 2*steps)
+	linalg.Parallel(o.threads, (m+unitColumns-1)/unitColumns, func(unit int) {
+		for j := unit * unitColumns; j < min((unit+1)*unitColumns, m); j++ {
+			a, l, r := by.Row(j), left.Row(j), right.Row(j)
+			for t, root := range roots {
+				a[t] = u.At(t, j)
+				alpha, x := a[t]/root, v.At(t, j)
+				l[t], l[steps+t] = alpha, x
+				r[t], r[steps+t] = x, alpha
+			}
+		}
+	})
+	linalg.AddMulTLower(o.a, -1, by, by, o.threads)
+	linalg.AddMulTLower(o.s, -1, left, right, o.threads)
 	var stay, neurons []int
-	for j, g := range gone {
-		if !g {
+	for j, gone := range o.gone {
+		if !gone {
 			stay, neurons = append(stay, j), append(neurons, o.live[j])
 		}
 	}
-	all := func(m *linalg.Matrix) *linalg.Matrix {
-		columns := make([]int, m.Cols)
-		for i := range columns {
-			columns[i] = i
-		}
-		return m.Select(stay, columns)
+	if 10*(m-len(stay)) < m {
+		return
 	}
-	u, left, right = all(u), all(left), all(right)
-	o.a, o.s, o.live = o.a.Select(stay, stay), o.s.Select(stay, stay), neurons
-	linalg.AddMulTLower(o.a, -1, u, u, o.threads)
-	linalg.AddMulTLower(o.s, -1, left, right, o.threads)
-	o.a.MirrorLower()
-	o.s.MirrorLower()
+	linalg.Parallel(o.threads, 2, func(unit int) { []*linalg.Matrix{o.a, o.s}[unit].ShrinkLower(stay) })
+	o.live, o.gone = neurons, make([]bool, len(stay))
 }

@@ -30,6 +30,8 @@ func generate() map[string][]byte {
 	tiles(g)
 	solve(g, "solveAVX2", 32, g.YMM)
 	solve(g, "solveAVX512", 64, g.ZMM)
+	addRows(g, "addRowsAVX2", 8, 32, g.YMM)
+	addRows(g, "addRowsAVX512", 16, 64, g.ZMM)
 	addFloat32(g, "addFloat32AVX2", 32, g.YMM)
 	addFloat32(g, "addFloat32AVX512", 64, g.ZMM)
 	file, err := g.Result()
@@ -189,6 +191,39 @@ func solve(g *build.Context, name string, width int, vector func() reg.VecVirtua
 		g.VSUBPD(sums[0][v], value, value)
 		g.VDIVPD(pivot, value, value)
 		g.VMOVUPD(value, at(x, v*width))
+	}
+	g.VZEROUPPER()
+	g.RET()
+}
+
+// addRows emits the addition of multiples of rows to some vectors of sums, which stay in
+// registers.
+func addRows(g *build.Context, name string, vectors, width int, vector func() reg.VecVirtual) {
+	g.Function(name)
+	g.Attributes(attr.NOSPLIT)
+	g.Pragma("noescape")
+	g.SignatureExpr("func(to, rows *float64, stride int, by *float64, n int)")
+	g.Doc(fmt.Sprintf("%s adds to %d values the sum of n > 0 rows, stride apart, each times a value of by.", name, vectors*width/8))
+	to, rows, stride := g.Load(g.Param("to"), g.GP64()), g.Load(g.Param("rows"), g.GP64()), g.Load(g.Param("stride"), g.GP64())
+	by, n := g.Load(g.Param("by"), g.GP64()), g.Load(g.Param("n"), g.GP64())
+	g.SHLQ(operand.U8(3), stride)
+	sums := make([]reg.VecVirtual, vectors)
+	for v := range sums {
+		sums[v] = vector()
+		g.VMOVUPD(at(to, v*width), sums[v])
+	}
+	x := vector()
+	g.Label("next")
+	g.VBROADCASTSD(at(by, 0), x)
+	for v, sum := range sums {
+		g.VFMADD231PD(at(rows, v*width), x, sum)
+	}
+	g.ADDQ(stride, rows)
+	g.ADDQ(operand.I32(8), by)
+	g.DECQ(n)
+	g.JNZ(operand.LabelRef("next"))
+	for v, sum := range sums {
+		g.VMOVUPD(sum, at(to, v*width))
 	}
 	g.VZEROUPPER()
 	g.RET()
