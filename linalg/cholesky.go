@@ -158,10 +158,10 @@ func dot(a, b []float64) float64 {
 func (c *Cholesky) transposed() *Matrix {
 	if c.lt == nil {
 		n := c.l.Rows
-		c.lt = New(n, n)
+		c.lt = NewPadded(n, n)
 		for i := range n {
 			for j := 0; j <= i; j++ {
-				c.lt.Data[j*n+i] = c.l.At(i, j)
+				c.lt.Data[j*c.lt.Stride+i] = c.l.At(i, j)
 			}
 		}
 	}
@@ -197,12 +197,12 @@ func (c *Cholesky) MulFactor(b *Matrix) *Matrix {
 	return product
 }
 
-// Inverse returns A^-1, both triangles. It costs about twice the factorisation.
+// Inverse returns A^-1, both triangles, with space between rows as in NewPadded. It costs about twice the factorisation.
 func (c *Cholesky) Inverse() *Matrix {
 	n := c.l.Rows
 	// y = L^-T, upper triangular: the rows of the identity solved against L', whose rows
 	// below a block of columns stay zero.
-	y := New(n, n)
+	y := NewPadded(n, n)
 	y.AddDiagonal(1)
 	for j, e := range blocksOf(n) {
 		explain(y.View(0, j, 0, n), c.l, j, e, c.threads)
@@ -210,7 +210,7 @@ func (c *Cholesky) Inverse() *Matrix {
 	}
 	// A^-1 = y y', of which the lower triangle takes the place of zeros that nothing reads
 	// but the products for the same rows.
-	for i, room := 0, New(min(choleskyPanel, n), n); i < n; i += choleskyPanel {
+	for i, room := 0, NewPadded(min(choleskyPanel, n), n); i < n; i += choleskyPanel {
 		e := min(i+choleskyPanel, n)
 		rows := room.View(0, e-i, 0, e)
 		clear(room.Data)

@@ -261,9 +261,11 @@ func BenchmarkFactor(b *testing.B) {
 		for _, threads := range []int{1, 2} {
 			b.Run(fmt.Sprintf("%d/threads=%d", n, threads), func(b *testing.B) {
 				a := definite(1, n, 64, 1)
-				f := New(n, n)
+				f := NewPadded(n, n)
 				for b.Loop() {
-					copy(f.Data, a.Data)
+					for i := range n {
+						copy(f.Row(i), a.Row(i))
+					}
 					if _, err := Factor(f, threads); err != nil {
 						b.Fatal(err)
 					}
@@ -282,7 +284,7 @@ func BenchmarkProduct(b *testing.B) {
 	}{{1536, 64, true}, {8192, 64, true}, {1536, 1536, false}} {
 		for _, threads := range []int{1, 2} {
 			b.Run(fmt.Sprintf("%dx%d/lower=%v/threads=%d", s.n, s.k, s.lower, threads), func(b *testing.B) {
-				x, c := random(1, s.n, s.k), New(s.n, s.n)
+				x, c := random(1, s.n, s.k), NewPadded(s.n, s.n)
 				flops := 2 * float64(s.n) * float64(s.n) * float64(s.k)
 				run := AddMulT
 				if s.lower {

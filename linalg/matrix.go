@@ -32,6 +32,24 @@ func New(rows, cols int) *Matrix {
 	return &Matrix{rows, cols, cols, make([]float64, rows*cols)}
 }
 
+// NewPadded returns a matrix of zeros with space between its rows. Where rows are a large
+// power of two apart, elements below one another compete for the same places of a cache:
+// the update of a triangle of 8,192 took half as long again.
+func NewPadded(rows, cols int) *Matrix {
+	stride := paddedStride(cols)
+	return &Matrix{rows, cols, stride, make([]float64, rows*stride)}
+}
+
+// paddedStride is at least cols: whole lines of a cache, and no large power of two.
+func paddedStride(cols int) int {
+	const line, power = 8, 64
+	stride := (cols + line - 1) / line * line
+	if stride%power == 0 {
+		stride += line
+	}
+	return stride
+}
+
 // Row returns row i, which shares the matrix's memory.
 func (m *Matrix) Row(i int) []float64 { return m.Data[i*m.Stride:][:m.Cols] }
 
@@ -60,13 +78,18 @@ func (m *Matrix) Clone() *Matrix {
 // Select returns a copy of the elements at the given rows and columns.
 func (m *Matrix) Select(rows, cols []int) *Matrix {
 	s := New(len(rows), len(cols))
+	m.SelectInto(s, rows, cols)
+	return s
+}
+
+// SelectInto copies the elements at the given rows and columns to s.
+func (m *Matrix) SelectInto(s *Matrix, rows, cols []int) {
 	for i, r := range rows {
 		from, to := m.Row(r), s.Row(i)
 		for j, c := range cols {
 			to[j] = from[c]
 		}
 	}
-	return s
 }
 
 // ShrinkLower reduces a square matrix to the given rows and columns, ascending, in place, as
@@ -74,14 +97,15 @@ func (m *Matrix) Select(rows, cols []int) *Matrix {
 func (m *Matrix) ShrinkLower(stay []int) {
 	m.mustBeSquare()
 	n := len(stay)
+	stride := min(m.Stride, paddedStride(n))
 	for i, r := range stay {
 		// What is written lies before all that is still to be read.
-		from, to := m.Row(r), m.Data[i*n:][:i+1]
+		from, to := m.Row(r), m.Data[i*stride:][:i+1]
 		for j := range to {
 			to[j] = from[stay[j]]
 		}
 	}
-	m.Rows, m.Cols, m.Stride = n, n, n
+	m.Rows, m.Cols, m.Stride = n, n, stride
 }
 
 // MirrorLower copies the lower triangle of a square matrix to the upper.

@@ -8,7 +8,7 @@ import (
 )
 
 // obsBlock is how many neurons go between two updates of whole matrices.
-const obsBlock = 64
+const obsBlock = 128
 
 // obs orders the neurons of a layer by optimal brain surgery: with A = (H + lI)^-1, it
 // removes the neuron p with the least |W_:p|^2 / A_pp, which is what removing it adds to
@@ -46,7 +46,8 @@ func obs(h, w *linalg.Matrix, l float64, threads int) ([]float32, error) {
 	for _, j := range slices.Backward(dead) {
 		o.take(j)
 	}
-	a := h.Select(o.live, o.live)
+	a := linalg.NewPadded(len(o.live), len(o.live))
+	h.SelectInto(a, o.live, o.live)
 	a.AddDiagonal(l)
 	f, err := linalg.Factor(a, threads)
 	if err != nil {
@@ -60,7 +61,7 @@ func obs(h, w *linalg.Matrix, l float64, threads int) ([]float32, error) {
 			wt.Row(j)[i] = row[at]
 		}
 	}
-	o.s = linalg.New(len(o.live), len(o.live))
+	o.s = linalg.NewPadded(len(o.live), len(o.live))
 	linalg.AddMulTLower(o.s, 1, wt, wt, threads)
 	o.gone = make([]bool, len(o.live))
 	for o.removed < d {
@@ -85,19 +86,15 @@ func (o *surgeon) take(neuron int) {
 	o.removed++
 }
 
-const (
-	// unitColumns is how many neurons of a step of a block are a unit of work.
-	unitColumns = 512
-	// padding keeps successive rows from competing for the same places of a cache.
-	padding = 8
-)
+// unitColumns is how many neurons of a step of a block are a unit of work.
+const unitColumns = 512
 
 // block removes up to obsBlock neurons. Of removal t, rows t of u and v hold the vectors of
 // its updates: with alpha = u / root, A -= u u' and S -= alpha v' + v alpha'.
 func (o *surgeon) block() {
 	m := len(o.live)
 	steps := min(obsBlock, len(o.scores)-o.removed)
-	u, v := linalg.New(steps, m+padding).View(0, steps, 0, m), linalg.New(steps, m+padding).View(0, steps, 0, m)
+	u, v := linalg.NewPadded(steps, m), linalg.NewPadded(steps, m)
 	roots := make([]float64, steps)
 	diagA, diagS := make([]float64, m), make([]float64, m)
 	for i := range m {
