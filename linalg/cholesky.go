@@ -26,12 +26,14 @@ func blocksOf(n int) iter.Seq2[int, int] {
 // explain takes from a block of columns of x, j to e, what the columns before them explain
 // of them: x_j -= x_i l_ji' for all i < j. At the first block of a panel it does so for the
 // whole panel, as far as columns before the panel go.
-func explain(x, l *Matrix, j, e, threads int) {
+//
+// Where upper is set, x is an upper triangle.
+func explain(x, l *Matrix, j, e int, upper bool, threads int) {
 	from := j / choleskyPanel * choleskyPanel
 	if j == from {
 		from, e = 0, min(j+choleskyPanel, l.Rows)
 	}
-	AddMulT(x.View(0, x.Rows, j, e), -1, x.View(0, x.Rows, from, j), l.View(j, e, from, j), threads)
+	product{c: x.View(0, x.Rows, j, e), alpha: -1, a: x.View(0, x.Rows, from, j), b: l.View(j, e, from, j), threads: threads, upper: upper && from == 0}.run()
 }
 
 // NotPositiveError says that a matrix is not positive definite: it is singular, or was
@@ -59,7 +61,7 @@ func Factor(a *Matrix, threads int) (*Cholesky, error) {
 	n := a.Rows
 	for j, e := range blocksOf(n) {
 		// Columns j to e, less what the columns before them explain.
-		explain(a.View(j, n, 0, n), a, j, e, threads)
+		explain(a.View(j, n, 0, n), a, j, e, false, threads)
 		diagonal := a.View(j, e, j, e)
 		if i, pivot := factorSmall(diagonal); i >= 0 {
 			return nil, &NotPositiveError{j + i, pivot}
@@ -185,7 +187,7 @@ func (c *Cholesky) SolveFactor(b *Matrix) {
 		panic(fmt.Sprintf("linalg: %d columns against a factor of %d", b.Cols, c.l.Rows))
 	}
 	for j, e := range blocksOf(c.l.Rows) { // Y L' = B
-		explain(b, c.l, j, e, c.threads)
+		explain(b, c.l, j, e, false, c.threads)
 		solveRows(b.View(0, b.Rows, j, e), c.l.View(j, e, j, e), c.threads)
 	}
 }
@@ -205,7 +207,7 @@ func (c *Cholesky) Inverse() *Matrix {
 	y := NewPadded(n, n)
 	y.AddDiagonal(1)
 	for j, e := range blocksOf(n) {
-		explain(y.View(0, j, 0, n), c.l, j, e, c.threads)
+		explain(y.View(0, j, 0, n), c.l, j, e, true, c.threads)
 		solveRows(y.View(0, e, j, e), c.l.View(j, e, j, e), c.threads)
 	}
 	// A^-1 = y y', of which the lower triangle takes the place of zeros that nothing reads

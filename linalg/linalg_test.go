@@ -139,6 +139,18 @@ func TestLowerTriangle(t *testing.T) {
 	if d := maxDiff(full, lower); d != 0 {
 		t.Errorf("off by %g", d)
 	}
+	transposed := New(40, 75)
+	for i := range 75 {
+		for k := range 40 {
+			transposed.Data[k*75+i] = a.At(i, k)
+		}
+	}
+	lower = New(75, 75)
+	AddTMulLower(lower, 1, transposed, transposed, 2)
+	lower.MirrorLower()
+	if d := maxDiff(full, lower); d != 0 {
+		t.Errorf("of transposed operands, off by %g", d)
+	}
 }
 
 func TestShrinkLower(t *testing.T) {

@@ -25,11 +25,22 @@ func AddMulTLower(c *Matrix, alpha float64, a, b *Matrix, threads int) {
 	product{c: c, a: a, b: b, alpha: alpha, threads: threads, lower: true}.run()
 }
 
+// AddTMulLower is AddMulTLower of transposed operands: C += alpha A' B, with A and B
+// k x rows.
+func AddTMulLower(c *Matrix, alpha float64, a, b *Matrix, threads int) {
+	c.mustBeSquare()
+	product{c: c, a: a, b: b, alpha: alpha, threads: threads, lower: true, transposed: true}.run()
+}
+
 type product struct {
 	c, a, b *Matrix
 	alpha   float64
 	threads int
 	lower   bool
+	// transposed says that A is k x rows and B k x cols.
+	transposed bool
+	// upper says that A is an upper triangle: of row r, nothing before step r is read.
+	upper bool
 	level
 }
 
@@ -37,8 +48,12 @@ type product struct {
 // of rows of A are packed and multiplied side by side. Sums are stored and reloaded
 // exactly between blocks.
 func (p product) run() {
-	if p.a.Rows != p.c.Rows || p.b.Rows != p.c.Cols || p.a.Cols != p.b.Cols {
-		panic(fmt.Sprintf("linalg: %d x %d times the transpose of %d x %d into %d x %d", p.a.Rows, p.a.Cols, p.b.Rows, p.b.Cols, p.c.Rows, p.c.Cols))
+	rowsA, inner, rowsB, innerB := p.a.Rows, p.a.Cols, p.b.Rows, p.b.Cols
+	if p.transposed {
+		rowsA, inner, rowsB, innerB = inner, rowsA, innerB, rowsB
+	}
+	if rowsA != p.c.Rows || rowsB != p.c.Cols || inner != innerB {
+		panic(fmt.Sprintf("linalg: %d x %d and %d x %d, transposed %v, into %d x %d", p.a.Rows, p.a.Cols, p.b.Rows, p.b.Cols, p.transposed, p.c.Rows, p.c.Cols))
 	}
 	if p.c.Rows == 0 || p.c.Cols == 0 {
 		return
@@ -46,7 +61,7 @@ func (p product) run() {
 	p.level = active
 	tileRows, tileCols := p.tileRows, p.tileCols
 	panels := (p.c.Cols + tileCols - 1) / tileCols
-	packed := make([]float64, panels*tileCols*min(blockInner, p.a.Cols))
+	packed := make([]float64, panels*tileCols*min(blockInner, inner))
 	// Fewer rows a unit where there would not be enough units for the threads.
 	rows := blockRows
 	for rows > tileRows && (p.c.Rows+rows-1)/rows < 2*p.threads {
@@ -54,16 +69,19 @@ func (p product) run() {
 	}
 	rows = max(tileRows, rows/tileRows*tileRows)
 	units := (p.c.Rows + rows - 1) / rows
-	for k0 := 0; k0 < p.a.Cols; k0 += blockInner {
-		k := min(blockInner, p.a.Cols-k0)
+	for k0 := 0; k0 < inner; k0 += blockInner {
+		k := min(blockInner, inner-k0)
 		Parallel(p.threads, (panels+15)/16, func(unit int) {
 			for panel := unit * 16; panel < min(unit*16+16, panels); panel++ {
-				pack(packed[panel*tileCols*k:][:tileCols*k], p.b, panel*tileCols, k0, k, tileCols, 1)
+				p.pack(packed[panel*tileCols*k:][:tileCols*k], p.b, panel*tileCols, k0, k, tileCols, 1)
 			}
 		})
 		Parallel(p.threads, units, func(unit int) {
 			u := units - 1 - unit // of a triangle, the longest first
 			r0 := u * rows
+			if p.upper && k0+k <= r0 {
+				return
+			}
 			p.block(packed, r0, min(r0+rows, p.c.Rows), k0, k)
 		})
 	}
@@ -79,7 +97,7 @@ func (p product) block(packed []float64, r0, r1, k0, k int) {
 	defer blocks.Put(room)
 	buf := room[:]
 	for r := r0; r < r1; r += tileRows {
-		pack(buf[(r-r0)*k:][:tileRows*k], p.a, r, k0, k, tileRows, p.alpha)
+		p.pack(buf[(r-r0)*k:][:tileRows*k], p.a, r, k0, k, tileRows, p.alpha)
 	}
 	for c0 := 0; c0 < p.c.Cols; c0 += tileCols {
 		b := packed[c0*k:][:tileCols*k]
@@ -112,9 +130,28 @@ func (p product) edge(r, c0 int, a, b []float64, k int) {
 	}
 }
 
-// pack stores steps k0 to k0+k of n rows from r on, times alpha, step by step; rows
-// beyond the matrix are zero. n is a multiple of 4.
-func pack(dst []float64, m *Matrix, r, k0, k, n int, alpha float64) {
+// pack stores steps k0 to k0+k of n rows of an operand from r on, times alpha, step by
+// step; rows beyond the matrix are zero. n is a multiple of 4.
+func (p product) pack(dst []float64, m *Matrix, r, k0, k, n int, alpha float64) {
+	if !p.transposed {
+		packRows(dst, m, r, k0, k, n, alpha)
+		return
+	}
+	from := m.Data[k0*m.Stride+r:]
+	cols := min(n, m.Cols-r)
+	for s := range k {
+		to := dst[s*n:][:n]
+		clear(to[copy(to, from[s*m.Stride:][:cols]):])
+	}
+	if alpha != 1 {
+		for i := range dst[:k*n] {
+			dst[i] *= alpha
+		}
+	}
+}
+
+// packRows is pack where steps lie along rows.
+func packRows(dst []float64, m *Matrix, r, k0, k, n int, alpha float64) {
 	dst = dst[:k*n]
 	for i := 0; i < n; i += 4 {
 		if r+i+4 > m.Rows {
@@ -130,7 +167,7 @@ func pack(dst []float64, m *Matrix, r, k0, k, n int, alpha float64) {
 	}
 }
 
-// packEdge is pack for 4 rows, not all of which the matrix has.
+// packEdge is packRows for 4 rows, not all of which the matrix has.
 func packEdge(dst []float64, m *Matrix, r, k0, k, n int, alpha float64) {
 	for i := range 4 {
 		for s := range k {

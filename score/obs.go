@@ -54,15 +54,15 @@ func obs(h, w *linalg.Matrix, l float64, threads int) ([]float32, error) {
 		return nil, err
 	}
 	o.a = f.Inverse()
-	wt := linalg.New(len(o.live), w.Rows) // the live columns of W, as rows
-	for i := range w.Rows {
-		row := w.Row(i)
-		for j, at := range o.live {
-			wt.Row(j)[i] = row[at]
+	if len(o.live) < d {
+		all := make([]int, w.Rows)
+		for i := range all {
+			all[i] = i
 		}
+		w = w.Select(all, o.live)
 	}
 	o.s = linalg.NewPadded(len(o.live), len(o.live))
-	linalg.AddMulTLower(o.s, 1, wt, wt, threads)
+	linalg.AddTMulLower(o.s, 1, w, w, threads)
 	o.gone = make([]bool, len(o.live))
 	for o.removed < d {
 		o.block()
@@ -89,13 +89,16 @@ func (o *surgeon) take(neuron int) {
 // unitColumns is how many neurons of a step of a block are a unit of work.
 const unitColumns = 512
 
-// block removes up to obsBlock neurons. Of removal t, rows t of u and v hold the vectors of
-// its updates: with alpha = u / root, A -= u u' and S -= alpha v' + v alpha'.
+// block removes up to obsBlock neurons. Of removal t, rows t of u, alpha and v hold the
+// vectors of its updates: A -= u u' and S -= alpha v' + v alpha', where u is alpha times the
+// root of A_pp.
 func (o *surgeon) block() {
 	m := len(o.live)
 	steps := min(obsBlock, len(o.scores)-o.removed)
-	u, v := linalg.NewPadded(steps, m), linalg.NewPadded(steps, m)
-	roots := make([]float64, steps)
+	u := linalg.NewPadded(steps, m)
+	// Alpha stands before and after v, so that the update of S is one product.
+	all := linalg.NewPadded(3*steps, m)
+	alpha, v := all.View(0, steps, 0, m), all.View(steps, 2*steps, 0, m)
 	diagA, diagS := make([]float64, m), make([]float64, m)
 	for i := range m {
 		diagA[i], diagS[i] = o.a.At(i, i), o.s.At(i, i)
@@ -106,39 +109,38 @@ func (o *surgeon) block() {
 		o.gone[p] = true
 		pivot, spp := diagA[p], diagS[p]
 		root := math.Sqrt(pivot)
-		roots[t] = root
 		// What the removals of this block so far take from row p of both matrices.
-		byU, byV, byUV := make([]float64, t), make([]float64, t), make([]float64, t)
+		byU, byV, byAlpha := make([]float64, t), make([]float64, t), make([]float64, t)
 		for i := range t {
-			byU[i] = -u.At(i, p)
-			byV[i] = byU[i] / roots[i]
-			byUV[i] = -v.At(i, p) / roots[i]
+			byU[i], byV[i], byAlpha[i] = -u.At(i, p), -v.At(i, p), -alpha.At(i, p)
 		}
 		linalg.Parallel(o.threads, (m+unitColumns-1)/unitColumns, func(unit int) {
 			j0, j1 := unit*unitColumns, min((unit+1)*unitColumns, m)
-			a, s := u.Row(t)[j0:j1], v.Row(t)[j0:j1]
+			a, s, ut := alpha.Row(t)[j0:j1], v.Row(t)[j0:j1], u.Row(t)[j0:j1]
 			symmetricRow(a, o.a, p, j0)
 			symmetricRow(s, o.s, p, j0)
 			linalg.AddRows(a, u.View(0, t, j0, j1), byU)
-			linalg.AddRows(s, u.View(0, t, j0, j1), byUV)
-			linalg.AddRows(s, v.View(0, t, j0, j1), byV)
+			linalg.AddRows(s, alpha.View(0, t, j0, j1), byV)
+			linalg.AddRows(s, v.View(0, t, j0, j1), byAlpha)
 			for j, gone := range o.gone[j0:j1] {
 				if gone {
 					a[j], s[j] = 0, 0
 					continue
 				}
-				alpha := a[j] / pivot
-				s[j] -= alpha * spp / 2
-				a[j] /= root
-				diagA[j0+j] -= a[j] * a[j]
-				diagS[j0+j] -= 2 * alpha * s[j]
+				ut[j] = a[j] / root
+				a[j] /= pivot
+				s[j] -= a[j] * spp / 2
+				diagA[j0+j] -= ut[j] * ut[j]
+				diagS[j0+j] -= 2 * a[j] * s[j]
 			}
+			copy(all.Row(2*steps + t)[j0:j1], a)
 		})
 	}
-	if o.removed == len(o.scores) {
-		return
+	if o.removed < len(o.scores) {
+		linalg.AddTMulLower(o.a, -1, u, u, o.threads)
+		linalg.AddTMulLower(o.s, -1, all.View(0, 2*steps, 0, m), all.View(steps, 3*steps, 0, m), o.threads)
+		o.shrink()
 	}
-	o.shrink(u, v, roots)
 }
 
 // symmetricRow copies elements of row p of a symmetric matrix, from column first on, out of
@@ -168,32 +170,15 @@ func cheapest(diagA, diagS []float64, gone []bool) int {
 	return best
 }
 
-// shrink updates the matrices by a block's removals, and drops the neurons that are gone
-// where they are a tenth or more.
-func (o *surgeon) shrink(u, v *linalg.Matrix, roots []float64) {
-	m, steps := len(o.live), len(roots)
-	// One matrix [alpha v] and one [v alpha], so that the update of S is one product.
-	by, left, right := linalg.New(m, steps), linalg.New(m, 2*steps), linalg.New(m, 2*steps)
-	linalg.Parallel(o.threads, (m+unitColumns-1)/unitColumns, func(unit int) {
-		for j := unit * unitColumns; j < min((unit+1)*unitColumns, m); j++ {
-			a, l, r := by.Row(j), left.Row(j), right.Row(j)
-			for t, root := range roots {
-				a[t] = u.At(t, j)
-				alpha, x := a[t]/root, v.At(t, j)
-				l[t], l[steps+t] = alpha, x
-				r[t], r[steps+t] = x, alpha
-			}
-		}
-	})
-	linalg.AddMulTLower(o.a, -1, by, by, o.threads)
-	linalg.AddMulTLower(o.s, -1, left, right, o.threads)
+// shrink drops the neurons that are gone where they are a tenth or more.
+func (o *surgeon) shrink() {
 	var stay, neurons []int
 	for j, gone := range o.gone {
 		if !gone {
 			stay, neurons = append(stay, j), append(neurons, o.live[j])
 		}
 	}
-	if 10*(m-len(stay)) < m {
+	if 10*(len(o.live)-len(stay)) < len(o.live) {
 		return
 	}
 	linalg.Parallel(o.threads, 2, func(unit int) { []*linalg.Matrix{o.a, o.s}[unit].ShrinkLower(stay) })
