@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/coppice-lm/coppice/checkpoint"
@@ -226,7 +227,7 @@ func (c *collector) batch(layer engine.Layer, index int, b *batch) error {
 			return err
 		}
 	}
-	c.seen.Rows, c.seen.Activations = c.seen.Rows[:0], c.seen.Activations[:0]
+	c.seen.Rows, c.seen.Activations = c.seen.Rows[:0], slices.Grow(c.seen.Activations[:0], b.tokens*c.stats.Width)
 	if err := layer.Run(ctx, forest, stream, c.see); err != nil {
 		return err
 	}
