@@ -33,7 +33,7 @@ func explain(x, l *Matrix, j, e int, upper bool, threads int) {
 	if j == from {
 		from, e = 0, min(j+choleskyPanel, l.Rows)
 	}
-	product{c: x.View(0, x.Rows, j, e), alpha: -1, a: x.View(0, x.Rows, from, j), b: l.View(j, e, from, j), threads: threads, upper: upper && from == 0}.run()
+	product{c: x.View(0, x.Rows, j, e), alpha: -1, a: x.View(0, x.Rows, from, j), b: l.View(j, e, from, j), threads: threads, upperA: upper && from == 0}.run()
 }
 
 // NotPositiveError says that a matrix is not positive definite: it is singular, or was
@@ -194,9 +194,9 @@ func (c *Cholesky) SolveFactor(b *Matrix) {
 
 // MulFactor returns B L (rows x n).
 func (c *Cholesky) MulFactor(b *Matrix) *Matrix {
-	product := New(b.Rows, c.l.Rows)
-	AddMulT(product, 1, b, c.transposed(), c.threads)
-	return product
+	p := New(b.Rows, c.l.Rows)
+	product{c: p, alpha: 1, a: b, b: c.transposed(), threads: c.threads, upperB: true}.run()
+	return p
 }
 
 // Inverse returns A^-1, both triangles, with space between rows as in NewPadded. It costs about twice the factorisation.

@@ -18,15 +18,8 @@ func AddMulT(c *Matrix, alpha float64, a, b *Matrix, threads int) {
 	product{c: c, a: a, b: b, alpha: alpha, threads: threads}.run()
 }
 
-// AddMulTLower is AddMulT for the lower triangle of a square C, diagonal included. What
-// is above the diagonal afterwards is unspecified.
-func AddMulTLower(c *Matrix, alpha float64, a, b *Matrix, threads int) {
-	c.mustBeSquare()
-	product{c: c, a: a, b: b, alpha: alpha, threads: threads, lower: true}.run()
-}
-
-// AddTMulLower is AddMulTLower of transposed operands: C += alpha A' B, with A and B
-// k x rows.
+// AddTMulLower computes the lower triangle, diagonal included, of C += alpha A' B, with A
+// and B k x rows and C square. What is above the diagonal afterwards is unspecified.
 func AddTMulLower(c *Matrix, alpha float64, a, b *Matrix, threads int) {
 	c.mustBeSquare()
 	product{c: c, a: a, b: b, alpha: alpha, threads: threads, lower: true, transposed: true}.run()
@@ -39,8 +32,9 @@ type product struct {
 	lower   bool
 	// transposed says that A is k x rows and B k x cols.
 	transposed bool
-	// upper says that A is an upper triangle: of row r, nothing before step r is read.
-	upper bool
+	// upperA and upperB say that an operand is an upper triangle: of its row r, what is
+	// before step r is zero, and not multiplied where that saves much.
+	upperA, upperB bool
 	level
 }
 
@@ -79,7 +73,7 @@ func (p product) run() {
 		Parallel(p.threads, units, func(unit int) {
 			u := units - 1 - unit // of a triangle, the longest first
 			r0 := u * rows
-			if p.upper && k0+k <= r0 {
+			if p.upperA && k0+k <= r0 {
 				return
 			}
 			p.block(packed, r0, min(r0+rows, p.c.Rows), k0, k)
@@ -99,7 +93,7 @@ func (p product) block(packed []float64, r0, r1, k0, k int) {
 	for r := r0; r < r1; r += tileRows {
 		p.pack(buf[(r-r0)*k:][:tileRows*k], p.a, r, k0, k, tileRows, p.alpha)
 	}
-	for c0 := 0; c0 < p.c.Cols; c0 += tileCols {
+	for c0 := 0; c0 < p.c.Cols && !(p.upperB && k0+k <= c0); c0 += tileCols {
 		b := packed[c0*k:][:tileCols*k]
 		for r := r0; r < r1; r += tileRows {
 			if p.lower && c0 > r+tileRows-1 {

@@ -23,9 +23,9 @@ func BenchmarkOBS(b *testing.B) {
 }
 
 func benchmarkOBS(b *testing.B, d, hidden, threads int) {
-	x := randomMatrix(1, d, 256)
+	x := randomMatrix(1, 256, d)
 	h := linalg.New(d, d)
-	linalg.AddMulTLower(h, 1.0/256, x, x, threads)
+	linalg.AddTMulLower(h, 1.0/256, x, x, threads)
 	h.MirrorLower()
 	h.AddDiagonal(0.1)
 	w := randomMatrix(2, hidden, d)
