@@ -29,8 +29,9 @@ import (
 //	decode     tokens one by one against llama.cpp and the memory's speed
 //	calib      statistics of 65,536 tokens, obs and a least-squares refit against torch
 //	obs        the order of 8,192 neurons against one Cholesky factorisation
-//	calib1b    statistics and the preset on 1B shapes: time, memory and their laws (17 GB of disk)
-//	calib3b    the same on 3B shapes (36 GB of disk; -layers for fewer)
+//	calib1b    statistics of 1B shapes: time, memory, file and their laws (16 GB of disk)
+//	calib3b    the same of 12 layers of 3B shapes (13 GB)
+//	best3b     the preset on 2 layers of 3B shapes: time and memory of a layer
 //	card       five benchmarks against lm-eval, with memory and the answers' agreement
 //	start      one record against lm-eval, which is mostly loading
 //
@@ -98,6 +99,7 @@ func engineSteps() []step {
 		{"obs", (*bench).obs},
 		{"calib1b", (*bench).calibOneB},
 		{"calib3b", (*bench).calibThreeB},
+		{"best3b", (*bench).bestThreeB},
 		{"card", (*bench).card},
 		{"start", (*bench).start},
 	}

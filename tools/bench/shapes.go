@@ -23,53 +23,70 @@ const (
 	shapeDocument = 255
 )
 
-// calibShapes has statistics made of a model of random weights, and the model pruned by the
-// preset, and compares memory, time and files with what docs/methods.md says they are. It
-// needs 1.2 GB of disk a layer of 8,192; a shape's time and memory are those of its layers
-// one by one, so that fewer (-layers, of the 3B shapes) do for a try.
-func (b *bench) calibShapes(m model, layers int) error {
-	m, err := b.withTokenizer(m)
+// Layers of 3B shapes that are measured. Time, memory and files go layer by layer, so that
+// all 28 would say no more, for 23 GB of statistics and a quarter of an hour of pruning.
+const (
+	calibLayers = 12
+	bestLayers  = 2
+)
+
+// shaped is a model of random weights, and a text for it.
+type shaped struct {
+	model
+	shape
+	name, text, threads string
+}
+
+// shaped makes the text, and checks that there is room for the statistics and for a pruned
+// model of less than half the layers' size.
+func (b *bench) shaped(m model, layers int) (*shaped, error) {
+	if _, err := os.Stat(filepath.Join(m.dir, "tokenizer.json")); err != nil {
+		if err := synth.WriteTokenizer(m.dir); err != nil {
+			return nil, err
+		}
+	}
+	extents, err := readShape(m.dir, layers)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	shape, err := readShape(m.dir, layers)
-	if err != nil {
-		return err
-	}
-	// The statistics, and a model of less than half the layers' size.
-	if err := checkSpace(b.dir, shape.statistics()+shape.weights()/2+2*shape.vocab*shape.h); err != nil {
-		return err
-	}
-	text := filepath.Join(b.work, "shapes.jsonl")
-	if err := writeDocuments(text, shapeDocument, 2*shapeTokens); err != nil {
-		return err
+	if err := checkSpace(b.dir, extents.statistics()+extents.weights()/2+2*extents.vocab*extents.h); err != nil {
+		return nil, err
 	}
 	threads := fmt.Sprint(slices.Max(b.engine.threads))
-	name := fmt.Sprintf("%s, %d layers, %s threads", m.name, layers, threads)
-	stats, out := b.output("statistics.safetensors"), b.output("shapes")
-	defer os.Remove(stats)
-	took, _, err := b.run(b.coppice, "calib", m.dir, "-o", stats, "--calib", text, "--tokens", fmt.Sprint(shapeTokens), "--threads", threads, "--quiet")
+	s := &shaped{m, extents, fmt.Sprintf("%s, %d layers, %s threads", m.name, layers, threads), b.output("shapes.jsonl"), threads}
+	return s, writeDocuments(s.text, shapeDocument, 2*shapeTokens)
+}
+
+// statisticsOf has statistics made.
+func (b *bench) statisticsOf(s *shaped) (path string, took usage, err error) {
+	path = b.output("statistics.safetensors")
+	took, _, err = b.run(b.coppice, "calib", s.dir, "-o", path, "--calib", s.text, "--tokens", fmt.Sprint(shapeTokens), "--threads", s.threads, "--quiet")
+	return path, took, err
+}
+
+// calibShapes compares memory, time and file of statistics with what docs/methods.md says
+// they are.
+func (b *bench) calibShapes(m model, layers int) error {
+	s, err := b.shaped(m, layers)
 	if err != nil {
 		return err
 	}
-	b.record("calib, "+name, took)
+	stats, took, err := b.statisticsOf(s)
+	defer os.Remove(stats)
+	if err != nil {
+		return err
+	}
+	name := "calib, " + s.name
+	b.record(name, took)
 	file, err := os.Stat(stats)
 	if err != nil {
 		return err
 	}
-	peak := mebibytes(took.Peak)
-	b.report.add(row{What: "calib, " + name + ", time", Unit: "s", Ours: took.Wall})
-	b.report.add(row{What: "calib, " + name + ", multiply-adds of layers and sums", Unit: "GFLOP/s of processor time", Ours: shape.flops(shapeTokens) / 1e9 / took.CPU})
-	b.report.add(row{What: "calib, " + name + ", peak memory / law", Unit: "MiB", Ours: peak, Peer: mebibytes(shape.calibBytes(shapeTokens)), Ratio: float64(took.Peak) / float64(shape.calibBytes(shapeTokens)), Goal: "<= 2048", holds: peak <= 2048})
-	b.report.add(row{What: "calib, " + name + ", file / law", Unit: "MB", Ours: float64(file.Size()) / 1e6, Peer: float64(shape.statistics()) / 1e6, Ratio: float64(file.Size()) / float64(shape.statistics())})
-	defer os.RemoveAll(out)
-	took, _, err = b.run(b.coppice, "prune", m.dir, "-o", out, "--ratio", calibRatio, "--method", "best", "--stats", stats, "--threads", threads, "--quiet")
-	if err != nil {
-		return err
-	}
-	b.record("prune --method best, "+name, took)
-	b.report.add(row{What: "prune --method best --stats, " + name + ", time of a layer", Unit: "s", Ours: took.Wall / float64(layers)})
-	b.report.add(row{What: "prune --method best --stats, " + name + ", peak memory / law", Unit: "MiB", Ours: mebibytes(took.Peak), Peer: mebibytes(shape.obsBytes()), Ratio: float64(took.Peak) / float64(shape.obsBytes())})
+	peak, law, size := mebibytes(took.Peak), s.calibBytes(shapeTokens), s.statistics()
+	b.report.add(row{What: name + ", time", Unit: "s", Ours: took.Wall})
+	b.report.add(row{What: name + ", operations a second of processor time", Unit: "GFLOP/s", Ours: s.flops(shapeTokens) / 1e9 / took.CPU})
+	b.report.add(row{What: name + ", peak memory / law", Unit: "MiB", Ours: peak, Peer: mebibytes(law), Ratio: float64(took.Peak) / float64(law), Goal: "<= 2048", holds: peak <= 2048})
+	b.report.add(row{What: name + ", file / law", Unit: "MB", Ours: float64(file.Size()) / 1e6, Peer: float64(size) / 1e6, Ratio: float64(file.Size()) / float64(size)})
 	return nil
 }
 
@@ -82,22 +99,52 @@ func (b *bench) calibOneB(model) error {
 }
 
 func (b *bench) calibThreeB(model) error {
-	m := model{"3B shapes", modelDir(b.options)}
-	if _, err := os.Stat(m.dir); err != nil {
-		say("making a checkpoint of %d layers in %s", b.layers, m.dir)
-		if _, err := b.self("model"); err != nil {
-			return err
-		}
+	layers := min(calibLayers, b.layers)
+	m, err := b.threeB(layers)
+	if err != nil {
+		return err
 	}
-	return b.calibShapes(m, b.layers)
+	return b.calibShapes(m, layers)
 }
 
-// withTokenizer gives a checkpoint that has none a tokenizer.
-func (b *bench) withTokenizer(m model) (model, error) {
-	if _, err := os.Stat(filepath.Join(m.dir, "tokenizer.json")); err == nil {
+// bestThreeB measures the preset: obs, the curves of errors, the choice of damping, refits.
+func (b *bench) bestThreeB(model) error {
+	layers := min(bestLayers, b.layers)
+	m, err := b.threeB(layers)
+	if err != nil {
+		return err
+	}
+	s, err := b.shaped(m, layers)
+	if err != nil {
+		return err
+	}
+	stats, _, err := b.statisticsOf(s)
+	defer os.Remove(stats)
+	if err != nil {
+		return err
+	}
+	took, _, err := b.run(b.coppice, "prune", s.dir, "-o", b.output("best"), "--ratio", calibRatio, "--method", "best", "--stats", stats, "--threads", s.threads, "--quiet")
+	if err != nil {
+		return err
+	}
+	name := "prune --method best --stats, " + s.name
+	b.record(name, took)
+	b.report.add(row{What: name + ", time of a layer", Unit: "s", Ours: took.Wall / float64(layers)})
+	b.report.add(row{What: name + ", peak memory / law", Unit: "MiB", Ours: mebibytes(took.Peak), Peer: mebibytes(s.obsBytes()), Ratio: float64(took.Peak) / float64(s.obsBytes())})
+	return nil
+}
+
+// threeB is a model of 3B shapes with so many layers.
+func (b *bench) threeB(layers int) (model, error) {
+	part := *b
+	part.layers = layers
+	m := model{"3B shapes", modelDir(part.options)}
+	if _, err := os.Stat(m.dir); err == nil {
 		return m, nil
 	}
-	return m, synth.WriteTokenizer(m.dir)
+	say("making a checkpoint of %d layers in %s", layers, m.dir)
+	_, err := part.self("model")
+	return m, err
 }
 
 // writeDocuments writes the built-in text in documents of so many bytes, some bytes in all.
