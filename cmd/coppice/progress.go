@@ -33,6 +33,7 @@ func (a *app) progress(what, unit string, total int64) *progress {
 		p.w = nil
 	} else if f, ok := a.stderr.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		p.terminal = f
+		a.bar = p
 	}
 	return p
 }
@@ -127,8 +128,10 @@ func (p *progress) due() bool {
 	return p.done < p.total && time.Since(p.last) >= 10*time.Second
 }
 
-// finish clears the bar away.
+// finish clears the bar away, until there is more to show.
 func (p *progress) finish() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if p.columns > 0 {
 		fmt.Fprintf(p.w, "\r%s\r", strings.Repeat(" ", p.columns))
 		p.columns = 0

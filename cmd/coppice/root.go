@@ -15,7 +15,8 @@ type app struct {
 	stdout, stderr io.Writer
 	json, quiet    bool
 	threads        int
-	started        bool // a verb's own code has begun
+	started        bool      // a verb's own code has begun
+	bar            *progress // that of a terminal; nil where there was none yet
 }
 
 const rootHelp = `Coppice makes language models smaller: it removes neurons from the gated MLPs (GLU)
@@ -80,6 +81,9 @@ func (a *app) printf(format string, args ...any) {
 func (a *app) notes(notes []string) {
 	if a.quiet {
 		return
+	}
+	if a.bar != nil {
+		a.bar.finish()
 	}
 	for _, n := range notes {
 		fmt.Fprintf(a.stderr, "note: %s\n", n)
