@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/coppice-lm/coppice/checkpoint"
@@ -84,6 +85,7 @@ type collector struct {
 	head    score.StatsHead
 	streams *streams
 	stats   *score.LayerStats // of the layer that is being run
+	seen    engine.MLP        // rows and activations of a batch
 }
 
 // describe fills in what the statistics are of.
@@ -225,22 +227,32 @@ func (c *collector) batch(layer engine.Layer, index int, b *batch) error {
 			return err
 		}
 	}
-	seen := 0
-	if err := layer.Run(ctx, forest, stream, func(mlp engine.MLP) error {
-		seen += len(mlp.Rows)
-		return c.observe(mlp, b.rows, c.stats)
-	}); err != nil {
+	c.seen.Rows, c.seen.Activations = c.seen.Rows[:0], slices.Grow(c.seen.Activations[:0], b.tokens*c.stats.Width)
+	if err := layer.Run(ctx, forest, stream, c.see); err != nil {
 		return err
 	}
 	if c.stats.Width == 0 { // a layer without MLP is not shown
 		c.count(b.rows)
-	} else if seen != b.tokens {
+	} else if seen := len(c.seen.Rows); seen != b.tokens {
 		return fmt.Errorf("the engine showed %d of %d rows of layer %d", seen, b.tokens, index)
+	} else if err := c.observe(c.seen, b.rows, c.stats); err != nil {
+		return err
 	}
 	if err := c.addStream(index, stream, b.rows); err != nil {
 		return err
 	}
 	return c.streams.put(index, b.first, stream)
+}
+
+// see keeps what an observer is shown. Added up are all rows of a batch together: a wide
+// layer is shown in parts of a few rows, for which it would take longer to go over its sums
+// than to compute what is added to them. And while observers are called, the threads of the
+// engine wait awake, in the way of those that add up.
+func (c *collector) see(mlp engine.MLP) error {
+	c.seen.Layer, c.seen.Hidden, c.seen.Width = mlp.Layer, mlp.Hidden, mlp.Width
+	c.seen.Rows = append(c.seen.Rows, mlp.Rows...)
+	c.seen.Activations = append(c.seen.Activations, mlp.Activations...)
+	return nil
 }
 
 // class is where a token of a row counts.
@@ -286,7 +298,7 @@ func (c *collector) addStream(index int, stream []float32, rows []row) error {
 	return nil
 }
 
-// observe adds the rows of one call, class by class.
+// observe adds the rows of a batch, class by class.
 func (c *collector) observe(mlp engine.MLP, rows []row, s *score.LayerStats) error {
 	first, others := byClass(mlp.Rows, rows)
 	to := &s.Body

@@ -13,6 +13,9 @@ const (
 	// chunkRows is how many tokens are multiplied in float32 before their products are
 	// added in float64: the error of a sum is that of this many additions.
 	chunkRows = 512
+	// orderOfSums numbers in what else the order of additions has differed from version to
+	// version: since 2, all rows of a batch are added up together.
+	orderOfSums = 2
 	// unitRows is how many rows of the triangle are a unit of work.
 	unitRows = 64
 )
@@ -67,9 +70,23 @@ func (a *adder) turn(buf, x []float32, d int, rows []int) []float32 {
 	}
 	buf = buf[:d*n]
 	linalg.Parallel(a.threads, units(d), func(u int) {
-		for i, r := range rows {
-			for j, v := range x[r*d:][u*unitRows : min((u+1)*unitRows, d)] {
-				buf[(u*unitRows+j)*n+i] = v
+		j0, j1 := u*unitRows, min((u+1)*unitRows, d)
+		i := 0
+		for ; i+8 <= n; i += 8 { // eight rows are written side by side
+			var from [8][]float32
+			for k := range from {
+				from[k] = x[rows[i+k]*d:][j0:j1]
+			}
+			for j := range j1 - j0 {
+				to := buf[(j0+j)*n+i:][:8]
+				for k := range to {
+					to[k] = from[k][j]
+				}
+			}
+		}
+		for ; i < n; i++ {
+			for j, v := range x[rows[i]*d:][j0:j1] {
+				buf[(j0+j)*n+i] = v
 			}
 		}
 	})
@@ -117,10 +134,7 @@ func (a *adder) unit(m *score.Moments, c chunk, r0, r1 int) (finite bool) {
 	finite = true
 	for i := r0; i < r1; i++ {
 		products := (*buf)[(i-r0)*c.d:][:i+1]
-		to := m.Gram[i*(i+1)/2:][:i+1]
-		for j, v := range products {
-			to[j] += float64(v)
-		}
+		linalg.AddFloat32(m.Gram[i*(i+1)/2:], products)
 		// No product is larger than the larger of the two on the diagonal, and what is not a
 		// number makes its own square none.
 		finite = finite && products[i]-products[i] == 0

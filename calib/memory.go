@@ -37,10 +37,10 @@ func runBytes(m *arch.Transformer) int64 {
 }
 
 // collectBytes is about the most memory that Collect takes for a layer: what running it
-// takes, and the sums of three classes, a triangle each.
+// takes, the activations of a batch, and the sums of three classes, a triangle each.
 func collectBytes(m *arch.Transformer) int64 {
 	d := widest(m)
-	return runBytes(m) + 12*d*(d+3)
+	return runBytes(m) + 4*batchTokens*d + 12*d*(d+3)
 }
 
 // refitBytes is about the most memory that Refit takes for a layer.

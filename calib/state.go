@@ -108,7 +108,7 @@ func (r *run) resume(head any) (*resumed, error) {
 		Head   any
 		Spills bool
 		Law    []int
-	}{head, r.files.spill, []int{batchTokens, chunkRows}})
+	}{head, r.files.spill, []int{batchTokens, chunkRows, orderOfSums}})
 	if err != nil {
 		return nil, err
 	}

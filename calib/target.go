@@ -83,10 +83,7 @@ func (a *adder) cross(m *linalg.Matrix, c chunk) {
 		r0, r1 := u*unitRows, min((u+1)*unitRows, m.Rows)
 		c.packed.Mul(*buf, c.d, a.tt[r0*c.n:], c.n, r1-r0, 0, (c.d+kernel.PanelCols-1)/kernel.PanelCols)
 		for i := r0; i < r1; i++ {
-			to := m.Row(i)
-			for j, v := range (*buf)[(i-r0)*c.d:][:c.d] {
-				to[j] += float64(v)
-			}
+			linalg.AddFloat32(m.Row(i), (*buf)[(i-r0)*c.d:][:c.d])
 		}
 	})
 }

@@ -37,18 +37,8 @@ func maxDiff(a, b *Matrix) float64 {
 	return worst
 }
 
-// eachTile runs the test with the assembly and with its twin.
-func eachTile(t *testing.T, f func(t *testing.T)) {
-	for _, name := range setTile(t) {
-		t.Run(name, func(t *testing.T) {
-			chooseTile(name)
-			f(t)
-		})
-	}
-}
-
 func TestAddMulTAgainstDefinition(t *testing.T) {
-	eachTile(t, func(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
 		for _, s := range [][3]int{{1, 1, 1}, {4, 8, 3}, {5, 9, 17}, {97, 33, 300}, {130, 131, 520}, {3, 200, 1}, {7, 7, 0}} {
 			a, b, c := random(1, s[0], s[2]), random(2, s[1], s[2]), random(3, s[0], s[1])
 			want := c.Clone()
@@ -82,38 +72,102 @@ func TestViews(t *testing.T) {
 	}
 }
 
-// The assembly, its twin and any number of threads give the same bits.
+// Every level and any number of threads give the same bits.
 func TestSameBits(t *testing.T) {
-	names := setTile(t)
 	var want []float64
-	for _, name := range names {
-		chooseTile(name)
+	eachLevel(t, func(t *testing.T) {
 		for _, threads := range []int{1, 2, 7} {
-			a := definite(4, 150, 200, 0.1)
+			a := definite(4, 450, 500, 0.1)
 			f, err := Factor(a, threads)
 			if err != nil {
 				t.Fatal(err)
 			}
-			b := random(5, 37, 150)
+			b := random(5, 37, 450)
 			f.SolveRight(b)
 			got := append(slices.Clone(f.Inverse().Data), b.Data...)
 			if want == nil {
 				want = got
 			} else if !slices.Equal(got, want) {
-				t.Errorf("%s, %d threads: other bits", name, threads)
+				t.Errorf("%d threads: other bits", threads)
+			}
+		}
+	})
+}
+
+func TestAddRows(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		for _, s := range [][2]int{{0, 5}, {1, 1}, {3, 128}, {64, 300}} {
+			whole := random(1, s[0], s[1]+5)
+			m, by, to := whole.View(0, s[0], 2, s[1]+2), random(2, 1, s[0]).Data, random(3, 1, s[1]).Data
+			want := slices.Clone(to)
+			for j := range want {
+				for i, x := range by {
+					want[j] = math.FMA(x, m.At(i, j), want[j])
+				}
+			}
+			AddRows(to, m, by)
+			if !slices.Equal(to, want) {
+				t.Errorf("%v: got %v, want %v", s, to, want)
+			}
+		}
+	})
+}
+
+func TestAddFloat32(t *testing.T) {
+	eachLevel(t, func(t *testing.T) {
+		for _, n := range []int{0, 1, 31, 32, 100} {
+			to, x := random(1, 1, n+3).Data, make([]float32, n)
+			want := slices.Clone(to)
+			for i := range x {
+				x[i] = float32(i) / 7
+				want[i] += float64(x[i])
+			}
+			AddFloat32(to, x)
+			if !slices.Equal(to, want) {
+				t.Errorf("%d values: got %v, want %v", n, to, want)
+			}
+		}
+	})
+}
+
+func TestLowerTriangle(t *testing.T) {
+	a, b := random(1, 75, 40), random(2, 75, 40)
+	full, lower := New(75, 75), New(75, 75)
+	AddMulT(full, -1, a, b, 2)
+	AddTMulLower(lower, -1, transposedOf(a), transposedOf(b), 2)
+	for i := range 75 {
+		for j := range i + 1 {
+			if lower.At(i, j) != full.At(i, j) {
+				t.Fatalf("element %d, %d is %v, want %v", i, j, lower.At(i, j), full.At(i, j))
 			}
 		}
 	}
 }
 
-func TestLowerTriangle(t *testing.T) {
-	a := random(1, 75, 40)
-	full, lower := New(75, 75), New(75, 75)
-	AddMulT(full, 1, a, a, 2)
-	AddMulTLower(lower, 1, a, a, 2)
-	lower.MirrorLower()
-	if d := maxDiff(full, lower); d != 0 {
-		t.Errorf("off by %g", d)
+func transposedOf(m *Matrix) *Matrix {
+	t := New(m.Cols, m.Rows)
+	for i := range m.Rows {
+		for j, x := range m.Row(i) {
+			t.Row(j)[i] = x
+		}
+	}
+	return t
+}
+
+func TestShrinkLower(t *testing.T) {
+	m := random(1, 9, 11).View(0, 9, 1, 10)
+	stay := []int{0, 3, 4, 8}
+	want := m.Select(stay, stay)
+	m.ShrinkLower(stay)
+	if m.Rows != 4 || m.Cols != 4 {
+		t.Fatalf("%d x %d are left", m.Rows, m.Cols)
+	}
+	for i := range 4 {
+		for j := range i + 1 {
+			if m.At(i, j) != want.At(i, j) {
+				t.Errorf("element %d, %d is %v, want %v", i, j, m.At(i, j), want.At(i, j))
+			}
+		}
 	}
 }
 
@@ -133,7 +187,7 @@ func TestTranspose(t *testing.T) {
 }
 
 func TestCholesky(t *testing.T) {
-	for _, n := range []int{1, 2, 63, 64, 65, 200} {
+	for _, n := range []int{1, 2, 63, 64, 65, 200, 450} {
 		a := definite(uint64(n), n, 2*n, 0.01)
 		f, err := Factor(a.Clone(), 2)
 		if err != nil {
@@ -216,15 +270,48 @@ func TestSingular(t *testing.T) {
 }
 
 func BenchmarkFactor(b *testing.B) {
-	for _, n := range []int{1536, 4096} {
-		a := definite(1, n, 64, 1)
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			for b.Loop() {
-				if _, err := Factor(a.Clone(), 1); err != nil {
-					b.Fatal(err)
+	for _, n := range []int{1536, 4096, 8192} {
+		for _, threads := range []int{1, 2} {
+			b.Run(fmt.Sprintf("%d/threads=%d", n, threads), func(b *testing.B) {
+				a := definite(1, n, 64, 1)
+				f := NewPadded(n, n)
+				for b.Loop() {
+					for i := range n {
+						copy(f.Row(i), a.Row(i))
+					}
+					if _, err := Factor(f, threads); err != nil {
+						b.Fatal(err)
+					}
 				}
-			}
-			b.ReportMetric(float64(n)*float64(n)*float64(n)/3/1e9/b.Elapsed().Seconds()*float64(b.N), "GFLOP/s")
-		})
+				gflops(b, float64(n)*float64(n)*float64(n)/3)
+			})
+		}
 	}
+}
+
+// The update of a triangle by a few columns, and a product that is large in all directions.
+func BenchmarkProduct(b *testing.B) {
+	for _, s := range []struct {
+		n, k  int
+		lower bool
+	}{{1536, 64, true}, {8192, 64, true}, {1536, 1536, false}} {
+		for _, threads := range []int{1, 2} {
+			b.Run(fmt.Sprintf("%dx%d/lower=%v/threads=%d", s.n, s.k, s.lower, threads), func(b *testing.B) {
+				x, c := random(1, s.n, s.k), NewPadded(s.n, s.n)
+				flops := 2 * float64(s.n) * float64(s.n) * float64(s.k)
+				run := AddMulT
+				if s.lower {
+					x, run, flops = transposedOf(x), AddTMulLower, flops/2
+				}
+				for b.Loop() {
+					run(c, -1, x, x, threads)
+				}
+				gflops(b, flops)
+			})
+		}
+	}
+}
+
+func gflops(b *testing.B, flops float64) {
+	b.ReportMetric(flops/1e9/b.Elapsed().Seconds()*float64(b.N), "GFLOP/s")
 }

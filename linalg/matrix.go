@@ -4,7 +4,7 @@
 // Everything is made of one product, C += a A B' (AddMulT), because in that form both
 // operands are read along their rows, and because a blocked factorisation, a triangular
 // solve with many right sides and an inverse are little else. Its inner loop is a tile of
-// 4 x 8 sums over packed operands: generated assembly on amd64 with AVX2 and FMA
+// sums over packed operands: generated assembly on amd64 with AVX-512 or with AVX2 and FMA
 // (internal/asm), and a twin in plain Go elsewhere.
 //
 // # Reproducibility
@@ -16,6 +16,7 @@ package linalg
 
 import (
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 )
@@ -29,6 +30,24 @@ type Matrix struct {
 // New returns a matrix of zeros.
 func New(rows, cols int) *Matrix {
 	return &Matrix{rows, cols, cols, make([]float64, rows*cols)}
+}
+
+// NewPadded returns a matrix of zeros with space between its rows. Where rows are a large
+// power of two apart, elements below one another compete for the same places of a cache:
+// the update of a triangle of 8,192 took half as long again.
+func NewPadded(rows, cols int) *Matrix {
+	stride := paddedStride(cols)
+	return &Matrix{rows, cols, stride, make([]float64, rows*stride)}
+}
+
+// paddedStride is at least cols: whole lines of a cache, and no large power of two.
+func paddedStride(cols int) int {
+	const line, power = 8, 64
+	stride := (cols + line - 1) / line * line
+	if stride%power == 0 {
+		stride += line
+	}
+	return stride
 }
 
 // Row returns row i, which shares the matrix's memory.
@@ -59,13 +78,34 @@ func (m *Matrix) Clone() *Matrix {
 // Select returns a copy of the elements at the given rows and columns.
 func (m *Matrix) Select(rows, cols []int) *Matrix {
 	s := New(len(rows), len(cols))
+	m.SelectInto(s, rows, cols)
+	return s
+}
+
+// SelectInto copies the elements at the given rows and columns to s.
+func (m *Matrix) SelectInto(s *Matrix, rows, cols []int) {
 	for i, r := range rows {
 		from, to := m.Row(r), s.Row(i)
 		for j, c := range cols {
 			to[j] = from[c]
 		}
 	}
-	return s
+}
+
+// ShrinkLower reduces a square matrix to the given rows and columns, ascending, in place, as
+// far as its lower triangle goes. What is above the diagonal afterwards is unspecified.
+func (m *Matrix) ShrinkLower(stay []int) {
+	m.mustBeSquare()
+	n := len(stay)
+	stride := min(m.Stride, paddedStride(n))
+	for i, r := range stay {
+		// What is written lies before all that is still to be read.
+		from, to := m.Row(r), m.Data[i*stride:][:i+1]
+		for j := range to {
+			to[j] = from[stay[j]]
+		}
+	}
+	m.Rows, m.Cols, m.Stride = n, n, stride
 }
 
 // MirrorLower copies the lower triangle of a square matrix to the upper.
@@ -136,6 +176,10 @@ func Parallel(threads, n int, f func(unit int)) {
 	var wg sync.WaitGroup
 	for range min(threads, n) {
 		wg.Go(func() {
+			// A goroutine that gives way waits where every processor looks. Just started, it
+			// waits at the caller's, and processors whose goroutines only wait for something,
+			// as an engine's workers do, never look there.
+			runtime.Gosched()
 			for {
 				i := int(next.Add(1)) - 1
 				if i >= n {

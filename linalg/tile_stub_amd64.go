@@ -2,7 +2,42 @@
 
 package linalg
 
-// tileAVX2 adds to c, rows of 8 that are ldc apart, k > 0 steps of a product: 4 values of a step in a, 8 in b.
+// tileAVX2 adds to c, 4 rows of 8 that are ldc apart, k > 0 steps of a product: 4 values of a step in a, 8 in b.
 //
 //go:noescape
 func tileAVX2(c *float64, ldc int, a *float64, b *float64, k int)
+
+// tileAVX512 adds to c, 8 rows of 24 that are ldc apart, k > 0 steps of a product: 8 values of a step in a, 24 in b.
+//
+//go:noescape
+func tileAVX512(c *float64, ldc int, a *float64, b *float64, k int)
+
+// solveAVX2 replaces x, a value of each of 8 rows, by (x - sum over i<n of from[i]*l[i]) / pivot; from is values like x, one after another.
+//
+//go:noescape
+func solveAVX2(x *float64, from *float64, l *float64, n int, pivot float64)
+
+// solveAVX512 replaces x, a value of each of 16 rows, by (x - sum over i<n of from[i]*l[i]) / pivot; from is values like x, one after another.
+//
+//go:noescape
+func solveAVX512(x *float64, from *float64, l *float64, n int, pivot float64)
+
+// addRowsAVX2 adds to 32 values the sum of n > 0 rows, stride apart, each times a value of by.
+//
+//go:noescape
+func addRowsAVX2(to *float64, rows *float64, stride int, by *float64, n int)
+
+// addRowsAVX512 adds to 128 values the sum of n > 0 rows, stride apart, each times a value of by.
+//
+//go:noescape
+func addRowsAVX512(to *float64, rows *float64, stride int, by *float64, n int)
+
+// addFloat32AVX2 adds n values, a multiple of 16, to others.
+//
+//go:noescape
+func addFloat32AVX2(to *float64, x *float32, n int)
+
+// addFloat32AVX512 adds n values, a multiple of 32, to others.
+//
+//go:noescape
+func addFloat32AVX512(to *float64, x *float32, n int)

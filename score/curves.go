@@ -184,14 +184,8 @@ func curveOf(s *LayerStats, w *linalg.Matrix, order []int, opt CurveOptions) (Cu
 
 // gramOf is the lower triangle of W'W.
 func gramOf(w *linalg.Matrix, threads int) *linalg.Matrix {
-	wt := linalg.New(w.Cols, w.Rows)
-	for i := range w.Rows {
-		for j, x := range w.Row(i) {
-			wt.Row(j)[i] = x
-		}
-	}
-	g := linalg.New(w.Cols, w.Cols)
-	linalg.AddMulTLower(g, 1, wt, wt, threads)
+	g := linalg.NewPadded(w.Cols, w.Cols)
+	linalg.AddTMulLower(g, 1, w, w, threads)
 	return g
 }
 

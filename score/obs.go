@@ -8,7 +8,7 @@ import (
 )
 
 // obsBlock is how many neurons go between two updates of whole matrices.
-const obsBlock = 64
+const obsBlock = 128
 
 // obs orders the neurons of a layer by optimal brain surgery: with A = (H + lI)^-1, it
 // removes the neuron p with the least |W_:p|^2 / A_pp, which is what removing it adds to
@@ -19,9 +19,12 @@ const obsBlock = 64
 // S -= a v' + v a' with a = A_p: / A_pp and v = S_p: - a S_pp/2. So A and S are both
 // symmetric matrices under low-rank updates: within a block of removals only the rows
 // that are looked at are brought up to date, and then the whole matrices at once, by a
-// product that a processor does well, on the neurons that are left. In float64 the
-// updated A needs no refactorisation: TestOBS compares with one that inverts anew at
-// every step.
+// product that a processor does well. In float64 the updated A needs no refactorisation:
+// TestOBS compares with one that inverts anew at every step.
+//
+// What takes time in large layers is going over A and S in memory. So their lower
+// triangles alone are kept up to date, of which a column is read where a row ends, and
+// neurons that are gone stay in them until they are many.
 //
 // Scores are places in the order of removal, the first 0; neurons that never fire go
 // before all others.
@@ -43,24 +46,25 @@ func obs(h, w *linalg.Matrix, l float64, threads int) ([]float32, error) {
 	for _, j := range slices.Backward(dead) {
 		o.take(j)
 	}
-	a := h.Select(o.live, o.live)
+	a := linalg.NewPadded(len(o.live), len(o.live))
+	h.SelectInto(a, o.live, o.live)
 	a.AddDiagonal(l)
 	f, err := linalg.Factor(a, threads)
 	if err != nil {
 		return nil, err
 	}
 	o.a = f.Inverse()
-	wt := linalg.New(len(o.live), w.Rows) // the live columns of W, as rows
-	for i := range w.Rows {
-		row := w.Row(i)
-		for j, at := range o.live {
-			wt.Row(j)[i] = row[at]
+	if len(o.live) < d {
+		all := make([]int, w.Rows)
+		for i := range all {
+			all[i] = i
 		}
+		w = w.Select(all, o.live)
 	}
-	o.s = linalg.New(len(o.live), len(o.live))
-	linalg.AddMulTLower(o.s, 1, wt, wt, threads)
-	o.s.MirrorLower()
-	for len(o.live) > 0 {
+	o.s = linalg.NewPadded(len(o.live), len(o.live))
+	linalg.AddTMulLower(o.s, 1, w, w, threads)
+	o.gone = make([]bool, len(o.live))
+	for o.removed < d {
 		o.block()
 	}
 	return o.scores, nil
@@ -69,8 +73,9 @@ func obs(h, w *linalg.Matrix, l float64, threads int) ([]float32, error) {
 // surgeon is the state of obs between two blocks.
 type surgeon struct {
 	threads int
-	a, s    *linalg.Matrix // over the live neurons, both triangles
+	a, s    *linalg.Matrix // over neurons of which some are gone; lower triangles
 	live    []int          // the neuron of each row
+	gone    []bool         // whether it was removed
 	removed int            // neurons so far
 	scores  []float32
 }
@@ -81,51 +86,71 @@ func (o *surgeon) take(neuron int) {
 	o.removed++
 }
 
-// block removes up to obsBlock neurons. Of removal t, column t of u, alpha and v holds
-// the vectors of its updates: A -= u u', S -= alpha v' + v alpha'.
+// unitColumns is how many neurons of a step of a block are a unit of work.
+const unitColumns = 512
+
+// block removes up to obsBlock neurons. Of removal t, rows t of u, alpha and v hold the
+// vectors of its updates: A -= u u' and S -= alpha v' + v alpha', where u is alpha times the
+// root of A_pp.
 func (o *surgeon) block() {
 	m := len(o.live)
-	steps := min(obsBlock, m)
-	u := linalg.New(m, steps)
-	// One matrix [alpha v] and one [v alpha], so that the update of S is one product.
-	left, right := linalg.New(m, 2*steps), linalg.New(m, 2*steps)
+	steps := min(obsBlock, len(o.scores)-o.removed)
+	u := linalg.NewPadded(steps, m)
+	// Alpha stands before and after v, so that the update of S is one product.
+	all := linalg.NewPadded(3*steps, m)
+	alpha, v := all.View(0, steps, 0, m), all.View(steps, 2*steps, 0, m)
 	diagA, diagS := make([]float64, m), make([]float64, m)
 	for i := range m {
 		diagA[i], diagS[i] = o.a.At(i, i), o.s.At(i, i)
 	}
-	gone := make([]bool, m)
-	const rows = 512 // of a unit of work
 	for t := range steps {
-		p := cheapest(diagA, diagS, gone)
+		p := cheapest(diagA, diagS, o.gone)
 		o.take(o.live[p])
-		gone[p] = true
-		root, spp := math.Sqrt(diagA[p]), diagS[p]
-		up, lp := u.Row(p)[:t], left.Row(p)
-		linalg.Parallel(o.threads, (m+rows-1)/rows, func(unit int) {
-			for j := unit * rows; j < min(unit*rows+rows, m); j++ {
-				if gone[j] && j != p {
+		o.gone[p] = true
+		pivot, spp := diagA[p], diagS[p]
+		root := math.Sqrt(pivot)
+		// What the removals of this block so far take from row p of both matrices.
+		byU, byV, byAlpha := make([]float64, t), make([]float64, t), make([]float64, t)
+		for i := range t {
+			byU[i], byV[i], byAlpha[i] = -u.At(i, p), -v.At(i, p), -alpha.At(i, p)
+		}
+		linalg.Parallel(o.threads, (m+unitColumns-1)/unitColumns, func(unit int) {
+			j0, j1 := unit*unitColumns, min((unit+1)*unitColumns, m)
+			a, s, ut := alpha.Row(t)[j0:j1], v.Row(t)[j0:j1], u.Row(t)[j0:j1]
+			symmetricRow(a, o.a, p, j0)
+			symmetricRow(s, o.s, p, j0)
+			linalg.AddRows(a, u.View(0, t, j0, j1), byU)
+			linalg.AddRows(s, alpha.View(0, t, j0, j1), byV)
+			linalg.AddRows(s, v.View(0, t, j0, j1), byAlpha)
+			for j, gone := range o.gone[j0:j1] {
+				if gone {
+					a[j], s[j] = 0, 0
 					continue
 				}
-				uj, lj, rj := u.Row(j), left.Row(j), right.Row(j)
-				// Element (p, j) of both matrices, brought up to date.
-				ap, sp := o.a.At(p, j), o.s.At(p, j)
-				for i, x := range up {
-					ap -= x * uj[i]
-					sp -= lp[i]*rj[i] + lp[steps+i]*rj[steps+i]
-				}
-				uj[t] = ap / root
-				alpha := ap / diagA[p]
-				v := sp - alpha*spp/2
-				lj[t], lj[steps+t] = alpha, v
-				rj[t], rj[steps+t] = v, alpha
-				if j != p {
-					diagA[j] -= uj[t] * uj[t]
-					diagS[j] -= 2 * alpha * v
-				}
+				ut[j] = a[j] / root
+				a[j] /= pivot
+				s[j] -= a[j] * spp / 2
+				diagA[j0+j] -= ut[j] * ut[j]
+				diagS[j0+j] -= 2 * a[j] * s[j]
 			}
+			copy(all.Row(2*steps + t)[j0:j1], a)
 		})
 	}
-	o.shrink(gone, u, left, right)
+	if o.removed < len(o.scores) {
+		linalg.AddTMulLower(o.a, -1, u, u, o.threads)
+		linalg.AddTMulLower(o.s, -1, all.View(0, 2*steps, 0, m), all.View(steps, 3*steps, 0, m), o.threads)
+		o.shrink()
+	}
+}
+
+// symmetricRow copies elements of row p of a symmetric matrix, from column first on, out of
+// its lower triangle.
+func symmetricRow(to []float64, m *linalg.Matrix, p, first int) {
+	n := min(len(to), max(0, p+1-first))
+	copy(to[:n], m.Row(p)[first:])
+	for j := n; j < len(to); j++ {
+		to[j] = m.At(first+j, p)
+	}
 }
 
 // cheapest is the index of the live neuron whose removal costs least; of equals the
@@ -145,25 +170,17 @@ func cheapest(diagA, diagS []float64, gone []bool) int {
 	return best
 }
 
-// shrink drops the neurons that are gone and updates the matrices over the others.
-func (o *surgeon) shrink(gone []bool, u, left, right *linalg.Matrix) {
+// shrink drops the neurons that are gone where they are a tenth or more.
+func (o *surgeon) shrink() {
 	var stay, neurons []int
-	for j, g := range gone {
-		if !g {
+	for j, gone := range o.gone {
+		if !gone {
 			stay, neurons = append(stay, j), append(neurons, o.live[j])
 		}
 	}
-	all := func(m *linalg.Matrix) *linalg.Matrix {
-		columns := make([]int, m.Cols)
-		for i := range columns {
-			columns[i] = i
-		}
-		return m.Select(stay, columns)
+	if 10*(len(o.live)-len(stay)) < len(o.live) {
+		return
 	}
-	u, left, right = all(u), all(left), all(right)
-	o.a, o.s, o.live = o.a.Select(stay, stay), o.s.Select(stay, stay), neurons
-	linalg.AddMulTLower(o.a, -1, u, u, o.threads)
-	linalg.AddMulTLower(o.s, -1, left, right, o.threads)
-	o.a.MirrorLower()
-	o.s.MirrorLower()
+	linalg.Parallel(o.threads, 2, func(unit int) { []*linalg.Matrix{o.a, o.s}[unit].ShrinkLower(stay) })
+	o.live, o.gone = neurons, make([]bool, len(stay))
 }

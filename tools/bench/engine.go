@@ -28,6 +28,10 @@ import (
 //	attention  causal attention over 4,096 tokens against torch
 //	decode     tokens one by one against llama.cpp and the memory's speed
 //	calib      statistics of 65,536 tokens, obs and a least-squares refit against torch
+//	obs        the order of 8,192 neurons against one Cholesky factorisation
+//	calib1b    statistics of 1B shapes: time, memory, file and their laws (16 GB of disk)
+//	calib3b    the same of 12 layers of 3B shapes (13 GB)
+//	best3b     the preset on 2 layers of 3B shapes: time and memory of a layer
 //	card       five benchmarks against lm-eval, with memory and the answers' agreement
 //	start      one record against lm-eval, which is mostly loading
 //
@@ -92,6 +96,10 @@ func engineSteps() []step {
 		{"attention", (*bench).attention},
 		{"decode", (*bench).decode},
 		{"calib", (*bench).calibrate},
+		{"obs", (*bench).obs},
+		{"calib1b", (*bench).calibOneB},
+		{"calib3b", (*bench).calibThreeB},
+		{"best3b", (*bench).bestThreeB},
 		{"card", (*bench).card},
 		{"start", (*bench).start},
 	}
@@ -172,8 +180,11 @@ func (b *bench) smol() (model, error) {
 	return m, err
 }
 
-// oneB is the directory of the random model, in bfloat16, as published models are.
-const oneB = "llama-1b-shape"
+// The directory of the random model, in bfloat16, as published models are, and its layers.
+const (
+	oneB       = "llama-1b-shape"
+	oneBLayers = 16
+)
 
 func (b *bench) oneB() (model, error) {
 	m := model{"1B shapes", filepath.Join(b.dir, oneB)}
@@ -187,7 +198,7 @@ func (b *bench) oneB() (model, error) {
 
 // makeOneB writes a random model of Llama-3.2-1B's shapes.
 func makeOneB(dir string) error {
-	return synth.Write(dir, synth.Config(2048, 8192, 16, 32, 8, 128256, true), tensor.BF16, 1, 5e9)
+	return synth.Write(dir, synth.Config(2048, 8192, oneBLayers, 32, 8, 128256, true), tensor.BF16, 1, 5e9)
 }
 
 // ggufOf returns a GGUF file of the model for llama.cpp, made once, and what a token has

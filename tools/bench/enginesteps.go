@@ -64,7 +64,7 @@ func parseBenchmark(line string) (what string, metrics map[string]float64, ok bo
 		}
 		metrics[fields[i+1]] = v
 	}
-	what = strings.TrimPrefix(fields[0], "BenchmarkMul")
+	what = strings.TrimPrefix(strings.TrimPrefix(fields[0], "Benchmark"), "Mul")
 	if i := strings.LastIndexByte(what, '-'); i > 0 { // GOMAXPROCS
 		what = what[:i]
 	}
