@@ -105,13 +105,14 @@ func chooseDamping(c *checkpoint.Checkpoint, st *score.Stats, l int, keep []int,
 		return 0, err
 	}
 	h, _ := stats.Second(score.Fit, opt.Cap, opt.Threads)
+	refits, errors := refitsOf(w, h, keep, opt.Threads), errorsOf(w, held, keep, opt.Threads)
 	best, least := 0.0, 0.0
 	for _, damping := range slices.Backward(Dampings) {
-		refitted, err := leastSquares(w, h, keep, damping, opt.Threads)
+		refitted, err := refits.with(damping)
 		if err != nil {
 			return 0, fmt.Errorf("layer %d, damping %g: %w", l, damping, err)
 		}
-		if e := outputError(w, refitted, held, keep, opt.Threads); best == 0 || e < least {
+		if e := errors.of(refitted); best == 0 || e < least {
 			best, least = damping, e
 		}
 	}
@@ -144,16 +145,39 @@ func upTo(n int) []int {
 // tokens, with a ridge that pulls to the original weights. Where nothing fires, or
 // nothing goes, they are the original weights. w is h x d, H d x d.
 func leastSquares(w, h *linalg.Matrix, keep []int, damping float64, threads int) (*linalg.Matrix, error) {
-	rows := upTo(w.Rows)
-	kept := w.Select(rows, keep)
-	gone := complement(keep, w.Cols)
-	l := damping * h.Trace() / float64(h.Rows)
-	if l == 0 || len(gone) == 0 {
-		return kept, nil
+	return refitsOf(w, h, keep, threads).with(damping)
+}
+
+// refits are leastSquares for several dampings.
+type refits struct {
+	kept    *linalg.Matrix // W_K
+	cross   *linalg.Matrix // W_P H_PK; nil where nothing goes
+	second  *linalg.Matrix // H_KK
+	mean    float64        // trace(H)/d
+	threads int
+}
+
+func refitsOf(w, h *linalg.Matrix, keep []int, threads int) *refits {
+	r := &refits{kept: w.Select(upTo(w.Rows), keep), mean: h.Trace() / float64(h.Rows), threads: threads}
+	if gone := complement(keep, w.Cols); len(gone) > 0 && r.mean != 0 {
+		r.cross, r.second = throughPruned(w, h, keep, gone, threads), h.Select(keep, keep)
 	}
-	change := linalg.New(w.Rows, len(keep))
-	linalg.AddMulT(change, 1, w.Select(rows, gone), h.Select(keep, gone), threads) // W_P H_PK, and H is symmetric
-	return kept, ridge(kept, change, h.Select(keep, keep), l, threads)
+	return r
+}
+
+// throughPruned returns W_P H_PK, P being gone and K keep.
+func throughPruned(w, h *linalg.Matrix, keep, gone []int, threads int) *linalg.Matrix {
+	p := linalg.New(w.Rows, len(keep))
+	linalg.AddMulT(p, 1, w.Select(upTo(w.Rows), gone), h.Select(keep, gone), threads) // H is symmetric
+	return p
+}
+
+func (r *refits) with(damping float64) (*linalg.Matrix, error) {
+	w := r.kept.Clone()
+	if r.cross == nil || damping == 0 {
+		return w, nil
+	}
+	return w, ridge(w, r.cross.Clone(), r.second.Clone(), damping*r.mean, r.threads)
 }
 
 // ridge adds C (A + lI)^-1 to w, and overwrites both.
@@ -173,24 +197,42 @@ func ridge(w, c, a *linalg.Matrix, l float64, threads int) error {
 	return nil
 }
 
-// outputError is the mean of |D a|^2 over the tokens that H is the second moment of,
-// where D is the refitted weights (zero for what went) less the original.
-func outputError(w, refitted, h *linalg.Matrix, keep []int, threads int) float64 {
-	d := linalg.New(w.Rows, w.Cols)
-	for i := range w.Rows {
-		to := d.Row(i)
-		for j, x := range w.Row(i) {
-			to[j] = -x
-		}
-		for j, x := range refitted.Row(i) {
-			to[keep[j]] += x
-		}
+// outputErrors are the mean of |D a|^2 over the tokens that H is the second moment of, D
+// being refitted weights (zero for what went) less the original: with V what a refit adds
+// to W_K, the sum of the elements of V (V H_KK - 2 W_P H_PK) and of W_P (W_P H_PP).
+type outputErrors struct {
+	kept    *linalg.Matrix // W_K
+	cross   *linalg.Matrix // -2 W_P H_PK
+	second  *linalg.Matrix // H_KK
+	without float64        // the error where V is zero
+	threads int
+}
+
+func errorsOf(w, h *linalg.Matrix, keep []int, threads int) *outputErrors {
+	gone, rows := complement(keep, w.Cols), upTo(w.Rows)
+	e := &outputErrors{kept: w.Select(rows, keep), cross: throughPruned(w, h, keep, gone, threads), second: h.Select(keep, keep), threads: threads}
+	for i := range e.cross.Data {
+		e.cross.Data[i] *= -2
 	}
-	dh := linalg.New(w.Rows, w.Cols)
-	linalg.AddMulT(dh, 1, d, h, threads) // D H, and H is symmetric
+	pruned := w.Select(rows, gone)
+	e.without = inner(pruned, throughPruned(w, h, gone, gone, threads))
+	return e
+}
+
+func (e *outputErrors) of(refitted *linalg.Matrix) float64 {
+	v, sum := refitted.Clone(), e.cross.Clone()
+	for i, x := range e.kept.Data {
+		v.Data[i] -= x
+	}
+	linalg.AddMulT(sum, 1, v, e.second, e.threads)
+	return e.without + inner(v, sum)
+}
+
+// inner is the sum of the products of elements.
+func inner(a, b *linalg.Matrix) float64 {
 	sum := 0.0
-	for i := range d.Data {
-		sum += d.Data[i] * dh.Data[i]
+	for i, x := range a.Data {
+		sum += x * b.Data[i]
 	}
 	return sum
 }

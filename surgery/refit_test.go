@@ -159,7 +159,7 @@ func TestLeastSquaresIsTheMinimum(t *testing.T) {
 	fitted, _ := leastSquares(w, H, keep, 1e-2, 1)
 	y := vectors(9, 30, d)
 	hy, _ := (&score.LayerStats{Width: d, Body: moments(y, d), First: score.NewMoments(d), Held: score.NewMoments(d)}).Second(score.AllTokens, 1, 1)
-	if got, want := outputError(w, fitted, hy, keep, 1), objective(w, fitted, y, keep, 0); math.Abs(got-want) > 1e-9*want {
+	if got, want := errorsOf(w, hy, keep, 1).of(fitted), objective(w, fitted, y, keep, 0); math.Abs(got-want) > 1e-9*want {
 		t.Errorf("output error %v, want %v", got, want)
 	}
 }
