@@ -9,8 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-
-	"github.com/coppice-lm/coppice/calib"
 )
 
 // What both programs compute: the default of calibration, one ratio, and a damping that is
@@ -33,7 +31,8 @@ type torchCalib struct {
 // and writing.
 func (b *bench) calibrate(m model) error {
 	text := filepath.Join(b.dir, "calibration.jsonl")
-	if err := writeOneDocument(text); err != nil {
+	// One document, which nothing shuffles or holds back, so that torch is given the same rows.
+	if err := writeDocuments(text, builtInText(), math.MaxInt); err != nil {
 		return err
 	}
 	for _, threads := range b.engine.threads {
@@ -88,19 +87,10 @@ func (b *bench) calibrateOn(m model, text, threads string) error {
 
 // obs runs its own benchmark, which compares with a factorisation in turns.
 func (b *bench) obs(model) error {
-	_, out, err := b.run("go", "test", "-run", "^$", "-bench", "^BenchmarkOBS$/^8192x", "-benchtime", fmt.Sprintf("%dx", b.reps), "./score")
-	if err != nil {
-		return err
-	}
-	for line := range strings.Lines(string(out)) {
-		what, metrics, ok := parseBenchmark(line)
-		if !ok {
-			continue
-		}
+	return b.benchmarks("./score", "^BenchmarkOBS$/^8192x", fmt.Sprintf("%dx", b.reps), func(what string, metrics map[string]float64) {
 		times := metrics["x-Cholesky"]
 		b.report.add(row{What: what + " / Cholesky", Unit: "s", Ours: metrics["s/obs"], Peer: metrics["s/Cholesky"], Ratio: times, Goal: "ratio <= 10", holds: times <= 10})
-	}
-	return nil
+	})
 }
 
 // readTorchCalib reads the seconds, and checks that both programs computed the same: nearly
@@ -115,18 +105,4 @@ func readTorchCalib(printed []byte) (map[string]float64, error) {
 		return nil, fmt.Errorf("%.2f %% of the neurons are the same, the outputs' relative error is %v and torch's %v", 100*t.Same, t.Ours, t.Theirs)
 	}
 	return t.Seconds, nil
-}
-
-// writeOneDocument writes the built-in text as one document, which nothing shuffles or
-// holds back, so that torch is given the same rows.
-func writeOneDocument(path string) error {
-	var passages []string
-	for _, w := range calib.BuiltIn() {
-		passages = append(passages, w.Passages...)
-	}
-	line, err := json.Marshal(map[string]string{"text": strings.Join(passages, "\n\n")})
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(path, append(line, '\n'), 0o644)
 }

@@ -22,22 +22,13 @@ const (
 func (b *bench) gemm(model) error {
 	shares, rates := map[string][]float64{}, map[string][]float64{}
 	for range b.reps {
-		_, out, err := b.run("go", "test", "-run", "^$", "-bench", fmt.Sprintf("^BenchmarkMul(F32|BF16)$/.*/^%s$", kernel.Active()),
-			"-benchtime", "10x", "./engine/cpu/kernel")
+		err := b.benchmarks("./engine/cpu/kernel", fmt.Sprintf("^BenchmarkMul(F32|BF16)$/.*/^%s$", kernel.Active()), "10x", func(what string, metrics map[string]float64) {
+			shares[what] = append(shares[what], metrics["%peak"])
+			rates[what] = append(rates[what], metrics["GFLOP/s"])
+		})
 		if err != nil {
 			return err
 		}
-		for line := range strings.Lines(string(out)) {
-			what, metrics, ok := parseBenchmark(line)
-			if !ok {
-				continue
-			}
-			shares[what] = append(shares[what], metrics["%peak"])
-			rates[what] = append(rates[what], metrics["GFLOP/s"])
-		}
-	}
-	if len(shares) == 0 {
-		return fmt.Errorf("go test ./engine/cpu/kernel printed no product at level %s", kernel.Active())
 	}
 	for _, what := range slices.Sorted(maps.Keys(shares)) {
 		share, rate := median(shares[what])/100, median(rates[what])
@@ -45,6 +36,26 @@ func (b *bench) gemm(model) error {
 			What: "gemm " + what + " / loop of multiply-adds", Unit: "GFLOP/s", Ours: rate, Peer: rate / share,
 			Ratio: share, Goal: "ratio >= 0.85", holds: share >= 0.85,
 		})
+	}
+	return nil
+}
+
+// benchmarks runs those of a package that a pattern names, and calls f with each line's name
+// and values by unit.
+func (b *bench) benchmarks(pkg, pattern, times string, f func(what string, metrics map[string]float64)) error {
+	_, out, err := b.run("go", "test", "-run", "^$", "-bench", pattern, "-benchtime", times, pkg)
+	if err != nil {
+		return err
+	}
+	any := false
+	for line := range strings.Lines(string(out)) {
+		if what, metrics, ok := parseBenchmark(line); ok {
+			f(what, metrics)
+			any = true
+		}
+	}
+	if !any {
+		return fmt.Errorf("go test -bench '%s' %s printed no benchmark", pattern, pkg)
 	}
 	return nil
 }

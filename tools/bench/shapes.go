@@ -54,7 +54,7 @@ func (b *bench) shaped(m model, layers int) (*shaped, error) {
 	}
 	threads := fmt.Sprint(slices.Max(b.engine.threads))
 	s := &shaped{m, extents, fmt.Sprintf("%s, %d layers, %s threads", m.name, layers, threads), b.output("shapes.jsonl"), threads}
-	return s, writeDocuments(s.text, shapeDocument, 2*shapeTokens)
+	return s, writeDocuments(s.text, strings.ToValidUTF8(builtInText()[:2*shapeTokens], ""), shapeDocument)
 }
 
 // statisticsOf has statistics made.
@@ -147,13 +147,17 @@ func (b *bench) threeB(layers int) (model, error) {
 	return m, err
 }
 
-// writeDocuments writes the built-in text in documents of so many bytes, some bytes in all.
-func writeDocuments(path string, size, total int) error {
+// builtInText is the passages of the built-in text.
+func builtInText() string {
 	var passages []string
 	for _, w := range calib.BuiltIn() {
 		passages = append(passages, w.Passages...)
 	}
-	text := strings.ToValidUTF8(strings.Join(passages, "\n\n")[:total], "")
+	return strings.Join(passages, "\n\n")
+}
+
+// writeDocuments writes a text in documents of at most so many bytes.
+func writeDocuments(path, text string, size int) error {
 	var lines []byte
 	for len(text) > 0 {
 		n := min(size, len(text))

@@ -64,6 +64,15 @@ func tiles(g *build.Context) {
 	})
 }
 
+// function begins one, of which doc says what it does.
+func function(g *build.Context, name, signature, doc string) {
+	g.Function(name)
+	g.Attributes(attr.NOSPLIT)
+	g.Pragma("noescape")
+	g.SignatureExpr(signature)
+	g.Doc(name + " " + doc)
+}
+
 // at is memory at an offset.
 func at(base reg.Register, off int) operand.Mem { return operand.Mem{Base: base, Disp: off} }
 
@@ -71,11 +80,7 @@ func at(base reg.Register, off int) operand.Mem { return operand.Mem{Base: base,
 // The rows of c that the next tile has, below these, are prefetched.
 func tile(g *build.Context, name string, rows, vectors, width int, vector func() reg.VecVirtual, add func(operand.Mem, reg.VecVirtual, reg.VecVirtual, reg.VecVirtual)) {
 	cols := vectors * width / 8
-	g.Function(name)
-	g.Attributes(attr.NOSPLIT)
-	g.Pragma("noescape")
-	g.SignatureExpr("func(c *float64, ldc int, a, b *float64, k int)")
-	g.Doc(fmt.Sprintf("%s adds to c, %d rows of %d that are ldc apart, k > 0 steps of a product: %[2]d values of a step in a, %[3]d in b.", name, rows, cols))
+	function(g, name, "func(c *float64, ldc int, a, b *float64, k int)", fmt.Sprintf("adds to c, %d rows of %d that are ldc apart, k > 0 steps of a product: %[1]d values of a step in a, %[2]d in b.", rows, cols))
 	c, ld := g.Load(g.Param("c"), g.GP64()), g.Load(g.Param("ldc"), g.GP64())
 	a, b := g.Load(g.Param("a"), g.GP64()), g.Load(g.Param("b"), g.GP64())
 	k := g.Load(g.Param("k"), g.GP64())
@@ -133,11 +138,7 @@ func tile(g *build.Context, name string, rows, vectors, width int, vector func()
 // two vectors of them.
 func solve(g *build.Context, name string, width int, vector func() reg.VecVirtual) {
 	const vectors, chains = 2, 4
-	g.Function(name)
-	g.Attributes(attr.NOSPLIT)
-	g.Pragma("noescape")
-	g.SignatureExpr("func(x, from, l *float64, n int, pivot float64)")
-	g.Doc(fmt.Sprintf("%s replaces x, a value of each of %d rows, by (x - sum over i<n of from[i]*l[i]) / pivot; from is values like x, one after another.", name, vectors*width/8))
+	function(g, name, "func(x, from, l *float64, n int, pivot float64)", fmt.Sprintf("replaces x, a value of each of %d rows, by (x - sum over i<n of from[i]*l[i]) / pivot; from is values like x, one after another.", vectors*width/8))
 	x, from := g.Load(g.Param("x"), g.GP64()), g.Load(g.Param("from"), g.GP64())
 	l, n := g.Load(g.Param("l"), g.GP64()), g.Load(g.Param("n"), g.GP64())
 	var sums [chains][vectors]reg.VecVirtual
@@ -199,11 +200,7 @@ func solve(g *build.Context, name string, width int, vector func() reg.VecVirtua
 // addRows emits the addition of multiples of rows to some vectors of sums, which stay in
 // registers.
 func addRows(g *build.Context, name string, vectors, width int, vector func() reg.VecVirtual) {
-	g.Function(name)
-	g.Attributes(attr.NOSPLIT)
-	g.Pragma("noescape")
-	g.SignatureExpr("func(to, rows *float64, stride int, by *float64, n int)")
-	g.Doc(fmt.Sprintf("%s adds to %d values the sum of n > 0 rows, stride apart, each times a value of by.", name, vectors*width/8))
+	function(g, name, "func(to, rows *float64, stride int, by *float64, n int)", fmt.Sprintf("adds to %d values the sum of n > 0 rows, stride apart, each times a value of by.", vectors*width/8))
 	to, rows, stride := g.Load(g.Param("to"), g.GP64()), g.Load(g.Param("rows"), g.GP64()), g.Load(g.Param("stride"), g.GP64())
 	by, n := g.Load(g.Param("by"), g.GP64()), g.Load(g.Param("n"), g.GP64())
 	g.SHLQ(operand.U8(3), stride)
@@ -232,11 +229,7 @@ func addRows(g *build.Context, name string, vectors, width int, vector func() re
 // addFloat32 emits the addition of float32 to float64.
 func addFloat32(g *build.Context, name string, width int, vector func() reg.VecVirtual) {
 	const vectors = 4
-	g.Function(name)
-	g.Attributes(attr.NOSPLIT)
-	g.Pragma("noescape")
-	g.SignatureExpr("func(to *float64, x *float32, n int)")
-	g.Doc(fmt.Sprintf("%s adds n values, a multiple of %d, to others.", name, vectors*width/8))
+	function(g, name, "func(to *float64, x *float32, n int)", fmt.Sprintf("adds n values, a multiple of %d, to others.", vectors*width/8))
 	to, x, n := g.Load(g.Param("to"), g.GP64()), g.Load(g.Param("x"), g.GP64()), g.Load(g.Param("n"), g.GP64())
 	var values [vectors]reg.VecVirtual
 	for v := range values {
