@@ -3,8 +3,19 @@ package calib
 import (
 	_ "embed"
 	"fmt"
+	"slices"
 	"strings"
 )
+
+// BuiltInName names the built-in text among the paths of a calibration text. A file of that
+// name is ./builtin.
+const BuiltInName = "builtin"
+
+// UsesBuiltIn reports whether the built-in text is read for some paths: named, or because
+// there are none.
+func UsesBuiltIn(paths []string) bool {
+	return len(paths) == 0 || slices.Contains(paths, BuiltInName)
+}
 
 // builtIn says at its head what it is and how it is laid out. It is not compressed, so
 // that it can be read where it stands.

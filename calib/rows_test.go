@@ -166,6 +166,11 @@ func TestSources(t *testing.T) {
 		t.Errorf("by several names: %d documents, %v, want %d", len(again), err, len(got))
 	}
 
+	beside, err := readSources([]string{BuiltInName, dir, BuiltInName})
+	if own := builtInDocuments(); err != nil || len(beside) != len(got)+len(own) || beside[len(got)] != own[0] {
+		t.Errorf("beside the built-in text: %d documents, %v, want %d and %d", len(beside), err, len(got), len(own))
+	}
+
 	for name, bad := range map[string]struct{ text, want string }{
 		"binary":      {"text\x00more", "byte 4 is not text"},
 		"latin1.txt":  {"caf\xe9", "byte 3 is not text"},

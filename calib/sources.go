@@ -26,14 +26,15 @@ const (
 // document is a text and where it is from, for messages.
 type document struct{ name, text string }
 
-// readSources reads the files that Files finds; where no paths are named, the built-in text.
+// readSources reads the files that Files finds, and after them the built-in text where
+// paths use it.
 func readSources(paths []string) ([]document, error) {
-	if len(paths) == 0 {
-		return builtInDocuments(), nil
-	}
 	r := &reader{}
 	if err := Files(paths, r.file); err != nil {
 		return nil, err
+	}
+	if UsesBuiltIn(paths) {
+		r.documents = append(r.documents, builtInDocuments()...)
 	}
 	if len(r.documents) == 0 {
 		return nil, fmt.Errorf("%s: holds no text", strings.Join(paths, ", "))
@@ -44,10 +45,14 @@ func readSources(paths []string) ([]document, error) {
 // Files calls do with each file that a calibration text is read from: those of paths, and
 // those of directories and their directories in the order of their names, hidden ones left
 // out. A file that is named in several ways comes once, lest what is held back be fitted to
-// as well. In directories links are followed to files, never to directories.
+// as well. In directories links are followed to files, never to directories. BuiltInName is
+// no file.
 func Files(paths []string, do func(path string, st fs.FileInfo) error) error {
 	var found []fs.FileInfo
 	for _, path := range paths {
+		if path == BuiltInName {
+			continue
+		}
 		root := path
 		if st, err := os.Stat(path); err == nil && st.IsDir() {
 			root = filepath.Clean(path) + string(filepath.Separator) // of a link, what it leads to
@@ -76,7 +81,7 @@ func Files(paths []string, do func(path string, st fs.FileInfo) error) error {
 			return err
 		}
 	}
-	if len(found) == 0 && len(paths) > 0 {
+	if len(found) == 0 && !UsesBuiltIn(paths) {
 		return fmt.Errorf("%s: holds no file of text", strings.Join(paths, ", "))
 	}
 	return nil

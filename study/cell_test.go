@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/coppice-lm/coppice/calib"
 )
 
 // IDs follow from all that results depend on, and from nothing else.
@@ -139,5 +141,9 @@ func TestCalibrationFingerprint(t *testing.T) {
 		if got := fingerprint(paths...); got != want {
 			t.Errorf("%v: %s, want that of the directory, %s", paths, got, want)
 		}
+	}
+	both := fingerprint("texts", calib.BuiltInName)
+	if both == want || both == fingerprint() || fingerprint() != fingerprint(calib.BuiltInName) {
+		t.Error("the built-in text does not count as it should where it is named")
 	}
 }

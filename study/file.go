@@ -50,7 +50,7 @@ type Model struct {
 
 // Calibration says what statistics of activations are made of.
 type Calibration struct {
-	Text   []string `yaml:"text" doc:"files or directories: JSON Lines, Parquet, UTF-8 text (default: a small text that the program carries)"`
+	Text   []string `yaml:"text" doc:"files or directories: JSON Lines, Parquet, UTF-8 text; or builtin, a small text that the program carries (default: builtin)"`
 	Tokens int      `yaml:"tokens" min:"1" doc:"calibration tokens (default 65536)"`
 	Ctx    int      `yaml:"ctx" min:"2" doc:"tokens of a row (default 512)"`
 }

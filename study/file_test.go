@@ -103,6 +103,7 @@ func TestLoadErrors(t *testing.T) {
 		{"limit twice", goodFile + "limits: [{task: arc_easy, records: 3}, {task: arc_easy, records: 4}]\n", `:8:47: limits[1].task: "arc_easy" has a limit already`},
 		{"two limits", replace("[arc_easy]", "[musr, musr_team_allocation]") + "limits: [{task: musr, records: 3}]\n", ":6:9: tasks[0]: task musr_team_allocation is named twice, with limits of 3 and 0 records"},
 		{"limit of nothing", goodFile + "limits: [{task: arc_easy, records: 0}]\n", `:8:36: limits[0].records: 0: expected at least 1`},
+		{"file of the built-in text's name", goodFile + "calibration: {text: [./builtin]}\n", ":8:22: calibration.text[0]: ./builtin: is the name of the text that the program carries; give the file another"},
 		{"calibration", goodFile + "calibration: {text: [a.txt]}\n", ":8:22: calibration.text[0]: a.txt: no such file"},
 		{"form", goodFile + "form: llama\nallocation: [uniform, global]\n", ":9:23: allocation[1]: global gives each layer a width of its own, which form llama cannot say"},
 		{"measured", goodFile + "allocation: [measured]\n", ":8:14: allocation[0]: measured runs pruned models"},

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/coppice-lm/coppice/arch"
@@ -171,14 +172,16 @@ func (s *Study) calibrated() bool {
 func (s *Study) calibrationFingerprint() (string, error) {
 	h := sha256.New()
 	fmt.Fprintf(h, "tokens %d ctx %d\n", s.Calibration.Tokens, s.Calibration.Ctx)
-	if len(s.Calibration.Text) == 0 {
+	if calib.UsesBuiltIn(s.Calibration.Text) {
 		if err := json.NewEncoder(h).Encode(calib.BuiltIn()); err != nil {
 			return "", err
 		}
 	}
-	paths := make([]string, len(s.Calibration.Text))
-	for i, path := range s.Calibration.Text {
-		paths[i] = s.abs(path)
+	paths := slices.Clone(s.Calibration.Text)
+	for i, path := range paths {
+		if path != calib.BuiltInName {
+			paths[i] = s.abs(path)
+		}
 	}
 	if err := calib.Files(paths, func(path string, _ fs.FileInfo) error { return hashFile(h, path) }); err != nil {
 		return "", fmt.Errorf("calibration text: %w", err)

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/coppice-lm/coppice/calib"
 	"github.com/coppice-lm/coppice/eval/tasks"
 )
 
@@ -163,7 +164,14 @@ func (s *Study) checkFiles(d *decoder) {
 		}
 	}
 	for i, path := range s.Calibration.Text {
-		need(fmt.Sprintf("calibration.text[%d]", i), path)
+		at := fmt.Sprintf("calibration.text[%d]", i)
+		switch {
+		case path == calib.BuiltInName: // no file
+		case filepath.Clean(path) == calib.BuiltInName: // which in a command means the other
+			d.errorf(at, "%s: is the name of the text that the program carries; give the file another", path)
+		default:
+			need(at, path)
+		}
 	}
 	if s.Data != "" {
 		need("data", s.Data)

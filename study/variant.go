@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/coppice-lm/coppice/arch"
+	"github.com/coppice-lm/coppice/calib"
 	"github.com/coppice-lm/coppice/checkpoint"
 	"github.com/coppice-lm/coppice/internal/filelock"
 	"github.com/coppice-lm/coppice/plan"
@@ -116,7 +117,10 @@ func (c *Cell) variantName() string {
 func (j *job) textFlags() []string {
 	var f []string
 	for _, text := range j.Calibration.Text {
-		f = append(f, "--calib", j.path(j.abs(text), filepath.Base(text)))
+		if text != calib.BuiltInName {
+			text = j.path(j.abs(text), filepath.Base(text))
+		}
+		f = append(f, "--calib", text)
 	}
 	return append(f, "--tokens", strconv.Itoa(j.Calibration.Tokens), "--ctx", strconv.Itoa(j.Calibration.Ctx), "--seed", strconv.FormatUint(j.cell.Seed, 10))
 }

@@ -29,7 +29,7 @@ type textFlags struct {
 
 func (f *textFlags) register(cmd *cobra.Command) {
 	fl := cmd.Flags()
-	fl.StringArrayVar(&f.sources, "calib", nil, "calibration text: a file or a directory (JSON Lines, Parquet, UTF-8 text); may be given several times (default: a small text that the program carries)")
+	fl.StringArrayVar(&f.sources, "calib", nil, "calibration text: a file or a directory (JSON Lines, Parquet, UTF-8 text), or builtin: a small text that the program carries; may be given several times (default: builtin)")
 	fl.IntVar(&f.tokens, "tokens", calib.DefaultTokens, "calibration tokens")
 	fl.IntVar(&f.ctx, "ctx", calib.DefaultContext, "tokens of a row of calibration text")
 	fl.StringVar(&f.rows, "rows", string(calib.Packed), "how documents fill rows: packed (one after another) or padded (each in rows of its own)")
@@ -84,6 +84,9 @@ func (a *app) collect(ctx context.Context, c *checkpoint.Checkpoint, f *textFlag
 // openText makes the model that runs over the text, and says which text that is.
 func (a *app) openText(ctx context.Context, c *checkpoint.Checkpoint, f *textFlags) (*lm.Layerwise, error) {
 	for _, s := range f.sources {
+		if s == calib.BuiltInName {
+			continue
+		}
 		if _, err := os.Stat(s); err != nil {
 			return nil, badInput(fmt.Errorf("--calib %w", err))
 		}
@@ -107,12 +110,14 @@ func (a *app) calib() *cobra.Command {
 activation-aware scores and refits are made. Documents are shuffled by --seed and used
 once; a tenth of them is held back to judge choices on. Calibrate on text like that on
 which the model will be used, and never on text that it is evaluated on. Without --calib
-a small text is used that the program carries: excerpts of works in the public domain.
+a small text is used that the program carries: excerpts of works in the public domain;
+--calib builtin adds it to other text.
 
 A run that was interrupted or killed goes on where it was when the same command is given
 again, and ends with the same bytes. Statistics of different texts can be added up.`,
 		Example: `  coppice calib ./Llama-3.2-3B --calib wiki.txt --calib c4.jsonl -o stats.safetensors
   coppice calib smol --calib ./text --tokens 131072 --ctx 512 --seed 1 -o stats.safetensors
+  coppice calib smol --calib wiki.txt --calib builtin --tokens 200000 -o stats.safetensors
   coppice calib show stats.safetensors
   coppice calib merge a.safetensors b.safetensors -o both.safetensors`,
 		Args: cobra.ExactArgs(1),
