@@ -71,24 +71,22 @@ func rowRange(r0, r1 int) []int {
 	return rows
 }
 
-// step returns the change of gate, up and down that a damped step makes, as an MLP. tokens is how many
-// predictions the gradient is of. What is added to each of a curvature's two factors is
-// the root of the damping times its mean diagonal.
-func (s *mlpSums) step(tokens, damping float64, threads int) (*engine.MLPWeights, error) {
+// step returns the change of gate, up and down that a damped step makes. tokens is how many
+// predictions the gradient, which is overwritten, is of. What is added to each of a curvature's
+// two factors is the root of the damping times its mean diagonal.
+func (s *mlpSums) step(tokens, damping float64, threads int) (steps [3][]float32, err error) {
 	n := float64(s.input.N)
-	var steps [3][]float32
 	for i, p := range []struct {
 		g       *linalg.Matrix
 		out, in *score.Moments
 	}{{s.gate, &s.dGate, &s.input}, {s.up, &s.dUp, &s.input}, {s.down, &s.dOut, &s.act}} {
-		g := p.g.Clone()
-		for k := range g.Data {
-			g.Data[k] /= tokens
+		for k := range p.g.Data {
+			p.g.Data[k] /= tokens
 		}
-		if err := surgery.KroneckerStep(g, meanOf(p.out, n), meanOf(p.in, n), math.Sqrt(damping), threads); err != nil {
-			return nil, err
+		if err := surgery.KroneckerStep(p.g, meanOf(p.out, n), meanOf(p.in, n), math.Sqrt(damping), threads); err != nil {
+			return steps, err
 		}
-		steps[i] = narrow(g)
+		steps[i] = narrow(p.g)
 	}
-	return &engine.MLPWeights{Width: s.gate.Rows, Gate: steps[0], Up: steps[1], Down: steps[2]}, nil
+	return steps, nil
 }

@@ -156,7 +156,7 @@ func (m *lossMeter) run(ctx context.Context, p, changed *plan.Plan, layers []int
 			return nil, nil, err
 		}
 	}
-	first, err := m.embed(ctx, model)
+	first, err := embed(ctx, model, m.batches)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -194,16 +194,16 @@ func (m *lossMeter) run(ctx context.Context, p, changed *plan.Plan, layers []int
 	return model, texts, nil
 }
 
-// embed makes the streams before the first layer.
-func (m *lossMeter) embed(ctx context.Context, model *pruned) ([][]float32, error) {
-	first := make([][]float32, len(m.batches))
-	for i, b := range m.batches {
-		first[i] = make([]float32, b.tokens*model.Model().Hidden)
-		if err := model.Embed(ctx, batchOf(b.rows), first[i]); err != nil {
+// embed makes the streams of each batch before a model's first layer.
+func embed(ctx context.Context, m engine.Layerwise, batches []batch) ([][]float32, error) {
+	streams := make([][]float32, len(batches))
+	for i, b := range batches {
+		streams[i] = make([]float32, b.tokens*m.Model().Hidden)
+		if err := m.Embed(ctx, batchOf(b.rows), streams[i]); err != nil {
 			return nil, err
 		}
 	}
-	return first, nil
+	return streams, nil
 }
 
 // runLayer runs a layer over the text.

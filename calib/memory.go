@@ -91,20 +91,38 @@ func stepBytes(h, n int64) int64 {
 	return 2*8*4*n*n + 8*h*h + 2*8*2*h*n + 2*8*h*n + 2*4*2*h*n
 }
 
-// jointBytes is about the most memory that RefitPredictions takes, besides residual streams:
-// sums of all layers, and three copies of their MLPs, a layer that runs there and back, and
-// the head in both directions; and a fifth of that, garbage and buffers, as measured.
-func jointBytes(m *arch.Transformer, widths []int) int64 {
-	h, sums, weights := int64(m.Hidden), int64(0), int64(0)
-	for _, w := range widths {
-		k := int64(w)
-		if k > 0 {
-			sums += 8 * (3*h*k + h*(h+1) + 3*k*(k+1)/2)
-		}
-		weights += 4 * 3 * h * k
-	}
-	return (sums + 3*weights + 2*runBytes(m) + 4*2*int64(m.Vocab)*h) * 6 / 5
+// StepsMemory is the least memory, in bytes, that RefitPredictions asks for (Options.Memory) where it refits
+// MLPs of so many neurons of a dense model, layer by layer, 0 where one stays as it is. It is
+// that for DefaultStepTokens in rows of at most 1,024 tokens and as much held-back text as is
+// looked at; less text takes less, and longer rows, of which a step looks at as many batches, more.
+func StepsMemory(m *arch.Transformer, widths []int) int64 {
+	return stepsBytes(m, widths, DefaultStepTokens, judgedTokens)
 }
+
+// stepsBytes is StepsMemory where a step looks at so many tokens, and is judged on so many:
+// weights and course of all MLPs, and the head in both directions; the dense model's layer, the
+// widest of the student's, its transposes and what they are made from, and what runs there
+// and back; sums of a layer, and what its step is solved from; and streams, of the held-back text
+// in both models, or in one, and of a step's in both, of which a third part has a second
+// gradient.
+func stepsBytes(m *arch.Transformer, widths []int, share, judged int64) int64 {
+	h, q, kv := int64(m.Hidden), int64(m.Heads*m.HeadDim), int64(m.KVHeads*m.HeadDim)
+	var all, k, d int64 // neurons refitted, the most in a layer, and the most of the student
+	for i, w := range widths {
+		all, k, d = all+int64(w), max(k, int64(w)), max(d, int64(w))
+		if w == 0 {
+			d = max(d, int64(m.Layers[i].Width))
+		}
+	}
+	fixed := 4*2*3*h*all + 4*2*int64(m.Vocab)*h
+	student := 3*(h*(2*q+2*kv)+3*h*d) + batchTokens*(7*h+3*(q+2*kv)) + 5*min(batchTokens*d, engineValues)
+	sums := 8*(3*h*k+h*(h+1)+3*k*(k+1)/2) + 8*(2*h*h+2*k*k+h*k) + 4*3*h*k
+	streams := streamBytes(m, judged+max(judged, 2*share+share/curvedBatches))
+	return withGarbage(fixed + runBytes(m) + 4*student + sums + streams)
+}
+
+// withGarbage adds a fifth: what the program lets garbage grow to before it is collected.
+func withGarbage(bytes int64) int64 { return bytes * 6 / 5 }
 
 // gigabytes is a size as --calib-memory takes it, rounded up.
 func gigabytes(bytes int64) string { return fmt.Sprintf("%.1fGB", math.Ceil(float64(bytes)/1e8)/10) }

@@ -99,6 +99,22 @@ func TestMemory(t *testing.T) {
 		}
 		return err
 	})
+	steps := StepOptions{Options: options, Steps: 2}
+	run("steps", func(m *lm.Layerwise) int64 {
+		s, err := newStepper(context.Background(), m, c, nil, p, []string{text}, "", steps)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.least() + streamBytes(m.Engine().Model(), layers*s.most)
+	}, func(m *lm.Layerwise) error {
+		p := *p
+		p.Layers = slices.Clone(p.Layers)
+		w, err := RefitPredictions(context.Background(), m, c, nil, &p, []string{text}, filepath.Join(t.TempDir(), "weights"), steps)
+		if err == nil {
+			err = w.Close()
+		}
+		return err
+	})
 	for name, opt := range map[string]RefitOptions{
 		"refit":     {Target: plan.StreamTarget},
 		"rounds":    {Target: plan.StreamTarget, Rounds: 1},

@@ -148,7 +148,7 @@ func sortBy(all []*lesion, key func(*lesion) float64) {
 // are asked for, to the end. It fills in changes and rises, and returns the loss of the plan
 // where losses are asked for.
 func (m *lossMeter) without(ctx context.Context, model *pruned, p *plan.Plan, spec *arch.Spec, lesions []*lesion, losses bool) (perToken, error) {
-	streams, err := m.embed(ctx, model)
+	streams, err := embed(ctx, model, m.batches)
 	if err != nil {
 		return nil, err
 	}

@@ -57,6 +57,10 @@ type StepFit struct {
 // plan, as plan.Propagated with the target plan.PredictionsTarget. m is the dense model, of
 // the checkpoint c. Files that are there already are treated as Collect does. A call that
 // was interrupted goes on after the last step that was finished when it is made again.
+//
+// It keeps StepsMemory in memory, and the residual streams before each layer of the tokens that a
+// step looks at: in memory where Options.Memory leaves room for them, else in a hidden file
+// beside out, of 4 bytes x layers x hidden size x tokens.
 func RefitPredictions(ctx context.Context, m *lm.Layerwise, c *checkpoint.Checkpoint, st *score.Stats, p *plan.Plan, sources []string, out string, opt StepOptions) (*surgery.Weights, error) {
 	s, err := newStepper(ctx, m, c, st, p, sources, out, opt)
 	if err != nil {
@@ -106,9 +110,11 @@ type stepper struct {
 	opt        StepOptions
 	out        string
 	head       surgery.WeightsHead
-	fit, held  []batch // of the text
-	streams    int64   // most bytes of residual streams that exist at a time
-	batchBytes int64   // those of a batch, before and after each layer, and of its gradients
+	fit, held  []batch // of the text, the latter those that steps are judged on
+	judged     int64   // tokens of held
+	thinned    bool    // whether those are not all that is held back
+	most       int64   // tokens of the largest share of the text that a step looks at
+	spill      bool    // whether the streams before each layer are in a file
 	done       int64   // tokens run
 }
 
@@ -150,20 +156,39 @@ func newStepper(ctx context.Context, m *lm.Layerwise, c *checkpoint.Checkpoint, 
 	return s, s.fits()
 }
 
-// fits decides how much memory streams may take.
+// fits decides where the streams before each layer are kept.
 func (s *stepper) fits() error {
-	m, limit := s.model.Engine().Model(), s.opt.Memory
+	m, limit, need := s.model.Engine().Model(), s.opt.Memory, s.least()
 	if limit == 0 {
 		limit = DefaultMemory
 	}
-	need := jointBytes(m, s.head.Widths) + streamBytes(m, s.head.Held)
-	s.batchBytes = int64(len(m.Layers)+5) * streamBytes(m, batchTokens)
-	s.streams = min(limit-need, streamsBytes)
-	if s.streams < s.batchBytes {
-		return fmt.Errorf("steps on all layers together keep the sums of all of them in memory, about %s for this model and plan, and --calib-memory allows %s: give --calib-memory %s, if there is as much",
-			gigabytes(need+s.batchBytes), gigabytes(limit), gigabytes(need+s.batchBytes))
+	if need > limit {
+		return fmt.Errorf("steps on all layers together keep the MLPs of all of them in memory, and the direction of the last step, about %s with all else for this model and plan, and --calib-memory allows %s: give --calib-memory %s, if there is as much",
+			gigabytes(need), gigabytes(limit), gigabytes(need))
 	}
+	s.spill = need+withGarbage(streamBytes(m, int64(len(m.Layers))*s.most)) > limit
 	return nil
+}
+
+// least is the memory that the steps need.
+func (s *stepper) least() int64 {
+	for index := range s.opt.Steps {
+		_, tokens := s.share(index)
+		s.most = max(s.most, tokens)
+	}
+	return stepsBytes(s.model.Engine().Model(), s.head.Widths, s.most, s.judged)
+}
+
+// share is the batches that a step looks at, each with how many tokens of them are before it,
+// and their tokens.
+func (s *stepper) share(index int) (share []batch, tokens int64) {
+	n := min(max(1, s.opt.StepTokens/batchTokens), len(s.fit))
+	for i := range n {
+		b := s.fit[(index*n+i)%len(s.fit)]
+		b.first = tokens
+		share, tokens = append(share, b), tokens+int64(b.tokens)
+	}
+	return share, tokens
 }
 
 // maxStepDamping is where a step has become plain gradient descent.
@@ -206,9 +231,14 @@ func (s *stepper) read(sources []string) error {
 			return fmt.Errorf("%s: the statistics are of another text than --calib, --tokens, --ctx, --rows and --seed give (statistics: %s, text: %s)", s.stats.Path(), s.stats.Text, got)
 		}
 	}
+	s.head = surgery.WeightsHead{Text: text.fingerprint(), Body: text.body, First: text.first, Held: text.held}
+	rows := judged(text.rows)
+	s.thinned = len(rows) < len(text.rows)
+	text.rows = rows
 	for _, b := range text.batches() {
 		if b.rows[0].held {
 			s.held = append(s.held, b)
+			s.judged += int64(b.tokens)
 		} else {
 			s.fit = append(s.fit, b)
 		}
@@ -219,8 +249,39 @@ func (s *stepper) read(sources []string) error {
 	case len(s.held) == 0:
 		return fmt.Errorf("the calibration text has fewer than %d documents, so none is held back to judge steps by; give more documents", heldBack)
 	}
-	s.head = surgery.WeightsHead{Text: text.fingerprint(), Body: text.body, First: text.first, Held: text.held}
 	return nil
+}
+
+// judgedTokens is the most held-back tokens that steps are judged on, which takes three to eight
+// passes over them a step: no more than there are in a step at DefaultStepTokens.
+const judgedTokens = 16384
+
+// judged leaves out held-back rows, at even distances, as far as more than judgedTokens tokens are held back.
+// One stays however long it is.
+func judged(rows []row) []row {
+	var all, seen, taken int
+	for _, r := range rows {
+		if r.held {
+			all += len(r.tokens)
+		}
+	}
+	if all <= judgedTokens {
+		return rows
+	}
+	var stay []row
+	for i, r := range rows {
+		n := len(r.tokens)
+		if !r.held {
+			stay = append(stay, r)
+			continue
+		}
+		// As much of what was seen up to here as of all.
+		if seen += n; (taken+n)*all <= judgedTokens*seen || taken == 0 && i == len(rows)-1 {
+			stay = append(stay, r)
+			taken += n
+		}
+	}
+	return stay
 }
 
 func (s *stepper) describe(model string) (err error) {
@@ -243,8 +304,12 @@ func (s *stepper) describe(model string) (err error) {
 		}
 		from = fmt.Sprintf("%s, cap %v, dampings %x, of %s", r.Method, r.Cap, dampings.Sum(nil)[:8], r.Stats)
 	}
-	h.Recipe = fmt.Sprintf("%s, target %s, %d steps of %d tokens, damping %v, from %s",
-		plan.Propagated, plan.PredictionsTarget, s.opt.Steps, s.opt.StepTokens, s.opt.Damping, from)
+	on := ""
+	if s.thinned {
+		on = fmt.Sprintf(", judged on %d held-back ones", s.judged)
+	}
+	h.Recipe = fmt.Sprintf("%s, target %s, %d steps of %d tokens%s, damping %v, from %s",
+		plan.Propagated, plan.PredictionsTarget, s.opt.Steps, s.opt.StepTokens, on, s.opt.Damping, from)
 	h.Plan, err = s.plan.Selection()
 	return err
 }
@@ -285,6 +350,26 @@ func (s *stepper) all() error {
 	if err != nil {
 		return err
 	}
+	if err := s.take(g, first); err != nil {
+		return err
+	}
+	if err := s.write(g, s.out, s.head, g.mlps); err != nil {
+		return err
+	}
+	return s.clean(0)
+}
+
+// take takes the steps from first on, and keeps what each but the last has made.
+func (s *stepper) take(g *gaussNewton, first int) (err error) {
+	name := s.file(0, "streams")
+	defer os.Remove(name)
+	if !s.spill {
+		name = ""
+	}
+	if g.before, err = openStore(name, int64(len(g.mlps))*s.most, s.head.Hidden, false); err != nil {
+		return err
+	}
+	defer g.before.close()
 	s.done = int64(first) * s.perStep()
 	if err := g.measure(); err != nil {
 		return err
@@ -312,10 +397,7 @@ func (s *stepper) all() error {
 			return err
 		}
 	}
-	if err := s.write(g, s.out, s.head, g.mlps); err != nil {
-		return err
-	}
-	return s.clean(0)
+	return nil
 }
 
 // file is the name of what is kept after a number of steps, while there are more to take.
@@ -324,7 +406,7 @@ func (s *stepper) file(steps int, what string) string {
 	return fmt.Sprintf("%s.%s.coppice-step-%d-%s", dir, base, steps, what)
 }
 
-// clean removes what is kept after all numbers of steps but one.
+// clean removes what is kept after all numbers of steps but one; with none, all files.
 func (s *stepper) clean(but int) error {
 	dir, base := filepath.Split(s.out)
 	entries, err := os.ReadDir(filepath.Clean(dir))
@@ -334,7 +416,7 @@ func (s *stepper) clean(but int) error {
 	prefix := "." + base + ".coppice-step-"
 	for _, e := range entries {
 		rest, ours := strings.CutPrefix(e.Name(), prefix)
-		if !ours || strings.HasPrefix(rest, fmt.Sprint(but, "-")) {
+		if !ours || but > 0 && (strings.HasPrefix(rest, fmt.Sprint(but, "-")) || strings.HasPrefix(rest, "0-")) {
 			continue
 		}
 		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
@@ -361,16 +443,10 @@ func (s *stepper) resume(g *gaussNewton) (steps int, err error) {
 
 // load reads what is kept after a number of steps, if that is what this call needs.
 func (s *stepper) load(g *gaussNewton, steps int) (ok bool, err error) {
-	course := make([]*engine.MLPWeights, len(g.mlps))
-	for i, m := range g.mlps {
-		if m != nil {
-			course[i] = &engine.MLPWeights{Width: m.Width, Gate: make([]float32, len(m.Gate)), Up: make([]float32, len(m.Up)), Down: make([]float32, len(m.Down))}
-		}
-	}
 	for _, f := range []struct {
 		what string
 		into []*engine.MLPWeights
-	}{{"course", course}, {"weights", g.mlps}} {
+	}{{"course", g.course}, {"weights", g.mlps}} {
 		w, err := surgery.OpenWeights(s.file(steps, f.what))
 		if err != nil {
 			return false, nil // there is none, or it was being written
@@ -392,7 +468,6 @@ func (s *stepper) load(g *gaussNewton, steps int) (ok bool, err error) {
 			copy(m.Down, l.Down)
 		}
 	}
-	g.course = course
 	return true, nil
 }
 
@@ -419,7 +494,7 @@ func (s *stepper) write(g *gaussNewton, name string, head surgery.WeightsHead, m
 }
 
 // perStep is about how many tokens a step runs, for the display of progress.
-func (s *stepper) perStep() int64 { return int64(s.opt.StepTokens) + s.head.Held }
+func (s *stepper) perStep() int64 { return int64(s.opt.StepTokens) + s.judged }
 
 // progress reports tokens that were run.
 func (s *stepper) progress(tokens int) {

@@ -5,7 +5,10 @@ import (
 	"context"
 	"errors"
 	"math"
+	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -185,6 +188,131 @@ func TestStepsSameBytes(t *testing.T) {
 	opt.Damping = 1
 	if _, err := take(context.Background(), out, opt); err == nil || !strings.Contains(err.Error(), "other refitted weights") {
 		t.Errorf("another damping: %v", err)
+	}
+}
+
+// With the least memory the streams before each layer are in a file, which goes with the run
+// however that ends, and the weights are the same.
+func TestStepsInAFile(t *testing.T) {
+	f := newFixture(t, 2)
+	dir := t.TempDir()
+	hidden := filepath.Join(dir, ".weights.coppice-step-0-streams")
+	opt := stepOptions()
+	take := func(ctx context.Context, name string, memory int64) error {
+		opt.Memory = memory
+		w, err := RefitPredictions(ctx, f.model, f.checkpoint, f.stats, f.thirdsOf(t), []string{f.text}, filepath.Join(dir, name), opt)
+		if err != nil {
+			return err
+		}
+		return w.Close()
+	}
+	s, err := newStepper(context.Background(), f.model, f.checkpoint, f.stats, f.thirdsOf(t), []string{f.text}, "", opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	least := s.least()
+	if most := StepsMemory(f.model.Engine().Model(), s.head.Widths); s.spill || least >= most {
+		t.Fatalf("%d bytes for this text, %d for any, in a file: %v", least, most, s.spill)
+	}
+	if err := take(context.Background(), "kept", 0); err != nil {
+		t.Fatal(err)
+	}
+
+	ctx, cancel := context.WithCancel(context.Background())
+	opt.Report = func(StepFit) {
+		want := 4 * int64(tinyLayers) * s.most * int64(s.head.Hidden)
+		if info, err := os.Stat(hidden); err != nil || info.Size() != want {
+			t.Errorf("streams in a file of %d bytes: %v, %v", want, info, err)
+		}
+		cancel()
+	}
+	if err := take(ctx, "weights", least); !errors.Is(err, context.Canceled) {
+		t.Fatalf("cancelled: %v", err)
+	}
+	if _, err := os.Stat(hidden); err == nil {
+		t.Error("cancelled: the streams are left behind")
+	}
+	if err := take(context.Background(), "weights", least); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(read(t, filepath.Join(dir, "weights")), read(t, filepath.Join(dir, "kept"))) {
+		t.Error("streams in a file: other weights")
+	}
+
+	opt.Report, opt.Replace, opt.Damping = nil, true, 1
+	if err := os.WriteFile(hidden, []byte("of a run that was killed"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := take(context.Background(), "weights", 0); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, ".*")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+	if err := take(context.Background(), "less", least-1); err == nil || !strings.Contains(err.Error(), "give --calib-memory") {
+		t.Errorf("a byte less: %v", err)
+	}
+}
+
+// Of much held-back text whole rows at even distances judge the steps, and the weights' head
+// says so; little text is judged whole, under the head that it always had.
+func TestStepsJudged(t *testing.T) {
+	rows := func(held ...int) (all []row) {
+		for i, n := range append([]int{3, 5}, held...) {
+			all = append(all, row{tokens: make([]int32, n), held: i > 1})
+		}
+		return all
+	}
+	many := slices.Repeat([]int{1000}, 40)
+	for name, held := range map[string][]int{"many": many, "few": many[:16], "uneven": slices.Repeat([]int{17, 1900, 400, 3000}, 20), "long": {20000, 30000}} {
+		before := rows(held...)
+		after := judged(before)
+		all, stay, gap, total := 0, 0, 0, 0
+		for _, n := range held {
+			total += n
+		}
+		for i, at := 2, 2; i < len(before); i++ {
+			all += len(before[i].tokens)
+			if at < len(after) && &after[at].tokens[0] == &before[i].tokens[0] {
+				stay += len(after[at].tokens)
+				at++
+			}
+			gap = max(gap, all*judgedTokens-stay*total, stay*total-all*judgedTokens)
+		}
+		longest := slices.Max(held)
+		switch {
+		case name == "few":
+			if len(after) != len(before) {
+				t.Errorf("few: %d of %d rows", len(after), len(before))
+			}
+		case name == "long":
+			if len(after) != 3 {
+				t.Errorf("long: %d rows", len(after))
+			}
+		case stay > judgedTokens || stay < judgedTokens-longest || gap > longest*total:
+			t.Errorf("%s: %d tokens, at most %d tokens from an even share", name, stay, gap/total)
+		case after[0].held || after[1].held:
+			t.Errorf("%s: rows that are not held back are gone", name)
+		}
+	}
+
+	f := newFixture(t, 2)
+	recipe := func(text string, tokens int) string {
+		opt := stepOptions()
+		opt.Tokens = tokens
+		s, err := newStepper(context.Background(), f.model, f.checkpoint, nil, dense{f.checkpoint, f.model}.thirds(t), []string{text}, "", opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.head.Recipe
+	}
+	const want = "propagated, target predictions, 3 steps of 1024 tokens, damping 10, from the neurons as they are"
+	if got := recipe(f.text, 3000); got != want {
+		t.Errorf("recipe %q, expected %q", got, want)
+	}
+	long := recipe(writeText(t, 2500), 200_000)
+	if !regexp.MustCompile(`^propagated, .* 1024 tokens, judged on 16[0-9]{3} held-back ones, damping 10, from`).MatchString(long) {
+		t.Errorf("recipe of much text %q", long)
 	}
 }
 

@@ -12,8 +12,6 @@ import (
 )
 
 const (
-	// streamsBytes is the most that residual streams, of all layers, take at a time.
-	streamsBytes = 512 << 20
 	// firstLength is the part of a step at DefaultStepDamping that is tried first. The blocks
 	// of the curvature do not know of one another, and the steps of all layers' matrices add
 	// up, so that a whole one is far too long.
@@ -32,9 +30,11 @@ const (
 type gaussNewton struct {
 	*stepper
 	student engine.Backward
+	given   *givenWeights        // what the student reads
 	mlps    []*engine.MLPWeights // by layer of the student, which runs them; nil where one stays as it is
+	course  []*engine.MLPWeights // beside those, the direction of the last step, at its whole length; zero before the first
 	planned []int                // layer of the plan
-	course  []*engine.MLPWeights // the direction of the last step, at its whole length; nil before the first
+	before  *store               // the student's streams before each layer, of the text of a step
 	adder   *adder
 	loss    float64     // on the held-back text
 	targets [][]float32 // there, by batch: the dense model's streams after the last layer
@@ -49,8 +49,8 @@ func newGaussNewton(s *stepper) (*gaussNewton, error) {
 	g := &gaussNewton{stepper: s, adder: &adder{threads: s.opt.Threads}}
 	t := *made.Model()
 	t.Layers = slices.Clone(t.Layers)
-	given := givenWeights{made.weights, map[string]givenMatrix{}}
-	g.mlps, g.planned = make([]*engine.MLPWeights, len(t.Layers)), make([]int, len(t.Layers))
+	g.given = &givenWeights{Source: made.weights, given: map[string]givenMatrix{}}
+	g.mlps, g.course, g.planned = make([]*engine.MLPWeights, len(t.Layers)), make([]*engine.MLPWeights, len(t.Layers)), make([]int, len(t.Layers))
 	for planned, i := range made.layers {
 		if i < 0 || s.head.Widths[planned] == 0 {
 			continue
@@ -61,13 +61,14 @@ func newGaussNewton(s *stepper) (*gaussNewton, error) {
 		if err != nil {
 			return nil, err
 		}
-		g.mlps[i], g.planned[i] = mlp, planned
+		course := &engine.MLPWeights{Width: mlp.Width, Gate: make([]float32, len(mlp.Gate)), Up: make([]float32, len(mlp.Up)), Down: make([]float32, len(mlp.Down))}
+		g.mlps[i], g.course[i], g.planned[i] = mlp, course, planned
 		l.Width = mlp.Width
-		l.Gate = given.take(fmt.Sprint(i, " gate"), mlp.Width, mlp.Gate)
-		l.Up = given.take(fmt.Sprint(i, " up"), mlp.Width, mlp.Up)
-		l.Down = given.take(fmt.Sprint(i, " down"), t.Hidden, mlp.Down)
+		l.Gate = g.given.take(fmt.Sprint(i, " gate"), mlp.Width, mlp.Gate, course.Gate)
+		l.Up = g.given.take(fmt.Sprint(i, " up"), mlp.Width, mlp.Up, course.Up)
+		l.Down = g.given.take(fmt.Sprint(i, " down"), t.Hidden, mlp.Down, course.Down)
 	}
-	e, err := s.model.Other(s.ctx, &t, given)
+	e, err := s.model.Other(s.ctx, &t, g.given)
 	if err != nil {
 		return nil, err
 	}
@@ -78,16 +79,19 @@ func newGaussNewton(s *stepper) (*gaussNewton, error) {
 	return g, nil
 }
 
-// divergence is the mean divergence of the student's predictions over some batches from
-// those after the dense model's streams: infinite where they are not numbers.
-func (g *gaussNewton) divergence(batches []batch, targets [][]float32) (float64, error) {
-	streams, err := g.through(g.student, batches, nil)
+// matrices are those of an MLP.
+func matrices(m *engine.MLPWeights) [3][]float32 { return [3][]float32{m.Gate, m.Up, m.Down} }
+
+// divergence is the mean divergence of the student's predictions over the held-back text
+// from those after the dense model's streams: infinite where they are not numbers.
+func (g *gaussNewton) divergence() (float64, error) {
+	streams, err := g.through(g.student, g.held, nil)
 	if err != nil {
 		return 0, err
 	}
 	sum, n := 0.0, 0
-	for i := range batches {
-		d, err := g.student.Divergence(g.ctx, forestOf(&batches[i], compared), targets[i], streams[i])
+	for i := range g.held {
+		d, err := g.student.Divergence(g.ctx, forestOf(&g.held[i], compared), g.targets[i], streams[i])
 		if errors.As(err, new(*engine.NonFiniteError)) {
 			return math.Inf(1), nil // too long a step
 		}
@@ -107,7 +111,7 @@ func (g *gaussNewton) measure() (err error) {
 	if g.targets, err = g.through(g.model.Engine(), g.held, nil); err != nil {
 		return err
 	}
-	if g.loss, err = g.divergence(g.held, g.targets); err == nil && math.IsInf(g.loss, 0) {
+	if g.loss, err = g.divergence(); err == nil && math.IsInf(g.loss, 0) {
 		err = fmt.Errorf("the pruned model's predictions are not numbers: steps cannot mend that")
 	}
 	return err
@@ -127,26 +131,25 @@ func forestOf(b *batch, every int) engine.Batch {
 	return forest
 }
 
-// through runs batches through a model, shows the streams before each layer, and returns
-// those after the last.
-func (g *gaussNewton) through(m engine.Layerwise, batches []batch, before func(layer int, streams [][]float32)) ([][]float32, error) {
-	streams := make([][]float32, len(batches))
-	for i := range batches {
-		streams[i] = make([]float32, batches[i].tokens*m.Model().Hidden)
-		if err := m.Embed(g.ctx, batchOf(batches[i].rows), streams[i]); err != nil {
-			return nil, err
-		}
+// through runs batches through a model, keeps in before, unless it is nil, the streams before
+// each layer, and returns those after the last.
+func (g *gaussNewton) through(m engine.Layerwise, batches []batch, before *store) ([][]float32, error) {
+	streams, err := embed(g.ctx, m, batches)
+	if err != nil {
+		return nil, err
 	}
 	for l := range m.Model().Layers {
-		if before != nil {
-			before(l, streams)
-		}
 		layer, err := m.Layer(g.ctx, l)
 		if err != nil {
 			return nil, err
 		}
-		for i := range batches {
-			if err := layer.Run(g.ctx, batchOf(batches[i].rows), streams[i], nil); err != nil {
+		for i, b := range batches {
+			if before != nil {
+				if err := before.put(g.place(l, &b), streams[i]); err != nil {
+					return nil, err
+				}
+			}
+			if err := layer.Run(g.ctx, batchOf(b.rows), streams[i], nil); err != nil {
 				return nil, err
 			}
 		}
@@ -154,105 +157,86 @@ func (g *gaussNewton) through(m engine.Layerwise, batches []batch, before func(l
 	return streams, nil
 }
 
-// step adds up gradient and curvature over its share of the text, and goes as far as helps
-// on the held-back part.
+// place is where g.before has the streams of a batch of a share.
+func (g *gaussNewton) place(layer int, b *batch) int64 { return int64(layer)*g.most + b.first }
+
+// step takes the text of a step through the model and back, layer by layer, each of which then
+// knows its course, and goes as far as helps on the held-back part.
 func (g *gaussNewton) step(index int) (*StepFit, error) {
-	sums := make([]*mlpSums, len(g.mlps))
-	for i, m := range g.mlps {
-		if m != nil {
-			sums[i] = newMLPSums(g.head.Hidden, m.Width)
-		}
+	share, _ := g.share(index)
+	gradients, sampled, predictions, err := g.gradients(share, index)
+	if err != nil {
+		return nil, err
 	}
-	share, tokens := g.share(index), 0
-	chunk := max(1, int(g.streams/g.batchBytes)) // how many batches go through all layers together
-	for first := 0; first < len(share); first += chunk {
-		part := share[first:min(first+chunk, len(share))]
-		n, err := g.sum(sums, part, index, first)
-		if err != nil {
+	for l := len(g.mlps) - 1; l >= 0; l-- {
+		var sums *mlpSums // nil where the MLP stays as it is
+		if m := g.mlps[l]; m != nil {
+			sums = newMLPSums(g.head.Hidden, m.Width)
+		}
+		if err := g.back(sums, l, share, gradients, sampled); err != nil {
 			return nil, err
 		}
-		tokens += n
+		if sums == nil {
+			continue
+		}
+		step, err := sums.step(float64(predictions), g.opt.Damping, g.opt.Threads)
+		if err != nil {
+			return nil, fmt.Errorf("layer %d: %w", g.planned[l], err)
+		}
+		for i, course := range matrices(g.course[l]) {
+			if index == 0 {
+				copy(course, step[i])
+			} else {
+				along(course, step[i], course, momentum)
+			}
+		}
+	}
+	for _, b := range share {
+		g.progress(b.tokens)
 	}
 	fit := &StepFit{Step: index, Before: g.loss}
-	steps := make([]*engine.MLPWeights, len(g.mlps))
-	for i, s := range sums {
-		var err error
-		if s != nil {
-			if steps[i], err = s.step(float64(tokens), g.opt.Damping, g.opt.Threads); err != nil {
-				return nil, fmt.Errorf("layer %d: %w", g.planned[i], err)
-			}
-			sums[i] = nil
-		}
-	}
-	for i, last := range g.course {
-		if last != nil {
-			along(steps[i], steps[i], last, momentum)
-		}
-	}
-	g.course = steps
-	length, err := g.search(steps)
-	fit.Length, fit.After = length, g.loss
+	fit.Length, err = g.search()
+	fit.After = g.loss
 	return fit, err
 }
 
-// share is the batches that a step looks at.
-func (g *gaussNewton) share(index int) []batch {
-	n := min(max(1, g.opt.StepTokens/batchTokens), len(g.fit))
-	var share []batch
-	for i := range n {
-		share = append(share, g.fit[(index*n+i)%len(g.fit)])
-	}
-	return share
-}
-
-// sum adds the gradient over some batches of a step, from its number first on, and the
-// curvature over some of these. It returns over how many predictions.
-func (g *gaussNewton) sum(to []*mlpSums, batches []batch, step, first int) (n int, err error) {
+// gradients takes batches through both models. It returns the gradients of the divergence by
+// the student's last streams, over how many predictions that is, and those of sampled losses, of some
+// of the batches.
+func (g *gaussNewton) gradients(batches []batch, step int) (gradients, sampled [][]float32, n int, err error) {
 	targets, err := g.through(g.model.Engine(), batches, nil)
 	if err != nil {
-		return 0, err
+		return nil, nil, 0, err
 	}
-	before := make([][][]float32, len(g.mlps)) // streams, by layer and batch
-	last, err := g.through(g.student, batches, func(l int, streams [][]float32) {
-		for _, s := range streams {
-			before[l] = append(before[l], slices.Clone(s))
-		}
-	})
+	last, err := g.through(g.student, batches, g.before)
 	if err != nil {
-		return 0, err
+		return nil, nil, 0, err
 	}
-	gradients, sampled := make([][]float32, len(batches)), make([][]float32, len(batches))
+	gradients, sampled = make([][]float32, len(batches)), make([][]float32, len(batches))
+	var done []float32 // room: targets that are needed no more
 	for i := range batches {
 		forest := forestOf(&batches[i], 1)
-		gradients[i] = make([]float32, len(last[i]))
+		gradients[i] = grow(done, len(last[i]))
 		d, err := g.student.DivergenceGradient(g.ctx, forest, targets[i], last[i], gradients[i])
 		if err != nil {
-			return 0, err
+			return nil, nil, 0, err
 		}
 		n += len(d)
-		if (first+i)%curvedBatches == 0 {
+		if i%curvedBatches == 0 {
 			sampled[i] = make([]float32, len(last[i]))
-			seed := g.opt.Seed<<32 + uint64(step)<<16 + uint64(first+i)
+			seed := g.opt.Seed<<32 + uint64(step)<<16 + uint64(i)
 			if err := g.student.SampledGradient(g.ctx, forest, last[i], seed, sampled[i]); err != nil {
-				return 0, err
+				return nil, nil, 0, err
 			}
 		}
+		done, targets[i], last[i] = targets[i], nil, nil
 	}
-	for l := len(g.mlps) - 1; l >= 0; l-- {
-		if err := g.back(to[l], l, batches, before[l], gradients, sampled); err != nil {
-			return 0, err
-		}
-		before[l] = nil
-	}
-	for _, b := range batches {
-		g.progress(b.tokens)
-	}
-	return n, nil
+	return gradients, sampled, n, nil
 }
 
 // back takes gradients over a layer of the student, and adds what its MLP sees of them to
 // sums, which are nil where it stays as it is.
-func (g *gaussNewton) back(to *mlpSums, l int, batches []batch, streams, gradients, sampled [][]float32) error {
+func (g *gaussNewton) back(to *mlpSums, l int, batches []batch, gradients, sampled [][]float32) error {
 	loaded, err := g.student.Layer(g.ctx, l)
 	if err != nil {
 		return err
@@ -271,15 +255,19 @@ func (g *gaussNewton) back(to *mlpSums, l int, batches []batch, streams, gradien
 			return nil
 		}
 	}
-	for i := range batches {
-		forest := batchOf(batches[i].rows)
-		if err := layer.Back(g.ctx, forest, streams[i], gradients[i], observer(g.adder.addGradient)); err != nil {
+	for i, b := range batches {
+		stream, err := g.before.get(g.place(l, &b), b.tokens)
+		if err != nil {
+			return err
+		}
+		forest := batchOf(b.rows)
+		if err := layer.Back(g.ctx, forest, stream, gradients[i], observer(g.adder.addGradient)); err != nil {
 			return err
 		}
 		if sampled[i] == nil {
 			continue
 		}
-		if err := layer.Back(g.ctx, forest, streams[i], sampled[i], observer(g.adder.addCurvature)); err != nil {
+		if err := layer.Back(g.ctx, forest, stream, sampled[i], observer(g.adder.addCurvature)); err != nil {
 			return err
 		}
 	}
@@ -289,26 +277,13 @@ func (g *gaussNewton) back(to *mlpSums, l int, batches []batch, streams, gradien
 	return nil
 }
 
-// search moves the weights along a step: by the first length, and by twice as much as long
+// search moves the weights along the course: by the first length, and by twice as much as long
 // as that loses less, or by half where the first does not. It returns the length taken.
-func (g *gaussNewton) search(steps []*engine.MLPWeights) (best float64, err error) {
-	from := make([]*engine.MLPWeights, len(g.mlps))
-	for i, m := range g.mlps {
-		if m != nil {
-			from[i] = &engine.MLPWeights{Gate: slices.Clone(m.Gate), Up: slices.Clone(m.Up), Down: slices.Clone(m.Down)}
-		}
-	}
-	move := func(length float64) {
-		for i, m := range g.mlps {
-			if m != nil {
-				along(m, from[i], steps[i], length)
-			}
-		}
-	}
+func (g *gaussNewton) search() (best float64, err error) {
 	least := g.loss
 	try := func(length float64) (better bool, err error) {
-		move(length)
-		loss, err := g.divergence(g.held, g.targets)
+		g.given.length = length
+		loss, err := g.divergence()
 		if err == nil && loss < least {
 			best, least, better = length, loss, true
 		}
@@ -327,41 +302,48 @@ func (g *gaussNewton) search(steps []*engine.MLPWeights) (best float64, err erro
 		}
 		length *= factor
 	}
-	move(best)
+	g.given.length = 0
+	for i, m := range g.mlps {
+		if m != nil {
+			course := matrices(g.course[i])
+			for k, values := range matrices(m) {
+				along(values, values, course[k], best)
+			}
+		}
+	}
 	g.loss = least
-	g.progress(int(g.head.Held))
+	g.progress(int(g.judged))
 	return best, err
 }
 
-// along stores from + length*step in to.
-func along(to, from, step *engine.MLPWeights, length float64) {
-	for _, p := range [][3][]float32{{to.Gate, from.Gate, step.Gate}, {to.Up, from.Up, step.Up}, {to.Down, from.Down, step.Down}} {
-		for i, v := range p[1] {
-			p[0][i] = v + float32(length)*p[2][i]
-		}
+// along stores from + length*step in to, which may be one of the two.
+func along(to, from, step []float32, length float64) {
+	for i, v := range from {
+		to[i] = v + float32(length)*step[i]
 	}
 }
 
 // givenWeights is a source of weights of which some are in memory, and may change while no
-// layer is loaded.
+// layer is loaded: each is read as far along its course as length says.
 type givenWeights struct {
 	engine.Source
-	given map[string]givenMatrix
+	given  map[string]givenMatrix
+	length float64
 }
 
 type givenMatrix struct {
-	shape  tensor.Shape
-	values []float32
+	shape          tensor.Shape
+	values, course []float32
 }
 
 // take gives a projection other weights, under a name of their own, and returns it.
-func (w givenWeights) take(name string, rows int, values []float32) arch.Projection {
-	w.given[name] = givenMatrix{tensor.Shape{rows, len(values) / rows}, values}
+func (w *givenWeights) take(name string, rows int, values, course []float32) arch.Projection {
+	w.given[name] = givenMatrix{tensor.Shape{rows, len(values) / rows}, values, course}
 	return arch.Projection{Weight: name, Rows: rows, OfRows: rows}
 }
 
 // Lookup implements engine.Source.
-func (w givenWeights) Lookup(name string) (tensor.Info, bool) {
+func (w *givenWeights) Lookup(name string) (tensor.Info, bool) {
 	if m, ok := w.given[name]; ok {
 		return tensor.Info{Name: name, DType: tensor.F32, Shape: m.shape}, true
 	}
@@ -369,11 +351,17 @@ func (w givenWeights) Lookup(name string) (tensor.Info, bool) {
 }
 
 // ReadRows implements engine.Source.
-func (w givenWeights) ReadRows(name string, dst []byte, first, n int) error {
+func (w *givenWeights) ReadRows(name string, dst []byte, first, n int) error {
 	m, ok := w.given[name]
 	if !ok {
 		return w.Source.ReadRows(name, dst, first, n)
 	}
 	size := m.shape[1]
-	return tensor.Encode(dst, m.values[first*size:(first+n)*size], tensor.F32)
+	values := m.values[first*size : (first+n)*size]
+	if w.length != 0 {
+		moved := make([]float32, len(values))
+		along(moved, values, m.course[first*size:(first+n)*size], w.length)
+		values = moved
+	}
+	return tensor.Encode(dst, values, tensor.F32)
 }
