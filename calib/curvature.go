@@ -74,8 +74,9 @@ func rowRange(r0, r1 int) []int {
 // step returns the change of gate, up and down that a damped step makes. tokens is how many
 // predictions the gradient, which is overwritten, is of. What is added to each of a curvature's
 // two factors is the root of the damping times its mean diagonal.
-func (s *mlpSums) step(tokens, damping float64, threads int) (steps [3][]float32, err error) {
+func (s *mlpSums) step(tokens, damping float64, threads int) (*surgery.LayerWeights, error) {
 	n := float64(s.input.N)
+	var steps [3][]float32
 	for i, p := range []struct {
 		g       *linalg.Matrix
 		out, in *score.Moments
@@ -84,9 +85,9 @@ func (s *mlpSums) step(tokens, damping float64, threads int) (steps [3][]float32
 			p.g.Data[k] /= tokens
 		}
 		if err := surgery.KroneckerStep(p.g, meanOf(p.out, n), meanOf(p.in, n), math.Sqrt(damping), threads); err != nil {
-			return steps, err
+			return nil, err
 		}
 		steps[i] = narrow(p.g)
 	}
-	return steps, nil
+	return &surgery.LayerWeights{Gate: steps[0], Up: steps[1], Down: steps[2]}, nil
 }

@@ -100,25 +100,24 @@ func StepsMemory(m *arch.Transformer, widths []int) int64 {
 }
 
 // stepsBytes is StepsMemory where a step looks at so many tokens, and is judged on so many:
-// weights and course of all MLPs, and the head in both directions; the dense model's layer, the
-// widest of the student's, its transposes and what they are made from, and what runs there
-// and back; sums of a layer, and what its step is solved from; and streams, of the held-back text
-// in both models, or in one, and of a step's in both, of which a third part has a second
+// the head in both directions; the dense model's layer, the widest of the student's, its transposes
+// and what they are made from, and what runs there and back; of an MLP, what is read, its course, the
+// next, and bytes on their way; sums of a layer, and what its step is solved from; and streams, of the
+// held-back text in both models, or in one, and of a step's in both, of which a third part has a second
 // gradient.
 func stepsBytes(m *arch.Transformer, widths []int, share, judged int64) int64 {
 	h, q, kv := int64(m.Hidden), int64(m.Heads*m.HeadDim), int64(m.KVHeads*m.HeadDim)
-	var all, k, d int64 // neurons refitted, the most in a layer, and the most of the student
+	var k, d int64 // most neurons of a layer that is refitted, and of one of the student's
 	for i, w := range widths {
-		all, k, d = all+int64(w), max(k, int64(w)), max(d, int64(w))
+		k, d = max(k, int64(w)), max(d, int64(w))
 		if w == 0 {
 			d = max(d, int64(m.Layers[i].Width))
 		}
 	}
-	fixed := 4*2*3*h*all + 4*2*int64(m.Vocab)*h
 	student := 3*(h*(2*q+2*kv)+3*h*d) + batchTokens*(7*h+3*(q+2*kv)) + 5*min(batchTokens*d, engineValues)
-	sums := 8*(3*h*k+h*(h+1)+3*k*(k+1)/2) + 8*(2*h*h+2*k*k+h*k) + 4*3*h*k
+	sums := 8*(3*h*k+h*(h+1)+3*k*(k+1)/2) + 8*(2*h*h+2*k*k+h*k)
 	streams := streamBytes(m, judged+max(judged, 2*share+share/curvedBatches))
-	return withGarbage(fixed + runBytes(m) + 4*student + sums + streams)
+	return withGarbage(8*int64(m.Vocab)*h + runBytes(m) + 4*student + 4*4*3*h*k + sums + streams)
 }
 
 // withGarbage adds a fifth: what the program lets garbage grow to before it is collected.

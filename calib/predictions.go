@@ -7,12 +7,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"reflect"
-	"strings"
 
 	"github.com/coppice-lm/coppice/checkpoint"
-	"github.com/coppice-lm/coppice/engine"
 	"github.com/coppice-lm/coppice/internal/filelock"
 	"github.com/coppice-lm/coppice/lm"
 	"github.com/coppice-lm/coppice/plan"
@@ -163,7 +160,7 @@ func (s *stepper) fits() error {
 		limit = DefaultMemory
 	}
 	if need > limit {
-		return fmt.Errorf("steps on all layers together keep the MLPs of all of them in memory, and the direction of the last step, about %s with all else for this model and plan, and --calib-memory allows %s: give --calib-memory %s, if there is as much",
+		return fmt.Errorf("steps on all layers together take about %s for this model and plan, and --calib-memory allows %s: give --calib-memory %s, if there is as much",
 			gigabytes(need), gigabytes(limit), gigabytes(need))
 	}
 	s.spill = need+withGarbage(streamBytes(m, int64(len(m.Layers))*s.most)) > limit
@@ -333,40 +330,34 @@ func (s *stepper) finished() (*surgery.Weights, error) {
 	return nil, err
 }
 
-// after is the head of what a number of steps made.
-func (s *stepper) after(steps int) surgery.WeightsHead {
-	h := s.head
-	h.Recipe = fmt.Sprintf("%s; after %d", h.Recipe, steps)
-	return h
-}
-
 // all takes the steps that are left, and publishes what they made.
 func (s *stepper) all() error {
 	g, err := newGaussNewton(s)
 	if err != nil {
 		return err
 	}
-	first, err := s.resume(g)
-	if err != nil {
-		return err
-	}
-	if err := s.take(g, first); err != nil {
-		return err
-	}
-	if err := s.write(g, s.out, s.head, g.mlps); err != nil {
+	if err := s.take(g); err != nil {
 		return err
 	}
 	return s.clean(0)
 }
 
-// take takes the steps from first on, and keeps what each but the last has made.
-func (s *stepper) take(g *gaussNewton, first int) (err error) {
+// take takes the steps that are left, and keeps what each has made.
+func (s *stepper) take(g *gaussNewton) error {
+	defer g.given.close()
+	first, err := g.resume()
+	if err == nil && first == 0 {
+		err = g.begin()
+	}
+	if err != nil {
+		return err
+	}
 	name := s.file(0, "streams")
 	defer os.Remove(name)
 	if !s.spill {
 		name = ""
 	}
-	if g.before, err = openStore(name, int64(len(g.mlps))*s.most, s.head.Hidden, false); err != nil {
+	if g.before, err = openStore(name, int64(len(g.planned))*s.most, s.head.Hidden, false); err != nil {
 		return err
 	}
 	defer g.before.close()
@@ -383,14 +374,10 @@ func (s *stepper) take(g *gaussNewton, first int) (err error) {
 			s.opt.Report(*fit)
 		}
 		if step+1 == s.opt.Steps {
-			break
+			return g.moved(s.out, s.head)
 		}
 		// The weights go last: they say that the step is finished.
-		err = s.write(g, s.file(step+1, "course"), s.after(step+1), g.course)
-		if err == nil {
-			err = s.write(g, s.file(step+1, "weights"), s.after(step+1), g.mlps)
-		}
-		if err == nil {
+		if err = g.moved(s.file(step+1, "weights"), s.after(step+1)); err == nil {
 			err = s.clean(step + 1)
 		}
 		if err != nil {
@@ -398,99 +385,6 @@ func (s *stepper) take(g *gaussNewton, first int) (err error) {
 		}
 	}
 	return nil
-}
-
-// file is the name of what is kept after a number of steps, while there are more to take.
-func (s *stepper) file(steps int, what string) string {
-	dir, base := filepath.Split(s.out)
-	return fmt.Sprintf("%s.%s.coppice-step-%d-%s", dir, base, steps, what)
-}
-
-// clean removes what is kept after all numbers of steps but one; with none, all files.
-func (s *stepper) clean(but int) error {
-	dir, base := filepath.Split(s.out)
-	entries, err := os.ReadDir(filepath.Clean(dir))
-	if err != nil {
-		return writeError(err)
-	}
-	prefix := "." + base + ".coppice-step-"
-	for _, e := range entries {
-		rest, ours := strings.CutPrefix(e.Name(), prefix)
-		if !ours || but > 0 && (strings.HasPrefix(rest, fmt.Sprint(but, "-")) || strings.HasPrefix(rest, "0-")) {
-			continue
-		}
-		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil {
-			return writeError(err)
-		}
-	}
-	return nil
-}
-
-// resume reads what earlier steps of the same call made, and returns how many they were.
-// What others left is removed.
-func (s *stepper) resume(g *gaussNewton) (steps int, err error) {
-	for n := s.opt.Steps - 1; n > 0 && steps == 0; n-- {
-		ok, err := s.load(g, n)
-		if err != nil {
-			return 0, err
-		}
-		if ok {
-			steps = n
-		}
-	}
-	return steps, s.clean(steps)
-}
-
-// load reads what is kept after a number of steps, if that is what this call needs.
-func (s *stepper) load(g *gaussNewton, steps int) (ok bool, err error) {
-	for _, f := range []struct {
-		what string
-		into []*engine.MLPWeights
-	}{{"course", g.course}, {"weights", g.mlps}} {
-		w, err := surgery.OpenWeights(s.file(steps, f.what))
-		if err != nil {
-			return false, nil // there is none, or it was being written
-		}
-		defer w.Close()
-		if !reflect.DeepEqual(w.WeightsHead, s.after(steps)) {
-			return false, nil
-		}
-		for i, m := range f.into {
-			if m == nil {
-				continue
-			}
-			l, err := w.Layer(g.planned[i])
-			if err != nil {
-				return false, err
-			}
-			copy(m.Gate, l.Gate)
-			copy(m.Up, l.Up)
-			copy(m.Down, l.Down)
-		}
-	}
-	return true, nil
-}
-
-// write writes an MLP a layer to a file, at once or not at all.
-func (s *stepper) write(g *gaussNewton, name string, head surgery.WeightsHead, mlps []*engine.MLPWeights) error {
-	next := s.file(0, "next")
-	w, err := surgery.CreateWeights(next, head)
-	if err != nil {
-		return writeError(err)
-	}
-	for i, m := range mlps {
-		if m != nil && err == nil {
-			err = w.WriteLayer(g.planned[i], surgery.LayerWeights{Gate: m.Gate, Up: m.Up, Down: m.Down})
-		}
-	}
-	err = errors.Join(err, w.Close())
-	if err == nil {
-		err = os.Rename(next, name)
-	}
-	if err != nil {
-		os.Remove(next)
-	}
-	return writeError(err)
 }
 
 // perStep is about how many tokens a step runs, for the display of progress.

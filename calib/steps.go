@@ -6,9 +6,8 @@ import (
 	"math"
 	"slices"
 
-	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/engine"
-	"github.com/coppice-lm/coppice/tensor"
+	"github.com/coppice-lm/coppice/surgery"
 )
 
 const (
@@ -29,12 +28,11 @@ const (
 // gaussNewton takes steps on the MLPs of a pruned model.
 type gaussNewton struct {
 	*stepper
+	pruned  *pruned // as the plan makes it
 	student engine.Backward
-	given   *givenWeights        // what the student reads
-	mlps    []*engine.MLPWeights // by layer of the student, which runs them; nil where one stays as it is
-	course  []*engine.MLPWeights // beside those, the direction of the last step, at its whole length; zero before the first
-	planned []int                // layer of the plan
-	before  *store               // the student's streams before each layer, of the text of a step
+	given   *stepWeights // what the student reads
+	planned []int        // layer of the plan, by layer of the student; -1 where the MLP stays as it is
+	before  *store       // the student's streams before each layer, of the text of a step
 	adder   *adder
 	loss    float64     // on the held-back text
 	targets [][]float32 // there, by batch: the dense model's streams after the last layer
@@ -46,27 +44,16 @@ func newGaussNewton(s *stepper) (*gaussNewton, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &gaussNewton{stepper: s, adder: &adder{threads: s.opt.Threads}}
+	g := &gaussNewton{stepper: s, pruned: made, adder: &adder{threads: s.opt.Threads}}
+	g.given = &stepWeights{Source: made.weights, matrices: map[string]stepMatrix{}}
 	t := *made.Model()
 	t.Layers = slices.Clone(t.Layers)
-	g.given = &givenWeights{Source: made.weights, given: map[string]givenMatrix{}}
-	g.mlps, g.course, g.planned = make([]*engine.MLPWeights, len(t.Layers)), make([]*engine.MLPWeights, len(t.Layers)), make([]int, len(t.Layers))
+	g.planned = slices.Repeat([]int{-1}, len(t.Layers))
 	for planned, i := range made.layers {
-		if i < 0 || s.head.Widths[planned] == 0 {
-			continue
+		if width := s.head.Widths[planned]; i >= 0 && width > 0 {
+			g.planned[i] = planned
+			g.given.take(&t.Layers[i], planned, width, t.Hidden)
 		}
-		l := &t.Layers[i]
-		// Zero neurons up to an alignment, which come last, stay zero, and are left out.
-		mlp, err := keptMLP(made.weights, l, t.Hidden, rowRange(0, s.head.Widths[planned]))
-		if err != nil {
-			return nil, err
-		}
-		course := &engine.MLPWeights{Width: mlp.Width, Gate: make([]float32, len(mlp.Gate)), Up: make([]float32, len(mlp.Up)), Down: make([]float32, len(mlp.Down))}
-		g.mlps[i], g.course[i], g.planned[i] = mlp, course, planned
-		l.Width = mlp.Width
-		l.Gate = g.given.take(fmt.Sprint(i, " gate"), mlp.Width, mlp.Gate, course.Gate)
-		l.Up = g.given.take(fmt.Sprint(i, " up"), mlp.Width, mlp.Up, course.Up)
-		l.Down = g.given.take(fmt.Sprint(i, " down"), t.Hidden, mlp.Down, course.Down)
 	}
 	e, err := s.model.Other(s.ctx, &t, g.given)
 	if err != nil {
@@ -79,8 +66,18 @@ func newGaussNewton(s *stepper) (*gaussNewton, error) {
 	return g, nil
 }
 
-// matrices are those of an MLP.
-func matrices(m *engine.MLPWeights) [3][]float32 { return [3][]float32{m.Gate, m.Up, m.Down} }
+// begin writes the MLPs that the plan makes. Zero neurons up to an alignment, which come last, stay
+// zero, and are left out.
+func (g *gaussNewton) begin() (err error) {
+	g.given.weights, err = g.write(g.file(0, "weights"), g.after(0), func(l int) (*surgery.LayerWeights, error) {
+		if g.planned[l] < 0 {
+			return nil, nil
+		}
+		m, err := keptMLP(g.pruned.weights, &g.pruned.Model().Layers[l], g.head.Hidden, rowRange(0, g.head.Widths[g.planned[l]]))
+		return &surgery.LayerWeights{Gate: m.Gate, Up: m.Up, Down: m.Down}, err
+	})
+	return err
+}
 
 // divergence is the mean divergence of the student's predictions over the held-back text
 // from those after the dense model's streams: infinite where they are not numbers.
@@ -168,29 +165,33 @@ func (g *gaussNewton) step(index int) (*StepFit, error) {
 	if err != nil {
 		return nil, err
 	}
-	for l := len(g.mlps) - 1; l >= 0; l-- {
-		var sums *mlpSums // nil where the MLP stays as it is
-		if m := g.mlps[l]; m != nil {
-			sums = newMLPSums(g.head.Hidden, m.Width)
+	course, err := g.write(g.file(index+1, "course"), g.after(index+1), func(l int) (*surgery.LayerWeights, error) {
+		if g.planned[l] < 0 {
+			return nil, g.back(nil, l, share, gradients, sampled)
 		}
+		sums := newMLPSums(g.head.Hidden, g.head.Widths[g.planned[l]])
 		if err := g.back(sums, l, share, gradients, sampled); err != nil {
 			return nil, err
 		}
-		if sums == nil {
-			continue
-		}
 		step, err := sums.step(float64(predictions), g.opt.Damping, g.opt.Threads)
+		if err == nil && g.given.course != nil {
+			var last surgery.LayerWeights
+			if last, err = g.given.course.Layer(g.planned[l]); err == nil {
+				along(step, step, &last, momentum)
+			}
+		}
 		if err != nil {
 			return nil, fmt.Errorf("layer %d: %w", g.planned[l], err)
 		}
-		for i, course := range matrices(g.course[l]) {
-			if index == 0 {
-				copy(course, step[i])
-			} else {
-				along(course, step[i], course, momentum)
-			}
-		}
+		return step, nil
+	})
+	if err != nil {
+		return nil, err
 	}
+	if g.given.course != nil {
+		g.given.course.Close()
+	}
+	g.given.course = course
 	for _, b := range share {
 		g.progress(b.tokens)
 	}
@@ -277,12 +278,12 @@ func (g *gaussNewton) back(to *mlpSums, l int, batches []batch, gradients, sampl
 	return nil
 }
 
-// search moves the weights along the course: by the first length, and by twice as much as long
+// search moves the student along the course: by the first length, and by twice as much as long
 // as that loses less, or by half where the first does not. It returns the length taken.
 func (g *gaussNewton) search() (best float64, err error) {
 	least := g.loss
 	try := func(length float64) (better bool, err error) {
-		g.given.length = length
+		g.given.move(length)
 		loss, err := g.divergence()
 		if err == nil && loss < least {
 			best, least, better = length, loss, true
@@ -302,66 +303,8 @@ func (g *gaussNewton) search() (best float64, err error) {
 		}
 		length *= factor
 	}
-	g.given.length = 0
-	for i, m := range g.mlps {
-		if m != nil {
-			course := matrices(g.course[i])
-			for k, values := range matrices(m) {
-				along(values, values, course[k], best)
-			}
-		}
-	}
+	g.given.move(best)
 	g.loss = least
 	g.progress(int(g.judged))
 	return best, err
-}
-
-// along stores from + length*step in to, which may be one of the two.
-func along(to, from, step []float32, length float64) {
-	for i, v := range from {
-		to[i] = v + float32(length)*step[i]
-	}
-}
-
-// givenWeights is a source of weights of which some are in memory, and may change while no
-// layer is loaded: each is read as far along its course as length says.
-type givenWeights struct {
-	engine.Source
-	given  map[string]givenMatrix
-	length float64
-}
-
-type givenMatrix struct {
-	shape          tensor.Shape
-	values, course []float32
-}
-
-// take gives a projection other weights, under a name of their own, and returns it.
-func (w *givenWeights) take(name string, rows int, values, course []float32) arch.Projection {
-	w.given[name] = givenMatrix{tensor.Shape{rows, len(values) / rows}, values, course}
-	return arch.Projection{Weight: name, Rows: rows, OfRows: rows}
-}
-
-// Lookup implements engine.Source.
-func (w *givenWeights) Lookup(name string) (tensor.Info, bool) {
-	if m, ok := w.given[name]; ok {
-		return tensor.Info{Name: name, DType: tensor.F32, Shape: m.shape}, true
-	}
-	return w.Source.Lookup(name)
-}
-
-// ReadRows implements engine.Source.
-func (w *givenWeights) ReadRows(name string, dst []byte, first, n int) error {
-	m, ok := w.given[name]
-	if !ok {
-		return w.Source.ReadRows(name, dst, first, n)
-	}
-	size := m.shape[1]
-	values := m.values[first*size : (first+n)*size]
-	if w.length != 0 {
-		moved := make([]float32, len(values))
-		along(moved, values, m.course[first*size:(first+n)*size], w.length)
-		values = moved
-	}
-	return tensor.Encode(dst, values, tensor.F32)
 }
