@@ -55,9 +55,10 @@ type StepFit struct {
 // the checkpoint c. Files that are there already are treated as Collect does. A call that
 // was interrupted goes on after the last step that was finished when it is made again.
 //
-// It keeps StepsMemory in memory, and the residual streams before each layer of the tokens that a
-// step looks at: in memory where Options.Memory leaves room for them, else in a hidden file
-// beside out, of 4 bytes x layers x hidden size x tokens.
+// It takes at most StepsMemory and, where Options.Memory leaves room, the residual streams before
+// each layer of the tokens that a step looks at, 4 bytes x layers x hidden size x tokens; else
+// these are in a hidden file beside out, as are the weights that a step begins at, its course, and
+// those that it makes.
 func RefitPredictions(ctx context.Context, m *lm.Layerwise, c *checkpoint.Checkpoint, st *score.Stats, p *plan.Plan, sources []string, out string, opt StepOptions) (*surgery.Weights, error) {
 	s, err := newStepper(ctx, m, c, st, p, sources, out, opt)
 	if err != nil {
@@ -169,10 +170,6 @@ func (s *stepper) fits() error {
 
 // least is the memory that the steps need.
 func (s *stepper) least() int64 {
-	for index := range s.opt.Steps {
-		_, tokens := s.share(index)
-		s.most = max(s.most, tokens)
-	}
 	return stepsBytes(s.model.Engine().Model(), s.head.Widths, s.most, s.judged)
 }
 
@@ -246,15 +243,20 @@ func (s *stepper) read(sources []string) error {
 	case len(s.held) == 0:
 		return fmt.Errorf("the calibration text has fewer than %d documents, so none is held back to judge steps by; give more documents", heldBack)
 	}
+	for index := range s.opt.Steps {
+		_, tokens := s.share(index)
+		s.most = max(s.most, tokens)
+	}
 	return nil
 }
 
-// judgedTokens is the most held-back tokens that steps are judged on, which takes three to eight
-// passes over them a step: no more than there are in a step at DefaultStepTokens.
-const judgedTokens = 16384
+// judgedTokens is the most held-back tokens that steps are judged on, which a search for a length runs
+// up to seven times. It is as many as a step looks at, so that no search takes much longer than
+// its gradient.
+const judgedTokens = DefaultStepTokens
 
-// judged leaves out held-back rows, at even distances, as far as more than judgedTokens tokens are held back.
-// One stays however long it is.
+// judged returns the rows but for those held back that are too many for judgedTokens tokens; such go at
+// even distances, and one stays however long it is.
 func judged(rows []row) []row {
 	var all, seen, taken int
 	for _, r := range rows {
@@ -336,21 +338,21 @@ func (s *stepper) all() error {
 	if err != nil {
 		return err
 	}
-	if err := s.take(g); err != nil {
-		return err
+	kept, err := s.take(g)
+	if e := s.clean(kept); err == nil {
+		err = e
 	}
-	return s.clean(0)
+	return err
 }
 
-// take takes the steps that are left, and keeps what each has made.
-func (s *stepper) take(g *gaussNewton) error {
+// take takes the steps that are left. It returns how many of them a later call can go on from.
+func (s *stepper) take(g *gaussNewton) (kept int, err error) {
 	defer g.given.close()
-	first, err := g.resume()
-	if err == nil && first == 0 {
+	if kept, err = g.resume(); err == nil && kept == 0 {
 		err = g.begin()
 	}
 	if err != nil {
-		return err
+		return kept, err
 	}
 	name := s.file(0, "streams")
 	defer os.Remove(name)
@@ -358,41 +360,44 @@ func (s *stepper) take(g *gaussNewton) error {
 		name = ""
 	}
 	if g.before, err = openStore(name, int64(len(g.planned))*s.most, s.head.Hidden, false); err != nil {
-		return err
+		return kept, err
 	}
 	defer g.before.close()
-	s.done = int64(first) * s.perStep()
 	if err := g.measure(); err != nil {
-		return err
+		return kept, err
 	}
-	for step := first; step < s.opt.Steps; step++ {
-		fit, err := g.step(step)
+	for {
+		s.done = int64(kept) * s.perStep()
+		fit, err := g.step(kept)
 		if err != nil {
-			return err
+			return kept, err
 		}
 		if s.opt.Report != nil {
 			s.opt.Report(*fit)
 		}
-		if step+1 == s.opt.Steps {
-			return g.moved(s.out, s.head)
+		if kept+1 == s.opt.Steps {
+			if err = g.moved(s.out, s.head); err == nil {
+				kept = 0 // they have done their work
+			}
+			return kept, err
 		}
 		// The weights go last: they say that the step is finished.
-		if err = g.moved(s.file(step+1, "weights"), s.after(step+1)); err == nil {
-			err = s.clean(step + 1)
+		if err := g.moved(s.file(kept+1, "weights"), s.after(kept+1)); err != nil {
+			return kept, err
 		}
-		if err != nil {
-			return err
+		kept++
+		if err := s.clean(kept); err != nil {
+			return kept, err
 		}
 	}
-	return nil
 }
 
 // perStep is about how many tokens a step runs, for the display of progress.
 func (s *stepper) perStep() int64 { return int64(s.opt.StepTokens) + s.judged }
 
 // progress reports tokens that were run.
-func (s *stepper) progress(tokens int) {
-	s.done += int64(tokens)
+func (s *stepper) progress(tokens int64) {
+	s.done += tokens
 	if s.opt.Progress != nil {
 		total := int64(s.opt.Steps) * s.perStep()
 		s.opt.Progress(min(s.done, total), total)

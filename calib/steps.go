@@ -160,12 +160,13 @@ func (g *gaussNewton) place(layer int, b *batch) int64 { return int64(layer)*g.m
 // step takes the text of a step through the model and back, layer by layer, each of which then
 // knows its course, and goes as far as helps on the held-back part.
 func (g *gaussNewton) step(index int) (*StepFit, error) {
-	share, _ := g.share(index)
-	gradients, sampled, predictions, err := g.gradients(share, index)
+	share, tokens := g.share(index)
+	gradients, sampled, predictions, err := g.gradients(share, tokens, index)
 	if err != nil {
 		return nil, err
 	}
 	course, err := g.write(g.file(index+1, "course"), g.after(index+1), func(l int) (*surgery.LayerWeights, error) {
+		defer g.progress(tokens / 2 / int64(len(g.planned))) // half of it is the way back
 		if g.planned[l] < 0 {
 			return nil, g.back(nil, l, share, gradients, sampled)
 		}
@@ -192,9 +193,6 @@ func (g *gaussNewton) step(index int) (*StepFit, error) {
 		g.given.course.Close()
 	}
 	g.given.course = course
-	for _, b := range share {
-		g.progress(b.tokens)
-	}
 	fit := &StepFit{Step: index, Before: g.loss}
 	fit.Length, err = g.search()
 	fit.After = g.loss
@@ -204,15 +202,17 @@ func (g *gaussNewton) step(index int) (*StepFit, error) {
 // gradients takes batches through both models. It returns the gradients of the divergence by
 // the student's last streams, over how many predictions that is, and those of sampled losses, of some
 // of the batches.
-func (g *gaussNewton) gradients(batches []batch, step int) (gradients, sampled [][]float32, n int, err error) {
+func (g *gaussNewton) gradients(batches []batch, tokens int64, step int) (gradients, sampled [][]float32, n int, err error) {
 	targets, err := g.through(g.model.Engine(), batches, nil)
 	if err != nil {
 		return nil, nil, 0, err
 	}
+	g.progress(tokens / 4)
 	last, err := g.through(g.student, batches, g.before)
 	if err != nil {
 		return nil, nil, 0, err
 	}
+	g.progress(tokens / 4)
 	gradients, sampled = make([][]float32, len(batches)), make([][]float32, len(batches))
 	var done []float32 // room: targets that are needed no more
 	for i := range batches {
@@ -305,6 +305,6 @@ func (g *gaussNewton) search() (best float64, err error) {
 	}
 	g.given.move(best)
 	g.loss = least
-	g.progress(int(g.judged))
+	g.progress(g.judged)
 	return best, err
 }
