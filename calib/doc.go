@@ -1,6 +1,7 @@
 // Package calib runs a model over text and adds up what its MLPs do there: the
 // statistics (score.Stats) from which activation-aware scores and refits are made. It also
-// refits a pruned model layer after layer on what reaches each layer in it (Refit).
+// refits a pruned model on what reaches each layer in it, layer after layer (Refit), or on what
+// it predicts, all layers together (RefitPredictions).
 //
 // # From text to rows
 //
@@ -51,6 +52,11 @@
 // that stay, the sums take 12 k(k+3) + 48 hk bytes, and rounds 16 k(2k+1) more; the streams
 // of two models and, with rounds, three vectors more a token are kept, in memory or in
 // files as above.
+//
+// RefitPredictions fits the MLPs of all layers together to what the dense model predicts. A step
+// takes its share of the text through both models, keeps the pruned one's streams before each
+// layer, and comes back with gradients, from whose sums each layer's step is solved before
+// the layer below is loaded. See StepsMemory.
 //
 // # Interruption
 //
