@@ -5,11 +5,13 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 
 	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/engine"
+	"github.com/coppice-lm/coppice/safetensors"
 	"github.com/coppice-lm/coppice/surgery"
 	"github.com/coppice-lm/coppice/tensor"
 )
@@ -57,29 +59,26 @@ func (g *gaussNewton) resume() (steps int, err error) {
 			g.given.weights, g.given.course, steps = weights, course, n
 			continue
 		}
-		for _, w := range []*surgery.Weights{course, weights} {
-			if w != nil {
-				w.Close()
-			}
-		}
+		course.close()
+		weights.close()
 	}
 	return steps, g.clean(steps)
 }
 
 // kept opens what a number of steps made, if that is what this call needs: nil where there is
 // none, or it was being written.
-func (s *stepper) kept(steps int, what string) *surgery.Weights {
-	w, err := surgery.OpenWeights(s.file(steps, what))
-	if err == nil && !reflect.DeepEqual(w.WeightsHead, s.after(steps)) {
-		w.Close()
-		return nil
+func (s *stepper) kept(steps int, what string) *stepFile {
+	f, err := openStepFile(s.file(steps, what))
+	if err != nil || reflect.DeepEqual(f.WeightsHead, s.after(steps)) {
+		return f
 	}
-	return w
+	f.close()
+	return nil
 }
 
 // write writes an MLP a layer to a file, at once or not at all, and opens it. of makes that of a
 // layer of the student, from the last to the first; none where the layer keeps its own.
-func (g *gaussNewton) write(name string, head surgery.WeightsHead, of func(l int) (*surgery.LayerWeights, error)) (*surgery.Weights, error) {
+func (g *gaussNewton) write(name string, head surgery.WeightsHead, of func(l int) (*surgery.LayerWeights, error)) (*stepFile, error) {
 	next := g.file(0, "next")
 	w, err := surgery.CreateWeights(next, head)
 	if err != nil {
@@ -101,7 +100,7 @@ func (g *gaussNewton) write(name string, head surgery.WeightsHead, of func(l int
 		os.Remove(next)
 		return nil, err
 	}
-	return surgery.OpenWeights(name)
+	return openStepFile(name)
 }
 
 // moved writes where the student is, and has the next step go on from there.
@@ -113,48 +112,86 @@ func (g *gaussNewton) moved(name string, head surgery.WeightsHead) error {
 		return g.given.at(g.planned[l])
 	})
 	if err == nil {
-		g.given.weights.Close()
-		g.given.weights, g.given.moving, g.given.loaded = w, false, nil
+		g.given.weights.close()
+		g.given.weights, g.given.moving = w, false
 	}
 	return err
 }
 
-// stepWeights is a source of weights of which the MLPs that are refitted are in files, a layer
-// at a time in memory. They may change while no layer is loaded.
+// stepFile is a file of weights whose matrices are read by rows, too.
+type stepFile struct {
+	*surgery.Weights
+	header *safetensors.Header
+	file   *os.File
+}
+
+func openStepFile(path string) (*stepFile, error) {
+	w, err := surgery.OpenWeights(path)
+	if err != nil {
+		return nil, err
+	}
+	f := &stepFile{Weights: w}
+	if f.file, err = os.Open(path); err == nil {
+		var info os.FileInfo
+		if info, err = f.file.Stat(); err == nil {
+			f.header, err = safetensors.ReadHeader(f.file, info.Size())
+		}
+	}
+	if err != nil {
+		f.close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// read fills dst with bytes of a tensor.
+func (f *stepFile) read(name string, dst []byte, at int) error {
+	e, ok := f.header.Lookup(name)
+	if !ok {
+		return fmt.Errorf("%s: has no tensor %q", f.Path(), name)
+	}
+	_, err := f.file.ReadAt(dst, e.Begin+int64(at))
+	return err
+}
+
+// close closes the file, if there is one.
+func (f *stepFile) close() {
+	if f != nil {
+		f.Weights.Close()
+		f.file.Close()
+	}
+}
+
+// stepWeights is a source of weights of which the MLPs that are refitted are in files, and have the
+// names that they have there. They may change while no layer is loaded.
 type stepWeights struct {
 	engine.Source
-	matrices        map[string]stepMatrix
-	weights, course *surgery.Weights // after the steps so far, and the direction of the last, at its whole length
+	shapes          map[string]tensor.Shape // of those
+	weights, course *stepFile               // after the steps so far, and the direction of the last, at its whole length
 
 	moving bool    // whether what is read is moved along the course
 	length float64 // and how far
 
-	turn   sync.Mutex
-	loaded *surgery.LayerWeights // of which layer of the plan; nil: none
-	layer  int
-}
-
-// stepMatrix is one of a layer of the plan.
-type stepMatrix struct {
-	layer, part int // gate, up, down
-	shape       tensor.Shape
+	turn sync.Mutex
+	raw  []byte       // of rows of the course
+	rows [2][]float32 // of the weights and the course
 }
 
 // take gives the projections of a layer weights of the files.
 func (w *stepWeights) take(l *arch.Layer, planned, width, hidden int) {
 	l.Width = width
-	for part, p := range []*arch.Projection{&l.Gate, &l.Up, &l.Down} {
-		name, shape := fmt.Sprint(planned, "/", part), tensor.Shape{width, hidden}
-		if p == &l.Down {
+	for what, p := range map[string]*arch.Projection{"gate": &l.Gate, "up": &l.Up, "down": &l.Down} {
+		name, shape := fmt.Sprintf("layers.%d.%s", planned, what), tensor.Shape{width, hidden}
+		if what == "down" {
 			shape = tensor.Shape{hidden, width}
 		}
-		w.matrices[name] = stepMatrix{planned, part, shape}
+		w.shapes[name] = shape
 		*p = arch.Projection{Weight: name, Rows: shape[0], OfRows: shape[0]}
 	}
 }
 
 // move has weights read so far along the course.
-func (w *stepWeights) move(length float64) { w.moving, w.length, w.loaded = true, length, nil }
+func (w *stepWeights) move(length float64) { w.moving, w.length = true, length }
 
 // at is the MLP of a layer of the plan, as it is read.
 func (w *stepWeights) at(layer int) (*surgery.LayerWeights, error) {
@@ -162,7 +199,7 @@ func (w *stepWeights) at(layer int) (*surgery.LayerWeights, error) {
 	if err == nil && w.moving {
 		var course surgery.LayerWeights
 		if course, err = w.course.Layer(layer); err == nil {
-			along(&m, &m, &course, w.length)
+			alongAll(&m, &m, &course, w.length)
 		}
 	}
 	return &m, err
@@ -170,55 +207,55 @@ func (w *stepWeights) at(layer int) (*surgery.LayerWeights, error) {
 
 // Lookup implements engine.Source.
 func (w *stepWeights) Lookup(name string) (tensor.Info, bool) {
-	if m, ok := w.matrices[name]; ok {
-		return tensor.Info{Name: name, DType: tensor.F32, Shape: m.shape}, true
+	if shape, ok := w.shapes[name]; ok {
+		return tensor.Info{Name: name, DType: tensor.F32, Shape: shape}, true
 	}
 	return w.Source.Lookup(name)
 }
 
 // ReadRows implements engine.Source.
 func (w *stepWeights) ReadRows(name string, dst []byte, first, n int) error {
-	m, ok := w.matrices[name]
+	shape, ok := w.shapes[name]
 	if !ok {
 		return w.Source.ReadRows(name, dst, first, n)
 	}
-	mlp, err := w.load(m.layer)
-	if err != nil {
+	at := 4 * first * shape[1]
+	if err := w.weights.read(name, dst, at); err != nil || !w.moving {
 		return err
 	}
-	size := m.shape[1]
-	return tensor.Encode(dst, matrices(mlp)[m.part][first*size:(first+n)*size], tensor.F32)
-}
-
-func (w *stepWeights) load(layer int) (*surgery.LayerWeights, error) {
 	w.turn.Lock()
 	defer w.turn.Unlock()
-	if w.loaded == nil || w.layer != layer {
-		m, err := w.at(layer)
-		if err != nil {
-			return nil, err
-		}
-		w.loaded, w.layer = m, layer
+	w.raw = slices.Grow(w.raw[:0], len(dst))[:len(dst)]
+	if err := w.course.read(name, w.raw, at); err != nil {
+		return err
 	}
-	return w.loaded, nil
+	for i, b := range [][]byte{dst, w.raw} {
+		w.rows[i] = grow(w.rows[i], n*shape[1])
+		if err := tensor.Decode(w.rows[i], b, tensor.F32); err != nil {
+			return err
+		}
+	}
+	along(w.rows[0], w.rows[0], w.rows[1], w.length)
+	return tensor.Encode(dst, w.rows[0], tensor.F32)
 }
 
 func (w *stepWeights) close() {
-	for _, f := range []*surgery.Weights{w.weights, w.course} {
-		if f != nil {
-			f.Close()
-		}
-	}
+	w.weights.close()
+	w.course.close()
 }
 
 func matrices(m *surgery.LayerWeights) [3][]float32 { return [3][]float32{m.Gate, m.Up, m.Down} }
 
-// along stores from + length*step in to, which may be one of the two.
-func along(to, from, step *surgery.LayerWeights, length float64) {
-	for k, dst := range matrices(to) {
-		v, d := matrices(from)[k], matrices(step)[k]
-		for i := range dst {
-			dst[i] = v[i] + float32(length)*d[i]
-		}
+// alongAll stores from + length*step in to, which may be one of the two.
+func alongAll(to, from, step *surgery.LayerWeights, length float64) {
+	for k, m := range matrices(to) {
+		along(m, matrices(from)[k], matrices(step)[k], length)
+	}
+}
+
+// along is alongAll for a matrix.
+func along(to, from, step []float32, length float64) {
+	for i, v := range from {
+		to[i] = v + float32(length)*step[i]
 	}
 }

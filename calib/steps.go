@@ -8,6 +8,7 @@ import (
 
 	"github.com/coppice-lm/coppice/engine"
 	"github.com/coppice-lm/coppice/surgery"
+	"github.com/coppice-lm/coppice/tensor"
 )
 
 const (
@@ -45,7 +46,7 @@ func newGaussNewton(s *stepper) (*gaussNewton, error) {
 		return nil, err
 	}
 	g := &gaussNewton{stepper: s, pruned: made, adder: &adder{threads: s.opt.Threads}}
-	g.given = &stepWeights{Source: made.weights, matrices: map[string]stepMatrix{}}
+	g.given = &stepWeights{Source: made.weights, shapes: map[string]tensor.Shape{}}
 	t := *made.Model()
 	t.Layers = slices.Clone(t.Layers)
 	g.planned = slices.Repeat([]int{-1}, len(t.Layers))
@@ -178,7 +179,7 @@ func (g *gaussNewton) step(index int) (*StepFit, error) {
 		if err == nil && g.given.course != nil {
 			var last surgery.LayerWeights
 			if last, err = g.given.course.Layer(g.planned[l]); err == nil {
-				along(step, step, &last, momentum)
+				alongAll(step, step, &last, momentum)
 			}
 		}
 		if err != nil {
@@ -189,9 +190,7 @@ func (g *gaussNewton) step(index int) (*StepFit, error) {
 	if err != nil {
 		return nil, err
 	}
-	if g.given.course != nil {
-		g.given.course.Close()
-	}
+	g.given.course.close()
 	g.given.course = course
 	fit := &StepFit{Step: index, Before: g.loss}
 	fit.Length, err = g.search()
