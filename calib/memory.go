@@ -91,10 +91,11 @@ func stepBytes(h, n int64) int64 {
 	return 2*8*4*n*n + 8*h*h + 2*8*2*h*n + 2*8*h*n + 2*4*2*h*n
 }
 
-// StepsMemory is the least memory, in bytes, that RefitPredictions asks for (Options.Memory) where it refits
-// MLPs of so many neurons of a dense model, layer by layer, 0 where one stays as it is. It is
-// that for DefaultStepTokens in rows of at most 1,024 tokens and as much held-back text as is
-// looked at; less text takes less, and longer rows, of which a step looks at as many batches, more.
+// StepsMemory is the least Options.Memory, in bytes, with which RefitPredictions refits MLPs of so
+// many neurons of a dense model m: widths has one number for each of its layers, 0 where one stays
+// as it is. It is that for DefaultStepTokens and as much held-back text as is looked at, in rows of
+// at most 1,024 tokens: less text takes less, and longer rows more, as a step looks at as many
+// batches of them.
 func StepsMemory(m *arch.Transformer, widths []int) int64 {
 	return stepsBytes(m, widths, DefaultStepTokens, judgedTokens)
 }
