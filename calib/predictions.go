@@ -9,6 +9,7 @@ import (
 	"os"
 	"reflect"
 
+	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/checkpoint"
 	"github.com/coppice-lm/coppice/internal/filelock"
 	"github.com/coppice-lm/coppice/lm"
@@ -188,16 +189,24 @@ func (s *stepper) share(index int) (share []batch, tokens int64) {
 // maxStepDamping is where a step has become plain gradient descent.
 const maxStepDamping = 1e6
 
-// stepsFit is an error where the weights of an MLP are not three plain matrices.
+// plainMLPs is an error where the weights of an MLP are not three plain matrices.
+func plainMLPs(t *arch.Transformer) error {
+	for _, l := range t.Layers {
+		if l.Gate.Bias != "" || l.Up.Bias != "" || l.Down.Bias != "" {
+			return &surgery.RefitError{Reason: "MLPs with biases are not refitted on a text; use --refit least-squares of plan or prune"}
+		}
+	}
+	return nil
+}
+
+// stepsFit is an error where steps cannot be taken on a plan's layers.
 func stepsFit(c *checkpoint.Checkpoint, p *plan.Plan) error {
 	t, err := c.Spec.Transformer(c.Config)
 	if err != nil {
 		return err
 	}
-	for _, l := range t.Layers {
-		if l.Gate.Bias != "" || l.Up.Bias != "" || l.Down.Bias != "" {
-			return &surgery.RefitError{Reason: "MLPs with biases are not refitted on a text; use --refit least-squares of plan or prune"}
-		}
+	if err := plainMLPs(t); err != nil {
+		return err
 	}
 	for i := range p.Layers {
 		if p.Layers[i].Prunes(c.Spec.Widths[i]) {

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/coppice-lm/coppice/calib"
 	"github.com/coppice-lm/coppice/score"
 )
 
@@ -213,12 +214,36 @@ func (g *grid) add(model int, c Cell, place string) {
 	if c.Allocation != uniform && c.Method != Dense {
 		form = g.Form
 	}
+	if c.Method == best {
+		c.Steps = g.steps(&gridCell{Cell: c, model: m})
+	}
 	ctx := 0
 	if g.Text != nil {
 		ctx = g.Text.Ctx
 	}
-	c.ID = digest(idVersion, m.identity, c.Method, c.Ratio, c.Width, c.Expansion, c.Align, c.Allocation, form, c.Seed, c.Calibration, c.DType, in.data, in.versions, g.Limit, ctx)
+	depends := []any{idVersion, m.identity, c.Method, c.Ratio, c.Width, c.Expansion, c.Align, c.Allocation, form, c.Seed, c.Calibration, c.DType, in.data, in.versions, g.Limit, ctx}
+	if c.Steps > 0 { // records of before there were any keep their IDs
+		depends = append(depends, c.Steps)
+	}
+	c.ID = digest(depends...)
 	g.cells = append(g.cells, gridCell{c, m, fmt.Sprintf("models[%d], %s", model, place)})
+}
+
+// steps is how many a cell of best takes: those of the file, or those that best takes by itself.
+func (g *grid) steps(c *gridCell) int {
+	if g.Steps != nil {
+		return *g.Steps
+	}
+	if !g.inputs.holdsBack {
+		return 0
+	}
+	spec := c.spec()
+	widths := slices.Clone(spec.Widths)
+	if c.Allocation != uniform { // the widest layer, of which it is not known yet, is as it was
+		widths[0] = c.model.spec.Intermediate
+	}
+	steps, _ := calib.BestSteps(c.model.transformer, widths, calib.DefaultMemory)
+	return steps
 }
 
 // find returns the cell of an ID, or nil.

@@ -187,7 +187,12 @@ func (r *run) variantBytes(c *gridCell) int64 {
 	_, before := c.model.spec.Parameters()
 	_, after := pruned.Parameters()
 	const files = 20 << 20 // config, tokenizer, plan
-	return int64(float64(c.model.bytes)/float64(before)*float64(after)) + files
+	n := int64(float64(c.model.bytes)/float64(before)*float64(after)) + files
+	if c.Steps > 0 { // three files of weights in float32: those so far, their course, the next
+		roles, _ := pruned.Parameters()
+		n += 3 * 4 * roles[arch.MLP]
+	}
+	return n
 }
 
 // estimate says what a cell will need. Time is that of finished cells that did the same

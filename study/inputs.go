@@ -31,6 +31,7 @@ type inputs struct {
 	// asked is the text of all requests in bytes, a context counted once for all choices.
 	asked       int64
 	calibration string // fingerprint of the calibration text and its sizes; "" if no cell needs it
+	holdsBack   bool   // whether a part of it is held back; false if nothing depends on it
 }
 
 // modelInput is a model of the study. identity is the digest of all that a result may
@@ -38,6 +39,7 @@ type inputs struct {
 type modelInput struct {
 	*Model
 	spec        arch.Spec
+	transformer *arch.Transformer
 	bytes       int64
 	fingerprint string
 	identity    string
@@ -62,6 +64,12 @@ func (s *Study) open() (*inputs, error) {
 			return nil, err
 		}
 	}
+	if slices.Contains(s.Methods, best) && s.Steps == nil {
+		var err error
+		if in.holdsBack, err = calib.HoldsBack(s.calibrationPaths()); err != nil {
+			return nil, fmt.Errorf("calibration text: %w", err)
+		}
+	}
 	return in, nil
 }
 
@@ -84,8 +92,12 @@ func (s *Study) openModel(m *Model) (*modelInput, error) {
 	} else if err != nil {
 		return nil, err
 	}
+	transformer, err := c.Spec.Transformer(c.Config)
+	if err != nil {
+		return nil, err
+	}
 	return &modelInput{
-		Model: m, spec: c.Spec, bytes: c.Bytes(), fingerprint: fingerprint,
+		Model: m, spec: c.Spec, transformer: transformer, bytes: c.Bytes(), fingerprint: fingerprint,
 		identity: digest(fingerprint, string(c.Config.Bytes()), tok.Fingerprint()),
 	}, nil
 }
@@ -177,16 +189,21 @@ func (s *Study) calibrationFingerprint() (string, error) {
 			return "", err
 		}
 	}
+	if err := calib.Files(s.calibrationPaths(), func(path string, _ fs.FileInfo) error { return hashFile(h, path) }); err != nil {
+		return "", fmt.Errorf("calibration text: %w", err)
+	}
+	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// calibrationPaths are where this process finds the calibration text.
+func (s *Study) calibrationPaths() []string {
 	paths := slices.Clone(s.Calibration.Text)
 	for i, path := range paths {
 		if path != calib.BuiltInName {
 			paths[i] = s.abs(path)
 		}
 	}
-	if err := calib.Files(paths, func(path string, _ fs.FileInfo) error { return hashFile(h, path) }); err != nil {
-		return "", fmt.Errorf("calibration text: %w", err)
-	}
-	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
+	return paths
 }
 
 // hashFile writes a file's type, size and bytes.

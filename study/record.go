@@ -39,6 +39,7 @@ type Cell struct {
 	Expansion  float64 `json:"expansion,omitempty"`  // intermediate_size / hidden_size, where it gives those
 	Allocation string  `json:"allocation,omitempty"` // uniform, global or measured
 	Align      int     `json:"align,omitempty"`
+	Steps      int     `json:"steps,omitempty"` // by which best refits all layers together
 	Seed       uint64  `json:"seed"`
 	DType      string  `json:"dtype"` // precision of the computation: f32 or bf16
 	// Fingerprints of what goes in.

@@ -54,6 +54,9 @@ func (j *job) makeVariant(ctx context.Context) (string, error) {
 	}
 	if c.Allocation == measured {
 		args := append([]string{"prune", model, "-o", variant, "--method", c.Method, "--allocation", measured, "--stats", stats}, size...)
+		if c.Method == best {
+			args = append(args, "--steps", strconv.Itoa(c.Steps))
+		}
 		_, err := j.command(ctx, done, nil, append(args, j.textFlags()...)...)
 		return variant, err
 	}
@@ -74,6 +77,14 @@ func (j *job) makeVariant(ctx context.Context) (string, error) {
 	}
 	if _, err := j.command(ctx, done, nil, args...); err != nil {
 		return "", err
+	}
+	if c.Steps > 0 {
+		stepped, weights := j.path(filepath.Join(j.cellDir(c), "stepped.json"), "stepped.json"), j.path(filepath.Join(j.scratch(c), "weights.safetensors"), "weights.safetensors")
+		args := append([]string{"refit", model, "--plan", planFile, "--from", stats, "--target", string(plan.PredictionsTarget), "--steps", strconv.Itoa(c.Steps), "-o", stepped, "--stats", weights}, j.textFlags()...)
+		if _, err := j.command(ctx, done, nil, args...); err != nil {
+			return "", err
+		}
+		apply = []string{"apply", model, "--plan", stepped, "-o", variant, "--stats", weights}
 	}
 	_, err = j.command(ctx, done, nil, apply...)
 	return variant, err

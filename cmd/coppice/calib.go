@@ -62,6 +62,23 @@ func (f *textFlags) check() (err error) {
 	return nil
 }
 
+// again names the text to a later command, as it was named to this one.
+func (f *textFlags) again(cmd *cobra.Command) string {
+	s := ""
+	for _, source := range f.sources {
+		s += " --calib " + source
+	}
+	if s == "" {
+		s = " --calib " + calib.BuiltInName
+	}
+	for _, name := range append(f.names()[1:], "seed") {
+		if flag := cmd.Flags().Lookup(name); flag.Changed {
+			s += " --" + name + " " + flag.Value.String()
+		}
+	}
+	return s
+}
+
 // collect runs a model over the text.
 func (a *app) collect(ctx context.Context, c *checkpoint.Checkpoint, f *textFlags, seed uint64, out string, replace bool) (*score.Stats, error) {
 	fingerprint, err := c.Fingerprint()
@@ -139,7 +156,7 @@ again, and ends with the same bytes. Statistics of different texts can be added 
 				return a.result(st.StatsHead)
 			}
 			a.showStats(st)
-			a.printf("\nwritten to %s; next:\n  coppice prune %s -o DIR --ratio 0.6 --method best --stats %s\n", out, args[0], out)
+			a.printf("\nwritten to %s; next:\n  coppice prune %s -o DIR --ratio 0.6 --method best --stats %s%s\n", out, args[0], out, f.again(cmd))
 			return nil
 		},
 	}

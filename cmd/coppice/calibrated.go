@@ -297,7 +297,7 @@ func checkText(cmd *cobra.Command, f *planFlags) error {
 	switch {
 	case f.steps < 0:
 		return usagef("--steps %d: expected 0 or more", f.steps)
-	case f.weights != "" && f.steps == 0:
+	case f.weights != "" && f.steps == 0 && (!f.best || cmd.Flags().Changed("steps")):
 		return usagef("--weights %s: is where what --steps N make is kept", f.weights)
 	case f.steps > 0 && f.refit != string(plan.LeastSquares):
 		return usagef("--steps go on from a least-squares refit: --method best or --refit %s", plan.LeastSquares)

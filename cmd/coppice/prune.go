@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/coppice-lm/coppice/arch"
+	"github.com/coppice-lm/coppice/calib"
 	"github.com/coppice-lm/coppice/checkpoint"
 	"github.com/coppice-lm/coppice/plan"
 	"github.com/coppice-lm/coppice/surgery"
@@ -30,12 +31,14 @@ is kept in the output as ` + checkpoint.PlanName + `. The default is the publish
 scores by maximum absolute weight (maxabs), the same width in all layers.
 
 With --method best, neurons are scored by what they do on a text (` + string(bestMethod) + `), and what stays
-is refitted to make up for what goes (` + string(bestRefit) + `). The output has the same size and is far
-better. With --steps 7, what stays is refitted further, all layers together, so that
-the model predicts what the dense one does: far better again, and far slower to make.
-The text is that of --calib, or a small one that the program carries, or it was
-run over before by ` + "`coppice calib`" + ` (--stats). --calib with --stats FILE keeps the statistics
-there, which verify needs.
+is refitted to make up for what goes (` + string(bestRefit) + `). Then all layers are refitted together, in
+steps, so that the model predicts what the dense one does (--steps), if what that takes
+fits into --calib-memory. The output has the same size and is far better. Without the steps
+it is made in a quarter of the time.
+The text is that of --calib, or a small one that the program carries. Statistics that
+` + "`coppice calib`" + ` made of it may be given too (--stats); without the text there are no steps.
+--calib with --stats FILE keeps the statistics there, and --weights what the steps
+made: verify needs these, or where there were no steps those.
 
 --allocation global gives each layer a width of its own, as many parameters in all: wide
 where an error would be large beside the residual stream. Layers of different widths
@@ -47,9 +50,9 @@ the widest.`,
 		Example: `  coppice prune ./Llama-3.2-3B -o pruned60 --ratio 0.6
   coppice prune ./Llama-3.2-3B -o pruned40 --ratio 0.4 --align 256 --dtype f16
   coppice prune SmolLM2-135M-Instruct.Q4_1.gguf -o smol60 --ratio 0.6
-  coppice prune ./Llama-3.2-3B -o best60 --ratio 0.6 --method best --calib wiki.txt --calib c4.jsonl --stats stats.safetensors
+  coppice prune ./Llama-3.2-1B -o best60 --ratio 0.6 --method best --calib wiki.txt --calib c4.jsonl --calib-memory 8GB --weights weights.safetensors
+  coppice prune ./Llama-3.2-3B -o best60 --ratio 0.6 --method best --steps 0 --calib wiki.txt --calib c4.jsonl --stats stats.safetensors
   coppice prune ./Llama-3.2-3B -o best60 --ratio 0.6 --method best --allocation global --stats stats.safetensors
-  coppice prune ./Llama-3.2-1B -o best60 --ratio 0.6 --method best --allocation global --steps 7 --calib wiki.txt
   coppice prune ./Llama-3.2-3B -o uneven --widths widths.json --form decilm
   coppice prune ./Llama-3.2-3B --width 4096 --dry-run`,
 		Args: cobra.ExactArgs(1),
@@ -83,7 +86,12 @@ the widest.`,
 			if err != nil {
 				return err
 			}
-			from := refitSource{stats: st}
+			if f.best && !cmd.Flags().Changed("steps") && !o.dryRun {
+				if f.steps, err = f.bestSteps(a, c, p, st); err != nil {
+					return err
+				}
+			}
+			from := refitSource{stats: st, passing: f.stats == ""}
 			if f.steps > 0 && !o.dryRun {
 				w, discard, err := a.takeSteps(cmd.Context(), c, p, st, &f, o.out)
 				if err != nil {
@@ -91,13 +99,13 @@ the widest.`,
 				}
 				defer discard()
 				defer w.Close()
-				from = refitSource{weights: w}
+				from = refitSource{weights: w, passing: f.weights == ""}
 			}
 			return a.carryOut(cmd, args[0], c, p, from, &o, f.allowNonFinite, start)
 		},
 	}
 	f.register(cmd)
-	cmd.Flags().IntVar(&f.steps, "steps", 0, "after the refit, refit all layers together towards what the dense model predicts, in so many steps (see `coppice refit`); 7 take some six times as long as the rest")
+	cmd.Flags().IntVar(&f.steps, "steps", 0, fmt.Sprintf("after the refit, refit all layers together towards what the dense model predicts, in so many steps (see coppice refit); they take several times as long as the rest (default %d with --method best where --calib-memory has room for them, else 0)", calib.DefaultSteps))
 	cmd.Flags().StringVar(&f.weights, "weights", "", "with --steps: file to keep the refitted weights in, which verify needs then")
 	o.register(cmd, "same", "same, f16, bf16 or f32 (same is f16 for a quantised GGUF)")
 	return cmd
@@ -196,11 +204,14 @@ func (a *app) carryOut(cmd *cobra.Command, model string, c *checkpoint.Checkpoin
 		a.printf("\ndry run: nothing was written\n")
 		return nil
 	}
-	stats := ""
-	if path := from.path(); path != "" {
-		stats = " --stats " + path
+	a.printf("\nwritten to %s in %.1f s; next:\n", o.out, sum.Seconds)
+	switch path := from.path(); {
+	case path == "":
+		a.printf("  coppice verify %s --against %s\n", o.out, model)
+	case !from.passing: // without it the weights cannot be made again
+		a.printf("  coppice verify %s --against %s --stats %s\n", o.out, model, path)
 	}
-	a.printf("\nwritten to %s in %.1f s; next:\n  coppice verify %s --against %s%s\n  coppice inspect %s\n", o.out, sum.Seconds, o.out, model, stats, o.out)
+	a.printf("  coppice inspect %s\n", o.out)
 	if prog.Spec.Form != arch.Plain {
 		a.printf("in Python: AutoModelForCausalLM.from_pretrained(%q, trust_remote_code=True)\n", o.out)
 	}

@@ -35,7 +35,7 @@ func (f *refitFlags) register(cmd *cobra.Command) {
 	fl.StringVar(&f.weights, "stats", "", "file to write: the refitted weights, which apply and verify need")
 	fl.StringVar(&f.target, "target", string(plan.StreamTarget), "what the pruned model is to match: predictions (what the dense model predicts; all layers together), stream (the dense model's residual stream) or mlp (the outputs of its MLPs)")
 	fl.StringVar(&f.from, "from", "", "with --target predictions: the statistics that the plan refits from, where it does")
-	fl.IntVar(&f.steps, "steps", defaultSteps, "with --target predictions: Gauss-Newton steps on all layers together")
+	fl.IntVar(&f.steps, "steps", calib.DefaultSteps, "with --target predictions: Gauss-Newton steps on all layers together")
 	fl.IntVar(&f.rounds, "rounds", 0, "Gauss-Newton steps on gate and up in each layer")
 	fl.BoolVar(&f.attention, "attention", false, "refit the output projections of attention too, to repair the layers before")
 	fl.BoolVar(&f.weigh, "weigh", true, "weigh tokens so that all residual streams count alike; if false, first tokens are capped")
@@ -214,6 +214,7 @@ func (a *app) wroteRefit(model string, f *refitFlags, p *plan.Plan, result any, 
 type refitSource struct {
 	stats   *score.Stats
 	weights *surgery.Weights
+	passing bool // removed when the command ends
 }
 
 // openRefitSource opens what the plan's refit takes, where a path is given.
@@ -221,7 +222,9 @@ func openRefitSource(path string, p *plan.Plan) (r refitSource, err error) {
 	switch {
 	case path == "":
 	case p.Refit != nil && p.Refit.Method == plan.Propagated:
-		r.weights, err = surgery.OpenWeights(path)
+		if r.weights, err = surgery.OpenWeights(path); err != nil {
+			err = fmt.Errorf("%w; what the plan keeps was refitted on a text, which takes the file of `coppice prune --weights` or `coppice refit --stats`", err)
+		}
 	default:
 		r.stats, err = score.OpenStats(path)
 	}

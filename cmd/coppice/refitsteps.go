@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/coppice-lm/coppice/calib"
 	"github.com/coppice-lm/coppice/checkpoint"
@@ -14,9 +15,6 @@ import (
 	"github.com/coppice-lm/coppice/score"
 	"github.com/coppice-lm/coppice/surgery"
 )
-
-// defaultSteps go round the text of 131,072 tokens once, its held-back tenth left out.
-const defaultSteps = 7
 
 // stepRow is a step in the output.
 type stepRow struct {
@@ -71,6 +69,43 @@ func (a *app) step(ctx context.Context, c *checkpoint.Checkpoint, m *lm.Layerwis
 		Steps: steps, Report: report,
 	})
 	return w, badInput(err)
+}
+
+// bestSteps is how many steps best takes unless it is told, and says why if there are none.
+func (f *planFlags) bestSteps(a *app, c *checkpoint.Checkpoint, p *plan.Plan, st *score.Stats) (int, error) {
+	const none = "the layers are not refitted together (--steps), which would make the model better: "
+	switch {
+	case f.weights != "":
+		return calib.DefaultSteps, nil
+	case f.stats != "" && len(f.text.sources) == 0:
+		a.note(none + "that needs the text that the statistics are of; give --calib PATH and what else `coppice calib` was given")
+		return 0, nil
+	case st.Held == 0:
+		a.note(none + "the text has so few documents that none is held back to judge that by; give more")
+		return 0, nil
+	}
+	t, err := c.Spec.Transformer(c.Config)
+	if err != nil {
+		return 0, err
+	}
+	var widths []int
+	for i := range p.Layers {
+		k := 0
+		if p.Layers[i].Prunes(c.Spec.Widths[i]) {
+			k = len(p.Layers[i].Keep)
+		}
+		widths = append(widths, k)
+	}
+	if !slices.ContainsFunc(widths, func(k int) bool { return k > 0 }) {
+		return 0, nil // nothing was refitted
+	}
+	steps, err := calib.BestSteps(t, widths, f.text.bytes)
+	if err != nil {
+		a.note(none + err.Error())
+		return 0, nil
+	}
+	a.note(fmt.Sprintf("all layers are refitted together in %d steps, which takes longer than what was done so far; --steps 0 leaves them out", steps))
+	return steps, nil
 }
 
 // takeSteps refits prune's plan by steps, into the file of --weights or into a hidden one that
