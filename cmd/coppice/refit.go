@@ -109,8 +109,9 @@ pruned model predicts what the dense model does: some Gauss-Newton steps against
 Kullback-Leibler divergence of its next token, each over a share of the text, and each as
 far as helps on the part that is held back. It begins at the plan's own refit, which needs
 the statistics of --from and the text that they are of, and takes several times as long
-as they did, and memory for the sums of all layers. On SmolLM2-135M it is what brings a pruned
-model nearest to the dense one (docs/methods.md).
+as they did. Layers and sums are in memory one at a time, with the output head, and what the text
+looks like between layers in a hidden file beside --stats where --calib-memory has no room for it.
+On SmolLM2-135M it is what brings a pruned model nearest to the dense one (docs/methods.md).
 
 Otherwise run the model and its pruned twin over the text side by side, layer after layer.
 In each layer that the plan prunes, down_proj is fitted on what reaches it in the pruned
