@@ -402,7 +402,7 @@ func (s *stepper) take(g *gaussNewton) (kept int, err error) {
 }
 
 // perStep is about how many tokens a step runs, for the display of progress.
-func (s *stepper) perStep() int64 { return int64(s.opt.StepTokens) + s.judged }
+func (s *stepper) perStep() int64 { return s.most + s.judged }
 
 // progress reports tokens that were run.
 func (s *stepper) progress(tokens int64) {
