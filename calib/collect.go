@@ -21,7 +21,7 @@ import (
 const (
 	DefaultTokens  = 128 * 512
 	DefaultContext = 512
-	DefaultMemory  = 2 << 30
+	DefaultMemory  = 2_000_000_000
 )
 
 // Options say what Collect does. Tokens, Context, Rows and Threads must be given.

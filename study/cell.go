@@ -238,6 +238,9 @@ func (g *grid) steps(c *gridCell) int {
 		return 0
 	}
 	spec := c.spec()
+	if slices.Equal(spec.Widths, c.model.spec.Widths) {
+		return 0 // nothing goes
+	}
 	widths := slices.Clone(spec.Widths)
 	if c.Allocation != uniform { // the widest layer, of which it is not known yet, is as it was
 		widths[0] = c.model.spec.Intermediate

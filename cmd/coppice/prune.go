@@ -33,12 +33,13 @@ scores by maximum absolute weight (maxabs), the same width in all layers.
 With --method best, neurons are scored by what they do on a text (` + string(bestMethod) + `), and what stays
 is refitted to make up for what goes (` + string(bestRefit) + `). Then all layers are refitted together, in
 steps, so that the model predicts what the dense one does (--steps), if what that takes
-fits into --calib-memory. The output has the same size and is far better. Without the steps
-it is made in a quarter of the time.
+fits into --calib-memory. The output has the same size and is far better. With --steps 0 it
+is made in a fraction of the time.
+
 The text is that of --calib, or a small one that the program carries. Statistics that
 ` + "`coppice calib`" + ` made of it may be given too (--stats); without the text there are no steps.
---calib with --stats FILE keeps the statistics there, and --weights what the steps
-made: verify needs these, or where there were no steps those.
+--weights FILE keeps what the steps made, and --calib with --stats FILE the statistics: verify
+needs the former, or the latter where there were no steps.
 
 --allocation global gives each layer a width of its own, as many parameters in all: wide
 where an error would be large beside the residual stream. Layers of different widths
