@@ -1,6 +1,7 @@
 package study
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -96,6 +97,47 @@ func TestIDs(t *testing.T) {
 				t.Errorf("%s: the ID of %v changed: %v, want %v", c.name, &base[x.i], !x.changes, x.changes)
 			}
 		}
+	}
+}
+
+// best takes the steps of the file, or by itself those of prune where the text has a part to
+// hold back; of the other methods none. Cells without steps are named as before there were any.
+func TestCellSteps(t *testing.T) {
+	steps := func(text string) map[string]Cell {
+		t.Helper()
+		cells, err := Cells(fakeStudy(t, text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		of := map[string]Cell{}
+		for _, c := range cells {
+			of[c.String()] = c
+		}
+		return of
+	}
+	const cell, other = "m best 25 % f32", "m maxabs 25 % f32"
+	short, none := steps(fakeFile), steps(fakeFile+"steps: 0\n")
+	if c := short[cell]; c.Steps != 0 || c.ID != none[cell].ID {
+		t.Errorf("a text with nothing to hold back: %+v", c)
+	}
+	three := steps(fakeFile + "steps: 3\n")
+	if c := three[cell]; c.Steps != 3 || c.ID == none[cell].ID {
+		t.Errorf("three steps: %+v", c)
+	}
+	if c := three[other]; c.Steps != 0 || c.ID != none[other].ID {
+		t.Errorf("three steps of maxabs: %+v", c)
+	}
+	long := strings.Replace(fakeFile, "text.txt", "builtin", 1)
+	if c := steps(long)[cell]; c.Steps != calib.DefaultSteps {
+		t.Errorf("by itself: %+v", c)
+	}
+	long = strings.Replace(long, "ratios: [0.25, 0.5]", fmt.Sprintf("widths: [%d, 8]", fakeWidth), 1)
+	of := steps(long)
+	if c := of[fmt.Sprintf("m best width %d f32", fakeWidth)]; c.ID == "" || c.Steps != 0 {
+		t.Errorf("nothing to remove: %+v", c)
+	}
+	if c := of["m best width 8 f32"]; c.Steps != calib.DefaultSteps {
+		t.Errorf("width 8: %+v", c)
 	}
 }
 
