@@ -9,6 +9,9 @@ import (
 // DefaultSteps go round 131,072 tokens of text once, its held-back tenth left out.
 const DefaultSteps = 7
 
+// MaxSteps is more steps than anyone can want.
+const MaxSteps = 10_000
+
 // BestSteps returns how many steps the preset best takes with RefitPredictions, where nobody
 // says: DefaultSteps, or 0 where they are not to be had, with the reason. widths are the neurons
 // that stay in each layer, 0 of layers that are not pruned; limit is the memory in bytes, 0 for

@@ -21,7 +21,7 @@ import (
 // StepOptions say how RefitPredictions goes, besides on which text.
 type StepOptions struct {
 	Options
-	Steps      int     // at least 1
+	Steps      int     // 1 to MaxSteps
 	StepTokens int     // of the text that a step looks at, about; steps go round the text. 0: DefaultStepTokens
 	Damping    float64 // of the curvature, above 0; 0: DefaultStepDamping
 	// Report is called after each step; may be nil.
@@ -119,8 +119,8 @@ type stepper struct {
 
 func newStepper(ctx context.Context, m *lm.Layerwise, c *checkpoint.Checkpoint, st *score.Stats, p *plan.Plan, sources []string, out string, opt StepOptions) (*stepper, error) {
 	switch {
-	case opt.Steps < 1:
-		return nil, fmt.Errorf("%d steps: expected at least one", opt.Steps)
+	case opt.Steps < 1 || opt.Steps > MaxSteps:
+		return nil, fmt.Errorf("%d steps: expected 1 to %d", opt.Steps, MaxSteps)
 	case opt.StepTokens < 0:
 		return nil, fmt.Errorf("%d tokens a step: expected at least one, or 0 for %d", opt.StepTokens, DefaultStepTokens)
 	case !(opt.Damping >= 0 && opt.Damping <= maxStepDamping):

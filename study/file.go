@@ -24,7 +24,7 @@ type Study struct {
 	Expansions  []float64   `yaml:"expansions" above:"0" doc:"neurons to keep, as multiples of hidden_size"`
 	Align       int         `yaml:"align" min:"1" doc:"widths are rounded to the nearest multiple of this, by every method (default 1)"`
 	Allocation  []string    `yaml:"allocation" enum:"uniform,global,measured" doc:"how what stays is shared out among the layers (default: uniform, one width)"`
-	Steps       *int        `yaml:"steps" min:"0" doc:"Gauss-Newton steps by which method best refits all layers together, as coppice prune --steps (default: those that best takes by itself)"`
+	Steps       *int        `yaml:"steps" min:"0" below:"10001" doc:"Gauss-Newton steps by which method best refits all layers together, as coppice prune --steps (default: those that best takes by itself)"`
 	Seeds       []uint64    `yaml:"seeds" doc:"seeds of method random and of the order of the calibration text (default: 0); methods that use no seed are measured once"`
 	DTypes      []string    `yaml:"dtypes" enum:"f32,bf16" doc:"precisions of the computation (default: f32, the mode of record)"`
 	Calibration Calibration `yaml:"calibration" doc:"the text that activation-aware methods look at; never one that is evaluated on"`

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/coppice-lm/coppice/arch"
+	"github.com/coppice-lm/coppice/calib"
 	"github.com/coppice-lm/coppice/checkpoint"
 	"github.com/coppice-lm/coppice/lm"
 	"github.com/coppice-lm/coppice/plan"
@@ -295,8 +296,8 @@ func checkText(cmd *cobra.Command, f *planFlags) error {
 		return usagef("--%s needs --calib PATH", f.text.names()[i])
 	}
 	switch {
-	case f.steps < 0:
-		return usagef("--steps %d: expected 0 or more", f.steps)
+	case f.steps < 0 || f.steps > calib.MaxSteps:
+		return usagef("--steps %d: expected 0 to %d", f.steps, calib.MaxSteps)
 	case f.weights != "" && f.steps == 0 && (!f.best || cmd.Flags().Changed("steps")):
 		return usagef("--weights %s: is where what --steps N make is kept", f.weights)
 	case f.steps > 0 && f.refit != string(plan.LeastSquares):

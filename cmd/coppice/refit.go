@@ -57,8 +57,8 @@ func (f *refitFlags) check(cmd *cobra.Command) error {
 		return usagef("-o and --stats name one file, %s; the plan would replace the weights", f.out)
 	case !slices.Contains(plan.Targets, plan.Target(f.target)):
 		return usagef("--target %s: expected predictions, stream or mlp", f.target)
-	case f.steps < 1:
-		return usagef("--steps %d: expected at least 1", f.steps)
+	case f.steps < 1 || f.steps > calib.MaxSteps:
+		return usagef("--steps %d: expected 1 to %d", f.steps, calib.MaxSteps)
 	case f.rounds < 0:
 		return usagef("--rounds %d: expected 0 or more", f.rounds)
 	case f.weigh && changed("first-token-cap"):
