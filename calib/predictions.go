@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"reflect"
+	"slices"
 
 	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/checkpoint"
@@ -208,12 +209,10 @@ func stepsFit(c *checkpoint.Checkpoint, p *plan.Plan) error {
 	if err := plainMLPs(t); err != nil {
 		return err
 	}
-	for i := range p.Layers {
-		if p.Layers[i].Prunes(c.Spec.Widths[i]) {
-			return nil
-		}
+	if slices.Max(p.Pruned(c.Spec.Widths)) == 0 {
+		return &surgery.RefitError{Reason: "the plan prunes no layer, so there is nothing to refit"}
 	}
-	return &surgery.RefitError{Reason: "the plan prunes no layer, so there is nothing to refit"}
+	return nil
 }
 
 // read reads the text and cuts it into batches.
@@ -297,13 +296,7 @@ func (s *stepper) describe(model string) (err error) {
 	h.Version, h.Model, h.Tokenizer, h.DType = surgery.WeightsVersion, model, info.Tokenizer, info.DType
 	h.Context, h.Rows, h.Seed = s.opt.Context, string(s.opt.Rows), s.opt.Seed
 	h.Hidden, h.Inner = s.checkpoint.Spec.Hidden, true
-	for i := range s.plan.Layers {
-		k := 0
-		if s.plan.Layers[i].Prunes(s.checkpoint.Spec.Widths[i]) {
-			k = len(s.plan.Layers[i].Keep)
-		}
-		h.Widths = append(h.Widths, k)
-	}
+	h.Widths = s.plan.Pruned(s.checkpoint.Spec.Widths)
 	from := "the neurons as they are"
 	if r := s.plan.Refit; r != nil {
 		dampings := sha256.New()

@@ -11,7 +11,6 @@ import (
 
 	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/engine"
-	"github.com/coppice-lm/coppice/safetensors"
 	"github.com/coppice-lm/coppice/surgery"
 	"github.com/coppice-lm/coppice/tensor"
 )
@@ -59,26 +58,26 @@ func (g *gaussNewton) resume() (steps int, err error) {
 			g.given.weights, g.given.course, steps = weights, course, n
 			continue
 		}
-		course.close()
-		weights.close()
+		course.Close()
+		weights.Close()
 	}
 	return steps, g.clean(steps)
 }
 
 // kept opens what a number of steps made, if that is what this call needs: nil where there is
 // none, or it was being written.
-func (s *stepper) kept(steps int, what string) *stepFile {
-	f, err := openStepFile(s.file(steps, what))
+func (s *stepper) kept(steps int, what string) *surgery.Weights {
+	f, err := surgery.OpenWeights(s.file(steps, what))
 	if err != nil || reflect.DeepEqual(f.WeightsHead, s.after(steps)) {
 		return f
 	}
-	f.close()
+	f.Close()
 	return nil
 }
 
 // write writes an MLP a layer to a file, at once or not at all, and opens it. of makes that of a
 // layer of the student, from the last to the first; none where the layer keeps its own.
-func (g *gaussNewton) write(name string, head surgery.WeightsHead, of func(l int) (*surgery.LayerWeights, error)) (*stepFile, error) {
+func (g *gaussNewton) write(name string, head surgery.WeightsHead, of func(l int) (*surgery.LayerWeights, error)) (*surgery.Weights, error) {
 	next := g.file(0, "next")
 	w, err := surgery.CreateWeights(next, head)
 	if err != nil {
@@ -100,7 +99,7 @@ func (g *gaussNewton) write(name string, head surgery.WeightsHead, of func(l int
 		os.Remove(next)
 		return nil, err
 	}
-	return openStepFile(name)
+	return surgery.OpenWeights(name)
 }
 
 // moved writes where the student is, and has the next step go on from there.
@@ -112,54 +111,10 @@ func (g *gaussNewton) moved(name string, head surgery.WeightsHead) error {
 		return g.given.at(g.planned[l])
 	})
 	if err == nil {
-		g.given.weights.close()
+		g.given.weights.Close()
 		g.given.weights, g.given.moving = w, false
 	}
 	return err
-}
-
-// stepFile is a file of weights whose matrices are read by rows, too.
-type stepFile struct {
-	*surgery.Weights
-	header *safetensors.Header
-	file   *os.File
-}
-
-func openStepFile(path string) (*stepFile, error) {
-	w, err := surgery.OpenWeights(path)
-	if err != nil {
-		return nil, err
-	}
-	f := &stepFile{Weights: w}
-	if f.file, err = os.Open(path); err == nil {
-		var info os.FileInfo
-		if info, err = f.file.Stat(); err == nil {
-			f.header, err = safetensors.ReadHeader(f.file, info.Size())
-		}
-	}
-	if err != nil {
-		f.close()
-		return nil, err
-	}
-	return f, nil
-}
-
-// read fills dst with bytes of a tensor.
-func (f *stepFile) read(name string, dst []byte, at int) error {
-	e, ok := f.header.Lookup(name)
-	if !ok {
-		return fmt.Errorf("%s: has no tensor %q", f.Path(), name)
-	}
-	_, err := f.file.ReadAt(dst, e.Begin+int64(at))
-	return err
-}
-
-// close closes the file, if there is one.
-func (f *stepFile) close() {
-	if f != nil {
-		f.Weights.Close()
-		f.file.Close()
-	}
 }
 
 // stepWeights is a source of weights of which the MLPs that are refitted are in files, and have the
@@ -167,7 +122,7 @@ func (f *stepFile) close() {
 type stepWeights struct {
 	engine.Source
 	shapes          map[string]tensor.Shape // of those
-	weights, course *stepFile               // after the steps so far, and the direction of the last, at its whole length
+	weights, course *surgery.Weights        // after the steps so far, and the direction of the last, at its whole length
 
 	moving bool    // whether what is read is moved along the course
 	length float64 // and how far
@@ -181,7 +136,7 @@ type stepWeights struct {
 func (w *stepWeights) take(l *arch.Layer, planned, width, hidden int) {
 	l.Width = width
 	for what, p := range map[string]*arch.Projection{"gate": &l.Gate, "up": &l.Up, "down": &l.Down} {
-		name, shape := fmt.Sprintf("layers.%d.%s", planned, what), tensor.Shape{width, hidden}
+		name, shape := surgery.WeightsTensor(planned, what), tensor.Shape{width, hidden}
 		if what == "down" {
 			shape = tensor.Shape{hidden, width}
 		}
@@ -220,13 +175,13 @@ func (w *stepWeights) ReadRows(name string, dst []byte, first, n int) error {
 		return w.Source.ReadRows(name, dst, first, n)
 	}
 	at := 4 * first * shape[1]
-	if err := w.weights.read(name, dst, at); err != nil || !w.moving {
+	if err := w.weights.ReadBytes(name, dst, at); err != nil || !w.moving {
 		return err
 	}
 	w.turn.Lock()
 	defer w.turn.Unlock()
 	w.raw = slices.Grow(w.raw[:0], len(dst))[:len(dst)]
-	if err := w.course.read(name, w.raw, at); err != nil {
+	if err := w.course.ReadBytes(name, w.raw, at); err != nil {
 		return err
 	}
 	for i, b := range [][]byte{dst, w.raw} {
@@ -240,8 +195,8 @@ func (w *stepWeights) ReadRows(name string, dst []byte, first, n int) error {
 }
 
 func (w *stepWeights) close() {
-	w.weights.close()
-	w.course.close()
+	w.weights.Close()
+	w.course.Close()
 }
 
 func matrices(m *surgery.LayerWeights) [3][]float32 { return [3][]float32{m.Gate, m.Up, m.Down} }

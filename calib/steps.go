@@ -190,7 +190,7 @@ func (g *gaussNewton) step(index int) (*StepFit, error) {
 	if err != nil {
 		return nil, err
 	}
-	g.given.course.close()
+	g.given.course.Close()
 	g.given.course = course
 	fit := &StepFit{Step: index, Before: g.loss}
 	fit.Length, err = g.search()

@@ -114,3 +114,15 @@ func (p *Plan) Refits(l Layer, width int) bool {
 
 // Prunes reports whether neurons go from a layer, of the given width, whose MLP stays.
 func (l *Layer) Prunes(width int) bool { return !l.Drop && l.Width > 0 && len(l.Keep) < width }
+
+// Pruned lists how many neurons stay in each layer from which neurons go, 0 for the others;
+// widths are the layers' in the model.
+func (p *Plan) Pruned(widths []int) []int {
+	kept := make([]int, len(p.Layers))
+	for i := range p.Layers {
+		if p.Layers[i].Prunes(widths[i]) {
+			kept[i] = len(p.Layers[i].Keep)
+		}
+	}
+	return kept
+}

@@ -85,7 +85,8 @@ type LayerWeights struct {
 
 const weightsKey = "coppice_weights"
 
-func weightsTensor(layer int, what string) string { return fmt.Sprintf("layers.%d.%s", layer, what) }
+// WeightsTensor is the name in the file of what it has of a layer: gate, up, down, out, or sha256, their digest.
+func WeightsTensor(layer int, what string) string { return fmt.Sprintf("layers.%d.%s", layer, what) }
 
 // parts lists the matrices of a layer in the order of the file.
 func (h *WeightsHead) parts(layer int) []tensor.Info {
@@ -114,7 +115,7 @@ func (h *WeightsHead) infos() []tensor.Info {
 			parts = append(parts, tensor.Info{Name: "sha256", DType: tensor.U8, Shape: tensor.Shape{sha256.Size}})
 		}
 		for _, info := range parts {
-			info.Name = weightsTensor(l, info.Name)
+			info.Name = WeightsTensor(l, info.Name)
 			all = append(all, info)
 		}
 	}
@@ -171,11 +172,11 @@ func (w *WeightsWriter) WriteLayer(layer int, m LayerWeights) error {
 			return err
 		}
 		digest.Write(b)
-		if err := w.write(weightsTensor(layer, part.Name), b); err != nil {
+		if err := w.write(WeightsTensor(layer, part.Name), b); err != nil {
 			return err
 		}
 	}
-	return w.write(weightsTensor(layer, "sha256"), digest.Sum(nil))
+	return w.write(WeightsTensor(layer, "sha256"), digest.Sum(nil))
 }
 
 func (w *WeightsWriter) write(name string, b []byte) error {
@@ -245,8 +246,13 @@ func (w *Weights) readHeader() error {
 	return nil
 }
 
-// Close closes the file.
-func (w *Weights) Close() error { return w.file.Close() }
+// Close closes the file. No weights, nil, need no closing.
+func (w *Weights) Close() error {
+	if w == nil {
+		return nil
+	}
+	return w.file.Close()
+}
 
 // Path is the file's path.
 func (w *Weights) Path() string { return w.path }
@@ -256,7 +262,7 @@ func (w *Weights) Layer(layer int) (LayerWeights, error) {
 	var m LayerWeights
 	digest := sha256.New()
 	for _, part := range w.parts(layer) {
-		b, err := w.read(weightsTensor(layer, part.Name))
+		b, err := w.read(WeightsTensor(layer, part.Name))
 		if err != nil {
 			return m, err
 		}
@@ -267,7 +273,7 @@ func (w *Weights) Layer(layer int) (LayerWeights, error) {
 		}
 		*m.part(part.Name) = v
 	}
-	want, err := w.read(weightsTensor(layer, "sha256"))
+	want, err := w.read(WeightsTensor(layer, "sha256"))
 	if err == nil && !bytes.Equal(digest.Sum(nil), want) {
 		err = fmt.Errorf("%s: layer %d: the weights do not have the digest that was written with them; the file is damaged, make it again", w.path, layer)
 	}
@@ -280,10 +286,19 @@ func (w *Weights) read(name string) ([]byte, error) {
 		return nil, fmt.Errorf("%s: has no tensor %q", w.path, name)
 	}
 	b := make([]byte, e.End-e.Begin)
-	if _, err := io.ReadFull(io.NewSectionReader(w.file, e.Begin, e.End-e.Begin), b); err != nil {
-		return nil, fmt.Errorf("%s: tensor %q: %w", w.path, name, err)
+	return b, w.ReadBytes(name, b, 0)
+}
+
+// ReadBytes fills dst with the bytes of a tensor from an offset on, unchecked by its layer's digest.
+func (w *Weights) ReadBytes(name string, dst []byte, at int) error {
+	e, ok := w.header.Lookup(name)
+	if !ok {
+		return fmt.Errorf("%s: has no tensor %q", w.path, name)
 	}
-	return b, nil
+	if _, err := io.ReadFull(io.NewSectionReader(w.file, e.Begin+int64(at), e.End-e.Begin-int64(at)), dst); err != nil {
+		return fmt.Errorf("%s: tensor %q: %w", w.path, name, err)
+	}
+	return nil
 }
 
 // Fingerprint identifies the weights: SHA-256 over the head and the layers' digests.
@@ -296,7 +311,7 @@ func (w *Weights) Fingerprint() (string, error) {
 		if len(w.parts(l)) == 0 {
 			continue
 		}
-		b, err := w.read(weightsTensor(l, "sha256"))
+		b, err := w.read(WeightsTensor(l, "sha256"))
 		if err != nil {
 			return "", err
 		}

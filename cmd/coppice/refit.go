@@ -244,9 +244,7 @@ func (r refitSource) path() string {
 }
 
 func (r refitSource) close() {
-	if r.weights != nil {
-		r.weights.Close()
-	}
+	r.weights.Close()
 	r.stats.Close()
 }
 

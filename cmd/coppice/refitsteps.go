@@ -88,15 +88,8 @@ func (f *planFlags) bestSteps(a *app, c *checkpoint.Checkpoint, p *plan.Plan, st
 	if err != nil {
 		return 0, err
 	}
-	var widths []int
-	for i := range p.Layers {
-		k := 0
-		if p.Layers[i].Prunes(c.Spec.Widths[i]) {
-			k = len(p.Layers[i].Keep)
-		}
-		widths = append(widths, k)
-	}
-	if !slices.ContainsFunc(widths, func(k int) bool { return k > 0 }) {
+	widths := p.Pruned(c.Spec.Widths)
+	if slices.Max(widths) == 0 {
 		return 0, nil // nothing was refitted
 	}
 	steps, err := calib.BestSteps(t, widths, f.text.bytes)
