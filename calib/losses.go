@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"slices"
 
 	"github.com/coppice-lm/coppice/checkpoint"
 	"github.com/coppice-lm/coppice/engine"
@@ -15,7 +14,8 @@ import (
 	"github.com/coppice-lm/coppice/tensor"
 )
 
-// lossMeter measures what pruned models lose on text. The models run layer by layer and are
+// lossMeter measures how far what pruned models say next is from what the dense model says
+// (Kullback-Leibler divergence, in nats) on a text. The models run layer by layer and are
 // made as they run; nothing is written.
 type lossMeter struct {
 	model      *lm.Layerwise
@@ -23,10 +23,12 @@ type lossMeter struct {
 	stats      *score.Stats
 	batches    []batch // of rows that nothing was fitted to
 	threads    int
-	progress   func(layers int) // called with the number of layers run over the text
+	progress   func() // called when a layer has run over a batch, there or back; may be nil
+
+	dense [][]float32 // the dense model's streams after the last layer, by batch, once they are known
 }
 
-// perToken are the negative log-likelihoods of the tokens of the text, in its order.
+// perToken are losses, of the tokens that are looked at in the order of the text.
 type perToken []float64
 
 func (p perToken) mean() float64 {
@@ -93,105 +95,88 @@ func (m *lossMeter) pruned(ctx context.Context, p *plan.Plan) (*pruned, error) {
 	return made, nil
 }
 
-// of measures a plan's loss, and those of the plan with one layer as in changed, for each
-// of the layers listed, ascending. What layers before the changed one compute is shared,
-// so a list of all L layers costs L/2 runs of the model and streams of L+1 texts.
-func (m *lossMeter) of(ctx context.Context, p, changed *plan.Plan, layers []int) (base perToken, others []perToken, err error) {
-	model, texts, err := m.run(ctx, p, changed, layers)
-	if err != nil {
-		return nil, nil, err
-	}
-	for _, streams := range texts {
-		loss, err := m.score(ctx, model, streams)
-		if err != nil {
-			return nil, nil, err
-		}
-		others = append(others, loss)
-	}
-	return others[0], others[1:], nil
-}
-
-// compared is how many tokens lie from one whose divergences are looked at to the next: they
-// differ far less from token to token than losses do, and cost more.
+// compared is how many tokens lie from one whose divergence is looked at to the next: those of
+// neighbours are much alike, and cost more than they add.
 const compared = 4
 
-// divergences are those of what comes next in a plan's model with one layer as in changed
-// from what comes next in the plan's, for each of the layers listed, ascending, at one of
-// `compared` tokens.
-func (m *lossMeter) divergences(ctx context.Context, p, changed *plan.Plan, layers []int) ([]perToken, error) {
-	model, texts, err := m.run(ctx, p, changed, layers)
+// of measures what the model of a plan loses, at one of `compared` tokens.
+func (m *lossMeter) of(ctx context.Context, p *plan.Plan) (perToken, error) {
+	model, err := m.pruned(ctx, p)
 	if err != nil {
 		return nil, err
 	}
-	all := make([]perToken, len(layers))
-	for i, b := range m.batches {
-		forest := batchOf(b.rows)
-		for n, r := range b.rows {
-			for at := compared - 1; at < len(r.tokens); at += compared {
-				forest.Nodes[n].Targets = append(forest.Nodes[n].Targets, engine.Target{Index: at})
-			}
-		}
-		for l := range all {
-			d, err := model.Divergence(ctx, forest, texts[0][i], texts[l+1][i])
-			if err != nil {
-				return nil, fmt.Errorf("a pruned model cannot be judged: %w", err)
-			}
-			all[l] = append(all[l], d...)
-		}
+	streams, err := through(ctx, model, m.batches, m.passed)
+	if err != nil {
+		return nil, err
 	}
-	return all, nil
+	return m.score(ctx, model, streams)
 }
 
-// run runs the text through the model of a plan, and through those with one layer as in
-// changed. It returns the streams after the last layer of each batch: of the plan, then of
-// each change.
-func (m *lossMeter) run(ctx context.Context, p, changed *plan.Plan, layers []int) (*pruned, [][][]float32, error) {
-	model, err := m.pruned(ctx, p)
+// score is what a model loses whose streams after the last layer are given.
+func (m *lossMeter) score(ctx context.Context, model engine.Layerwise, streams [][]float32) (perToken, error) {
+	if err := m.answer(ctx); err != nil {
+		return nil, err
+	}
+	loss, err := divergences(ctx, model, m.batches, m.dense, streams, compared)
 	if err != nil {
-		return nil, nil, err
+		return nil, fmt.Errorf("a pruned model cannot be judged: %w", err)
 	}
-	var other *pruned
-	if len(layers) > 0 {
-		if other, err = m.pruned(ctx, changed); err != nil {
-			return nil, nil, err
+	return loss, nil
+}
+
+// answer runs the dense model, once.
+func (m *lossMeter) answer(ctx context.Context) (err error) {
+	if m.dense == nil {
+		m.dense, err = through(ctx, m.model.Engine(), m.batches, m.passed)
+	}
+	return err
+}
+
+// passed reports that a layer ran over a batch.
+func (m *lossMeter) passed(layer, batch int, stream []float32) error {
+	if m.progress != nil {
+		m.progress()
+	}
+	return nil
+}
+
+// runLayer runs a layer over the text.
+func (m *lossMeter) runLayer(ctx context.Context, layer engine.Layer, streams [][]float32) error {
+	for i, b := range m.batches {
+		if err := layer.Run(ctx, batchOf(b.rows), streams[i], nil); err != nil {
+			return err
+		}
+		if err := m.passed(0, i, nil); err != nil {
+			return err
 		}
 	}
-	first, err := embed(ctx, model, m.batches)
+	return nil
+}
+
+// through runs batches through a model and returns the streams after the last layer. before is
+// called with the stream of each batch before each layer; nil for none.
+func through(ctx context.Context, m engine.Layerwise, batches []batch, before func(layer, batch int, stream []float32) error) ([][]float32, error) {
+	streams, err := embed(ctx, m, batches)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	texts := [][][]float32{first} // the streams of each batch: of the plan, then of each change so far
-	for l, index := range model.layers {
-		if index < 0 {
-			continue
-		}
-		var with [][]float32
-		if len(texts) <= len(layers) && layers[len(texts)-1] == l {
-			layer, err := other.Layer(ctx, other.layers[l])
-			if err != nil {
-				return nil, nil, err
-			}
-			for _, stream := range first {
-				with = append(with, slices.Clone(stream))
-			}
-			if err := m.runLayer(ctx, layer, with); err != nil {
-				return nil, nil, err
-			}
-		}
-		layer, err := model.Layer(ctx, index)
+	for l := range m.Model().Layers {
+		layer, err := m.Layer(ctx, l)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
-		for _, streams := range texts {
-			if err := m.runLayer(ctx, layer, streams); err != nil {
-				return nil, nil, err
+		for i, b := range batches {
+			if before != nil {
+				if err := before(l, i, streams[i]); err != nil {
+					return nil, err
+				}
+			}
+			if err := layer.Run(ctx, batchOf(b.rows), streams[i], nil); err != nil {
+				return nil, err
 			}
 		}
-		if with != nil {
-			texts = append(texts, with)
-		}
 	}
-	return model, texts, nil
+	return streams, nil
 }
 
 // embed makes the streams of each batch before a model's first layer.
@@ -206,40 +191,30 @@ func embed(ctx context.Context, m engine.Layerwise, batches []batch) ([][]float3
 	return streams, nil
 }
 
-// runLayer runs a layer over the text.
-func (m *lossMeter) runLayer(ctx context.Context, layer engine.Layer, streams [][]float32) error {
-	for i, b := range m.batches {
-		if err := layer.Run(ctx, batchOf(b.rows), streams[i], nil); err != nil {
-			return err
-		}
-	}
-	if m.progress != nil {
-		m.progress(1)
-	}
-	return nil
-}
-
-// score is the loss of each token that is no first token.
-func (m *lossMeter) score(ctx context.Context, model *pruned, streams [][]float32) (perToken, error) {
+// divergences are those of what comes next after a model's streams from what comes next after
+// the dense model's, at one in so many tokens.
+func divergences(ctx context.Context, m engine.Layerwise, batches []batch, dense, streams [][]float32, every int) (perToken, error) {
 	var all perToken
-	for i, b := range m.batches {
-		forest := batchOf(b.rows)
-		for n, r := range b.rows {
-			for at, t := range r.tokens[1:] {
-				if !r.first[at+1] {
-					forest.Nodes[n].Targets = append(forest.Nodes[n].Targets, engine.Target{Index: at, Token: t})
-				}
-			}
-		}
-		scores, err := model.Score(ctx, forest, streams[i])
+	for i := range batches {
+		d, err := m.Divergence(ctx, forestOf(&batches[i], every), dense[i], streams[i])
 		if err != nil {
-			return nil, fmt.Errorf("a pruned model cannot be judged: %w", err)
+			return nil, err
 		}
-		for _, node := range scores {
-			for _, s := range node {
-				all = append(all, -float64(s.LogProb))
-			}
-		}
+		all = append(all, d...)
 	}
 	return all, nil
+}
+
+// forestOf is the engine's form of a batch, with one in so many of its tokens, but first
+// tokens, as a target.
+func forestOf(b *batch, every int) engine.Batch {
+	forest := batchOf(b.rows)
+	for n, r := range b.rows {
+		for at := every - 1; at < len(r.tokens); at += every {
+			if !r.first[at] {
+				forest.Nodes[n].Targets = append(forest.Nodes[n].Targets, engine.Target{Index: at})
+			}
+		}
+	}
+	return forest
 }

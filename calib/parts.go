@@ -70,7 +70,7 @@ func (s *sharer) dropParts(choose plan.AllocateOptions) error {
 				break
 			}
 			mean, stderr := lost.rise(loss)
-			s.note("loss on held-back text: %.4f without%s, %.4f ± %.4f less", lost.mean(), names[1:], -mean, stderr)
+			s.note("divergence on held-back text: %.4f without%s, %.4f ± %.4f less", lost.mean(), names[1:], -mean, stderr)
 			s.rule, best, loss = rule, next, lost
 		}
 		if s.rule.SameParts(&before) {
@@ -87,7 +87,7 @@ func (s *sharer) shareAndLose(rule plan.Rule, choose plan.AllocateOptions) (plan
 	if err != nil {
 		return rule, nil, err
 	}
-	loss, _, err := s.loss(shared, nil)
+	loss, err := s.loss(shared)
 	return shared, loss, err
 }
 

@@ -2,9 +2,11 @@ package calib
 
 import (
 	"context"
+	"errors"
 	"math"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"testing"
 
 	"github.com/coppice-lm/coppice/arch"
@@ -111,25 +113,53 @@ func TestLesionsAgainstWrittenModels(t *testing.T) {
 	}
 }
 
-// untied makes a small random Llama whose head says nothing of what its layers do, so that
-// some of them harm.
-func untied(t *testing.T) string {
+// idle makes a small random Llama of which the attention of layer 1 adds nothing to the stream.
+func idle(t *testing.T) string {
 	t.Helper()
-	dir := filepath.Join(t.TempDir(), "untied")
-	if err := synth.Write(dir, synth.Config(32, tinyWidth, tinyLayers, 4, 2, synth.VocabSize, false), tensor.F32, 1, checkpoint.DefaultShardBytes); err != nil {
+	dir := filepath.Join(t.TempDir(), "idle")
+	config := synth.Config(32, tinyWidth, tinyLayers, 4, 2, synth.VocabSize, true)
+	cfg, err := arch.ParseConfig(config)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if err := synth.WriteTokenizer(dir); err != nil {
+	spec, err := arch.FromConfig(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sink, err := checkpoint.Create(dir, "", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sink.Abort()
+	var infos []tensor.Info
+	for _, i := range spec.Tensors() {
+		infos = append(infos, tensor.Info{Name: i.Name, DType: tensor.F32, Shape: i.Shape})
+	}
+	if err := sink.Layout(infos, checkpoint.DefaultShardBytes); err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range infos {
+		err := synth.Fill(i, 1, func(b []byte, off int64) error {
+			if i.Name == "model.layers.1.self_attn.o_proj.weight" {
+				clear(b)
+			}
+			return sink.WriteAt(i.Name, b, off)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(sink.Commit(config), synth.WriteTokenizer(dir)); err != nil {
 		t.Fatal(err)
 	}
 	return dir
 }
 
-// Parts that go lower the loss, and what they had goes to neurons: the model is no larger
+// Parts that add nothing go, and what they had goes to neurons: the model is no larger
 // than the budget, and not smaller than it by more than a step; and it is the same at any
 // number of threads. Where no round of widths follows, the widths are the residual curve's.
 func TestShareParts(t *testing.T) {
-	f := newFixtureOf(t, untied(t), 2)
+	f := newFixtureOf(t, idle(t), 2)
 	spec := &f.checkpoint.Spec
 	for _, rounds := range []int{0, 1} {
 		opt := f.widths()
@@ -145,8 +175,8 @@ func TestShareParts(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if rule.SameParts(&opt.Rule) {
-			t.Fatalf("nothing went from a model of random weights: %+v", rule)
+		if !slices.Contains(rule.DropAttention, 1) {
+			t.Fatalf("the attention that adds nothing stays: %+v", rule)
 		}
 		budget, err1 := opt.Rule.Parameters(spec)
 		n, err2 := rule.Parameters(spec)
@@ -159,19 +189,19 @@ func TestShareParts(t *testing.T) {
 			t.Fatal(err)
 		}
 		loss := func(r plan.Rule) float64 {
-			l, _, err := s.loss(r, nil)
+			l, err := s.loss(r)
 			if err != nil {
 				t.Fatal(err)
 			}
 			return l.mean()
 		}
-		if got := loss(rule); got != a.Loss || got >= loss(only) || a.LossUniform != loss(opt.Rule) {
-			t.Errorf("the loss is %v, said to be %v; with neurons alone %v", got, a.Loss, loss(only))
+		if got := loss(rule); got != a.Divergence || got >= loss(only) || a.DivergenceUniform != loss(opt.Rule) {
+			t.Errorf("the loss is %v, said to be %v; with neurons alone %v", got, a.Divergence, loss(only))
 		}
-		if !reflect.DeepEqual(a.Units, plan.Units) || !reflect.DeepEqual(a.Budget, opt.Rule) || rounds > 0 && a.Curve != plan.Measured {
+		if !reflect.DeepEqual(a.Units, plan.Units) || !reflect.DeepEqual(a.Budget, opt.Rule) {
 			t.Errorf("%+v", a)
 		}
-		one := newFixtureOf(t, untied(t), 1)
+		one := newFixtureOf(t, idle(t), 1)
 		opt.Progress = nil
 		rule1, a1, err := one.share(opt)
 		if err != nil || !reflect.DeepEqual(rule, rule1) || !reflect.DeepEqual(a, a1) {

@@ -83,76 +83,26 @@ func (g *gaussNewton) begin() (err error) {
 // divergence is the mean divergence of the student's predictions over the held-back text
 // from those after the dense model's streams: infinite where they are not numbers.
 func (g *gaussNewton) divergence() (float64, error) {
-	streams, err := g.through(g.student, g.held, nil)
+	streams, err := through(g.ctx, g.student, g.held, nil)
 	if err != nil {
 		return 0, err
 	}
-	sum, n := 0.0, 0
-	for i := range g.held {
-		d, err := g.student.Divergence(g.ctx, forestOf(&g.held[i], compared), g.targets[i], streams[i])
-		if errors.As(err, new(*engine.NonFiniteError)) {
-			return math.Inf(1), nil // too long a step
-		}
-		if err != nil {
-			return 0, err
-		}
-		for _, v := range d {
-			sum += v
-		}
-		n += len(d)
+	d, err := divergences(g.ctx, g.student, g.held, g.targets, streams, compared)
+	if errors.As(err, new(*engine.NonFiniteError)) {
+		return math.Inf(1), nil // too long a step
 	}
-	return sum / float64(n), nil
+	return d.mean(), err
 }
 
 // measure finds the loss from which the steps go down.
 func (g *gaussNewton) measure() (err error) {
-	if g.targets, err = g.through(g.model.Engine(), g.held, nil); err != nil {
+	if g.targets, err = through(g.ctx, g.model.Engine(), g.held, nil); err != nil {
 		return err
 	}
 	if g.loss, err = g.divergence(); err == nil && math.IsInf(g.loss, 0) {
 		err = fmt.Errorf("the pruned model's predictions are not numbers: steps cannot mend that")
 	}
 	return err
-}
-
-// forestOf is the engine's form of a batch, with one in so many of its tokens, but first
-// tokens, as a target.
-func forestOf(b *batch, every int) engine.Batch {
-	forest := batchOf(b.rows)
-	for n, r := range b.rows {
-		for at := every - 1; at < len(r.tokens); at += every {
-			if !r.first[at] {
-				forest.Nodes[n].Targets = append(forest.Nodes[n].Targets, engine.Target{Index: at})
-			}
-		}
-	}
-	return forest
-}
-
-// through runs batches through a model, keeps in before, unless it is nil, the streams before
-// each layer, and returns those after the last.
-func (g *gaussNewton) through(m engine.Layerwise, batches []batch, before *store) ([][]float32, error) {
-	streams, err := embed(g.ctx, m, batches)
-	if err != nil {
-		return nil, err
-	}
-	for l := range m.Model().Layers {
-		layer, err := m.Layer(g.ctx, l)
-		if err != nil {
-			return nil, err
-		}
-		for i, b := range batches {
-			if before != nil {
-				if err := before.put(g.place(l, &b), streams[i]); err != nil {
-					return nil, err
-				}
-			}
-			if err := layer.Run(g.ctx, batchOf(b.rows), streams[i], nil); err != nil {
-				return nil, err
-			}
-		}
-	}
-	return streams, nil
 }
 
 // place is where g.before has the streams of a batch of a share.
@@ -202,12 +152,14 @@ func (g *gaussNewton) step(index int) (*StepFit, error) {
 // the student's last streams, over how many predictions that is, and those of sampled losses, of some
 // of the batches.
 func (g *gaussNewton) gradients(batches []batch, tokens int64, step int) (gradients, sampled [][]float32, n int, err error) {
-	targets, err := g.through(g.model.Engine(), batches, nil)
+	targets, err := through(g.ctx, g.model.Engine(), batches, nil)
 	if err != nil {
 		return nil, nil, 0, err
 	}
 	g.progress(tokens / 4)
-	last, err := g.through(g.student, batches, g.before)
+	last, err := through(g.ctx, g.student, batches, func(layer, i int, stream []float32) error {
+		return g.before.put(g.place(layer, &batches[i]), stream)
+	})
 	if err != nil {
 		return nil, nil, 0, err
 	}

@@ -3,7 +3,6 @@ package calib
 import (
 	"context"
 	"fmt"
-	"math"
 	"slices"
 
 	"github.com/coppice-lm/coppice/checkpoint"
@@ -13,9 +12,9 @@ import (
 	"github.com/coppice-lm/coppice/surgery"
 )
 
-// DefaultRounds is how often ShareWidths measures slopes in the pruned model unless it is
-// told otherwise: on text of another kind than that of calibration nothing was gained by it.
-const DefaultRounds = 0
+// DefaultRounds is how often at most ShareWidths looks for better widths unless it is told
+// otherwise. Most is gained in the first three or four; it ends where nothing is.
+const DefaultRounds = 8
 
 // reaches are how many steps the widths that are proposed may be away from those at which
 // the slopes were measured. Trying one of L layers costs 2/(L+3) of what the slopes cost.
@@ -31,31 +30,25 @@ type WidthOptions struct {
 	Step   int       // widths are multiples of it
 	Refit  plan.RefitMethod
 	Cap    float64     // in [0, 1], most of the trace of H that first tokens have
-	Rounds int         // how often slopes are measured in the pruned model
+	Rounds int         // how often at most slopes are measured
 	Units  []plan.Unit // what may go besides neurons where that loses less
 
 	Progress func(done, total int64) // called with layers run over the text; may be nil
 	Note     func(message string)    // may be nil
 }
 
-// ShareWidths shares the neurons that a rule keeps out among the layers so that the loss
-// of the pruned model on the held-back part of the calibration text is least: the text
-// that st was made of, and opt as it was given to Collect. Scores must have error curves.
+// ShareWidths shares the neurons that a rule keeps out among the layers so that what the pruned model
+// says next is as near as can be to what the dense model says (Kullback-Leibler divergence), on the
+// held-back part of the calibration text: the text that st was made of, and opt as it was given to
+// Collect; of a long text 16,384 tokens at even distances. Scores must have error curves.
 //
-// A layer's slope is what the loss rises by, over what the layer's error rises by. It is
-// measured in the dense model, of which one layer after another is cut, by how far that
-// moves what the model says (Kullback-Leibler). Where little goes these slopes are right,
-// and the widths with the least sum of slope times error are far better than those of the
-// residual curve; where much goes losses do not add up (a layer whose loss alone is small
-// may be what makes up for another). So three sharings are tried: by the residual curve, by
-// the slopes, and by their geometric mean; and the one whose model loses least is taken.
-// That runs the text L/2 + 5.5 times.
-//
-// Rounds measure slopes where they are used: all layers are cut, to the widths so far, and
-// one after another a quarter of a layer's neurons goes besides. The widths with the least
-// sum of slope times error that are not too far from those measured are tried, for several
-// distances, and the best of them, if it loses less, is where the next round measures. That
-// runs the text L/2 + 5.5 times for each round.
+// A layer's slope is what the divergence rises by, over what the layer's error rises by. Slopes are
+// measured in the pruned model, since what one layer costs depends on what the others lost: all layers
+// are narrowed at once, and the rise is shared out among them by its gradient (see attribute), which
+// takes one pass there and back for all of them. The widths with the least sum of slope times error that
+// are not too far from those measured are tried, for several distances, and the best of
+// them, if it loses less, is where the next round measures. The first begins at one width, or at the widths of the
+// residual curve where those lose less.
 //
 // With Units, parts go first, under the same budget of parameters, where that loses less:
 // see dropParts.
@@ -93,7 +86,7 @@ func heldBackText(m *lm.Layerwise, st *score.Stats, sources []string, opt *Optio
 	if got := text.fingerprint(); got != st.Text {
 		return nil, fmt.Errorf("%s: the statistics are of another text than --calib, --tokens, --ctx, --rows and --seed give (statistics: %s, text: %s)", st.Path(), st.Text, got)
 	}
-	text.rows = slices.DeleteFunc(text.rows, func(r row) bool { return !r.held })
+	text.rows = judged(slices.DeleteFunc(text.rows, func(r row) bool { return !r.held }))
 	if text.held == 0 {
 		return nil, fmt.Errorf("the calibration text has fewer than %d documents, so none is held back to measure losses on; give more documents", heldBack)
 	}
@@ -117,7 +110,7 @@ func (s *sharer) share() (plan.Rule, *plan.Allocation, error) {
 	fail := func(err error) (plan.Rule, *plan.Allocation, error) { return s.opt.Rule, nil, err }
 	spec := &s.checkpoint.Spec
 	choose := plan.AllocateOptions{Curve: plan.Residual, Step: s.opt.Step, Refit: s.opt.Refit}
-	uniform, _, err := s.loss(s.opt.Rule, nil)
+	uniform, err := s.loss(s.opt.Rule)
 	if err != nil {
 		return fail(err)
 	}
@@ -132,46 +125,31 @@ func (s *sharer) share() (plan.Rule, *plan.Allocation, error) {
 	if err != nil {
 		return fail(err)
 	}
-	loss, _, err := s.loss(best, nil)
+	loss, err := s.loss(best)
 	if err != nil {
 		return fail(err)
 	}
-	s.note("loss on held-back text: %.4f at one width, %.4f by the residual curve", uniform.mean(), loss.mean())
-	slopes, err := s.alone(best)
-	if err != nil {
-		return fail(err)
-	}
-	choose.Curve = plan.Measured
-	for _, by := range []struct {
-		what   string
-		slopes []float64
-	}{{"measured slopes", slopes}, {"their mean with the residual curve", s.tempered(slopes, best.Widths)}} {
-		choose.Slopes = by.slopes
+	s.note("divergence on held-back text: %.4f at one width, %.4f by the residual curve", uniform.mean(), loss.mean())
+	if one := s.oneWidth(best.Widths); one != nil {
+		choose.Near = one
 		rule, a, err := plan.Allocate(s.scores.Curves, spec, s.rule, choose)
 		if err != nil {
 			return fail(err)
 		}
-		l, _, err := s.loss(rule, nil)
+		l, err := s.loss(rule)
 		if err != nil {
 			return fail(err)
 		}
-		s.note("loss on held-back text: %.4f by %s", l.mean(), by.what)
 		if l.mean() < loss.mean() {
 			best, allocation, loss = rule, a, l
 		}
 	}
 	for round := range s.opt.Rounds {
-		_, rises, err := s.loss(best, s.changes(best.Widths))
+		slopes, err := s.measure(best)
 		if err != nil {
 			return fail(err)
 		}
-		choose.Slopes, choose.Near = s.slopes(best.Widths, rises), best.Widths
-		if round == 0 { // what is said of the first widths, should no others be better
-			choose.Reach = 0
-			if _, allocation, err = plan.Allocate(s.scores.Curves, spec, s.rule, choose); err != nil {
-				return fail(err)
-			}
-		}
+		choose.Curve, choose.Slopes, choose.Near = plan.Measured, slopes, best.Widths
 		next, a, lost, err := s.propose(choose, loss)
 		if err != nil {
 			return fail(err)
@@ -180,66 +158,56 @@ func (s *sharer) share() (plan.Rule, *plan.Allocation, error) {
 			break
 		}
 		best, allocation, loss = next, a, lost
-		s.note("loss on held-back text: %.4f after round %d", loss.mean(), round+1)
+		s.note("divergence on held-back text: %.4f after round %d", loss.mean(), round+1)
 	}
-	allocation.Loss, allocation.LossUniform, allocation.Units = loss.mean(), uniform.mean(), s.opt.Units
+	allocation.Divergence, allocation.DivergenceUniform, allocation.Units = loss.mean(), uniform.mean(), s.opt.Units
 	return best, allocation, nil
 }
 
-// alone measures the slopes of layers that are cut alone, each to a rule's mean width, or to
-// the widest below its own where that is less: not by the loss on the text, which a cut may
-// even lower where the model fits the text badly, but by the divergence of what the cut
-// model says from what the dense one does.
-func (s *sharer) alone(rule plan.Rule) ([]float64, error) {
-	whole := rule
-	whole.Widths = slices.Clone(rule.Widths)
-	changes := s.changes(rule.Widths)
-	mean := 0
-	for _, c := range changes {
-		whole.Widths[c.layer] = s.stats.Widths[c.layer]
-		mean += rule.Widths[c.layer]
+// oneWidth are widths, in steps, of the same sum as the given ones, that are as near to one another as can be;
+// nil where a layer is too narrow for that.
+func (s *sharer) oneWidth(widths []int) []int {
+	step, one, layers, units := s.opt.Step, slices.Clone(widths), []int(nil), 0
+	for l, w := range widths {
+		if s.pruned(l) {
+			if w%step != 0 || s.stats.Widths[l] < s.stats.Widths[0] {
+				return nil
+			}
+			layers, units = append(layers, l), units+w/step
+		}
 	}
-	step := s.opt.Step
-	mean = mean / max(1, len(changes)) / step * step
-	for i, c := range changes {
-		d := s.stats.Widths[c.layer]
-		changes[i].width = min(d, max(step, min(mean, (d-1)/step*step))) // d where there is no choice
+	for i, l := range slices.Backward(layers) {
+		one[l] = units / (i + 1) * step // the rest goes to the last layers
+		units -= one[l] / step
 	}
-	p, changed, layers, err := s.plans(whole, changes)
-	if err != nil {
-		return nil, err
-	}
-	divergences, err := s.losses.divergences(s.ctx, p, changed, layers)
-	if err != nil {
-		return nil, err
-	}
-	for i, d := range divergences {
-		changes[i].mean, changes[i].stderr = d.rise(make(perToken, len(d)))
-	}
-	return s.slopes(whole.Widths, changes), nil
+	return one
 }
 
-// tempered are the geometric means of slopes and of those that the residual curve stands
-// for, the latter scaled so that at the widths both make the same sum.
-func (s *sharer) tempered(slopes []float64, widths []int) []float64 {
-	residual := make([]float64, len(slopes))
-	sum, of := 0.0, 0.0
-	for l, slope := range slopes {
-		errors, stream := s.opt.Refit.Errors(&s.scores.Curves.Layers[l])
-		if slope == 0 || stream == 0 {
-			continue
-		}
-		residual[l] = 1 / stream
-		sum += slope * float64(errors[widths[l]])
-		of += residual[l] * float64(errors[widths[l]])
+// pruned reports whether the rule at hand prunes a layer's MLP.
+func (s *sharer) pruned(l int) bool {
+	return !s.rule.LeavesNoMLP(l, &s.checkpoint.Spec) && (len(s.opt.Rule.Layers) == 0 || slices.Contains(s.opt.Rule.Layers, l))
+}
+
+// measure measures slopes at the widths of a rule.
+func (s *sharer) measure(rule plan.Rule) ([]float64, error) {
+	rises := s.narrowed(rule.Widths)
+	p, err := s.plan(rule)
+	if err != nil {
+		return nil, err
 	}
-	means := make([]float64, len(slopes))
-	for l := range means {
-		if of > 0 {
-			means[l] = math.Sqrt(slopes[l] * residual[l] * sum / of)
-		}
+	narrower := rule
+	narrower.Widths = slices.Clone(rule.Widths)
+	for _, r := range rises {
+		narrower.Widths[r.layer] = r.width
 	}
-	return means
+	n, err := s.plan(narrower)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.losses.attribute(s.ctx, p, n, rises); err != nil {
+		return nil, err
+	}
+	return s.slopes(rule.Widths, rises), nil
 }
 
 // propose tries the widths that slopes lead to, within each of the reaches, and returns the
@@ -257,7 +225,7 @@ func (s *sharer) propose(choose plan.AllocateOptions, loss perToken) (best plan.
 			continue
 		}
 		tried = append(tried, rule.Widths)
-		l, _, err := s.loss(rule, nil)
+		l, err := s.loss(rule)
 		if err != nil {
 			return rule, nil, nil, err
 		}
@@ -274,17 +242,19 @@ func (s *sharer) note(format string, args ...any) {
 	}
 }
 
-func (s *sharer) progress(layers int) {
-	s.done += int64(layers)
-	if s.opt.Progress != nil {
-		l := int64(len(s.stats.Widths))
-		total := int64(s.opt.Rounds)*(l*(l+3)/2+int64(len(reaches))*l) + l*(l+3)/2 + 4*l
-		if len(s.opt.Units) > 0 {
-			parts := int64(len(s.opt.Rule.Parts(&s.checkpoint.Spec, s.opt.Units)))
-			total += partRounds*(parts+l*(2+partsMeasured+int64(len(dropped)))+partsMeasured) + l
-		}
-		s.opt.Progress(s.done, total)
+// progress is called for each batch that a layer has run over.
+func (s *sharer) progress() {
+	s.done++
+	if s.opt.Progress == nil || s.done%int64(len(s.losses.batches)) != 0 {
+		return
 	}
+	l := int64(len(s.stats.Widths))
+	total := int64(s.opt.Rounds)*(2+int64(len(reaches)))*l + 4*l
+	if len(s.opt.Units) > 0 {
+		parts := int64(len(s.opt.Rule.Parts(&s.checkpoint.Spec, s.opt.Units)))
+		total += partRounds*(parts+l*(2+partsMeasured+int64(len(dropped)))+partsMeasured) + l
+	}
+	s.opt.Progress(s.done/int64(len(s.losses.batches)), total)
 }
 
 // plan makes the plan of a rule.
@@ -306,54 +276,30 @@ type rise struct {
 	mean, stderr float64
 }
 
-// changes lists for each layer that the rule prunes the width at which its slope is
-// measured: a quarter narrower, or wider where it has but one step.
-func (s *sharer) changes(widths []int) []rise {
+// narrowed lists the layers that the rule prunes with widths an eighth narrower, where that is not less
+// than a step.
+func (s *sharer) narrowed(widths []int) []rise {
 	var all []rise
 	step := s.opt.Step
 	for l, w := range widths {
-		if s.rule.LeavesNoMLP(l, &s.checkpoint.Spec) || len(s.opt.Rule.Layers) > 0 && !slices.Contains(s.opt.Rule.Layers, l) {
-			continue
-		}
-		to := (w - max(step, w/4)) / step * step
+		to := (w - max(step, w/8)) / step * step
 		if to < step {
-			to = min(w+step, s.stats.Widths[l])
+			to = w
 		}
-		if to != w {
+		if s.pruned(l) {
 			all = append(all, rise{layer: l, width: to})
 		}
 	}
 	return all
 }
 
-// plans are those of a rule, and of it with all changes, which are of the layers returned.
-func (s *sharer) plans(rule plan.Rule, changes []rise) (p, changed *plan.Plan, layers []int, err error) {
-	if p, err = s.plan(rule); err != nil || len(changes) == 0 {
-		return p, nil, nil, err
-	}
-	rule.Widths = slices.Clone(rule.Widths)
-	for _, c := range changes {
-		rule.Widths[c.layer] = c.width
-		layers = append(layers, c.layer)
-	}
-	changed, err = s.plan(rule)
-	return p, changed, layers, err
-}
-
-// loss measures a rule's loss and fills in what each of the changes does to it.
-func (s *sharer) loss(rule plan.Rule, changes []rise) (perToken, []rise, error) {
-	p, changed, layers, err := s.plans(rule, changes)
+// loss measures a rule's loss.
+func (s *sharer) loss(rule plan.Rule) (perToken, error) {
+	p, err := s.plan(rule)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	base, others, err := s.losses.of(s.ctx, p, changed, layers)
-	if err != nil {
-		return nil, nil, err
-	}
-	for i := range changes {
-		changes[i].mean, changes[i].stderr = others[i].rise(base)
-	}
-	return base, changes, nil
+	return s.losses.of(s.ctx, p)
 }
 
 // slopes estimates by how much the loss rises with each layer's error at given widths.

@@ -2,16 +2,15 @@ package calib
 
 import (
 	"context"
+	"errors"
 	"math"
 	"math/rand/v2"
 	"path/filepath"
 	"reflect"
-	"slices"
 	"strings"
 	"testing"
 
 	"github.com/coppice-lm/coppice/checkpoint"
-	"github.com/coppice-lm/coppice/engine"
 	"github.com/coppice-lm/coppice/lm"
 	"github.com/coppice-lm/coppice/plan"
 	"github.com/coppice-lm/coppice/score"
@@ -57,7 +56,7 @@ func newFixtureOf(t *testing.T, dir string, threads int) *fixture {
 
 func (f *fixture) widths() WidthOptions {
 	ratio := 0.5
-	return WidthOptions{Rule: plan.Rule{Ratio: &ratio, Align: 1, AlignMode: plan.Nearest}, Step: 4, Refit: plan.LeastSquares, Cap: 0.5, Rounds: 3}
+	return WidthOptions{Rule: plan.Rule{Ratio: &ratio, Align: 1, AlignMode: plan.Nearest}, Step: 1, Refit: plan.LeastSquares, Cap: 0.5, Rounds: 3}
 }
 
 func (f *fixture) share(opt WidthOptions) (plan.Rule, *plan.Allocation, error) {
@@ -85,49 +84,61 @@ func (f *fixture) lossOf(t *testing.T, p *plan.Plan, rows []row) perToken {
 	if err := program.Run(ctx, f.checkpoint, sink, nil, surgery.Options{Threads: 1, ShardBytes: 1 << 20}); err != nil {
 		t.Fatal(err)
 	}
-	m, err := lm.Open(ctx, out, lm.Options{Threads: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
 	var all perToken
+	dense, pruned := open(t, f.checkpoint.Path), open(t, out)
 	for _, r := range rows {
-		node := engine.Node{Parent: -1, Tokens: r.tokens}
-		for i := 1; i < len(r.tokens); i++ {
-			if !r.first[i] {
-				node.Targets = append(node.Targets, engine.Target{Index: i - 1, Token: r.tokens[i]})
+		p, q := dense.Engine().NewCache(), pruned.Engine().NewCache()
+		for at, token := range r.tokens {
+			of, by := make([]float32, dense.Engine().Model().Vocab), make([]float32, dense.Engine().Model().Vocab)
+			if err := errors.Join(p.Append(ctx, []int32{token}, of), q.Append(ctx, []int32{token}, by)); err != nil {
+				t.Fatal(err)
 			}
-		}
-		scores, err := m.Engine().Score(ctx, engine.Batch{Nodes: []engine.Node{node}}, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, s := range scores[0] {
-			all = append(all, -float64(s.LogProb))
+			if at%compared == compared-1 && !r.first[at] {
+				all = append(all, divergence(of, by))
+			}
 		}
 	}
 	return all
 }
 
-// Losses measured layer by layer, in memory, with what layers share computed once, are
-// those of the models that the plans write.
-func TestLossesAgainstWrittenModels(t *testing.T) {
-	f := newFixture(t, 2)
-	batches, err := heldBackText(f.model, f.stats, []string{f.text}, &f.options)
+func open(t *testing.T, dir string) *lm.Model {
+	t.Helper()
+	m, err := lm.Open(context.Background(), dir, lm.Options{Threads: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
-	var rows []row
-	for _, b := range batches {
-		rows = append(rows, b.rows...)
+	return m
+}
+
+// divergence is the Kullback-Leibler divergence of what the second logits say from what the first do.
+func divergence(p, q []float32) (sum float64) {
+	logs := func(x []float32) []float64 {
+		all, total := make([]float64, len(x)), 0.0
+		for _, v := range x {
+			total += math.Exp(float64(v))
+		}
+		for i, v := range x {
+			all[i] = float64(v) - math.Log(total)
+		}
+		return all
 	}
+	a, b := logs(p), logs(q)
+	for i := range a {
+		sum += math.Exp(a[i]) * (a[i] - b[i])
+	}
+	return sum
+}
+
+// Losses measured layer by layer, in memory, are those of the models that the plans write.
+func TestLossesAgainstWrittenModels(t *testing.T) {
+	f := newFixture(t, 2)
 	for _, refit := range []plan.RefitMethod{plan.LeastSquares, plan.Bias, "none"} {
 		for _, drop := range [][]int{nil, {1}} {
 			opt := f.widths()
 			opt.Refit, opt.Rule.Drop = refit, drop
-			s := &sharer{ctx: context.Background(), checkpoint: f.checkpoint, stats: f.stats, scores: f.scores, opt: opt, rule: opt.Rule, threads: 2,
-				losses: lossMeter{model: f.model, checkpoint: f.checkpoint, stats: f.stats, batches: batches, threads: 2}}
+			s, rows := f.sharer(t, opt)
 			rule := plan.Rule{Widths: []int{24, 12, 8}, Drop: drop, Align: 1, AlignMode: plan.Nearest}
-			base, rises, err := s.loss(rule, s.changes(rule.Widths))
+			got, err := s.loss(rule)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -135,22 +146,13 @@ func TestLossesAgainstWrittenModels(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if want := f.lossOf(t, p, rows); !slices.Equal(base, want) {
-				t.Errorf("%s, without layers %v: other losses than the model that is written has: %v, %v", refit, drop, base.mean(), want.mean())
+			want := f.lossOf(t, p, rows)
+			if len(got) != len(want) {
+				t.Fatalf("%d losses, want %d", len(got), len(want))
 			}
-			if len(rises) != tinyLayers-len(drop) {
-				t.Errorf("%d changes", len(rises))
-			}
-			for _, r := range rises {
-				other := rule
-				other.Widths = slices.Clone(rule.Widths)
-				other.Widths[r.layer] = r.width
-				if p, err = s.plan(other); err != nil {
-					t.Fatal(err)
-				}
-				mean, stderr := f.lossOf(t, p, rows).rise(base)
-				if r.mean != mean || r.stderr != stderr || stderr == 0 {
-					t.Errorf("%s: layer %d to %d raises the loss by %v ± %v, written %v ± %v", refit, r.layer, r.width, r.mean, r.stderr, mean, stderr)
+			for i := range got {
+				if math.Abs(got[i]-want[i]) > 1e-5*max(1, want[i]) {
+					t.Errorf("%s, without layers %v: loss %d is %v, that of the model that is written %v", refit, drop, i, got[i], want[i])
 				}
 			}
 		}
@@ -186,108 +188,30 @@ func TestShareWidths(t *testing.T) {
 	}
 	s := &sharer{ctx: context.Background(), checkpoint: f.checkpoint, stats: f.stats, scores: f.scores, opt: opt, rule: opt.Rule, threads: 2,
 		losses: lossMeter{model: f.model, checkpoint: f.checkpoint, stats: f.stats, batches: batches, threads: 2}}
-	residual, _, err := plan.Allocate(f.scores.Curves, &f.checkpoint.Spec, opt.Rule, plan.AllocateOptions{Curve: plan.Residual, Step: 4, Refit: plan.LeastSquares})
+	residual, _, err := plan.Allocate(f.scores.Curves, &f.checkpoint.Spec, opt.Rule, plan.AllocateOptions{Curve: plan.Residual, Step: 1, Refit: plan.LeastSquares})
 	if err != nil {
 		t.Fatal(err)
 	}
 	loss := func(rule plan.Rule) float64 {
-		l, _, err := s.loss(rule, nil)
+		l, err := s.loss(rule)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return l.mean()
 	}
-	if got := loss(rule); got != a.Loss || got > loss(residual) {
-		t.Errorf("the loss is %v, said to be %v, by the residual curve %v", got, a.Loss, loss(residual))
+	if got := loss(rule); got != a.Divergence || got > loss(residual) {
+		t.Errorf("the loss is %v, said to be %v, by the residual curve %v", got, a.Divergence, loss(residual))
 	}
-	if got := loss(opt.Rule); got != a.LossUniform {
-		t.Errorf("the loss at one width is %v, said to be %v", got, a.LossUniform)
+	if got := loss(opt.Rule); got != a.DivergenceUniform {
+		t.Errorf("the loss at one width is %v, said to be %v", got, a.DivergenceUniform)
 	}
-	if a.Curve != plan.Measured || len(a.Slopes) != tinyLayers || a.Stats == "" || a.Step != 4 {
+	if a.Curve != plan.Measured || len(a.Slopes) != tinyLayers || a.Stats == "" || a.Step != 1 {
 		t.Errorf("%+v", a)
 	}
 	one := newFixture(t, 1)
 	rule1, a1, err := one.share(one.widths())
 	if err != nil || !reflect.DeepEqual(rule, rule1) || !reflect.DeepEqual(a, a1) {
 		t.Errorf("one thread: %+v %+v, %v; two: %+v %+v", rule1, a1, err, rule, a)
-	}
-}
-
-// Slopes alone are those of a dense model of which one layer is cut, and without rounds the
-// best of the sharings by them, by the residual curve and by both is taken.
-func TestShareWidthsAlone(t *testing.T) {
-	f := newFixture(t, 2)
-	opt := f.widths()
-	opt.Rounds = 0
-	s, _ := f.sharer(t, opt)
-	spec := &f.checkpoint.Spec
-	loss := func(rule plan.Rule) perToken {
-		l, _, err := s.loss(rule, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return l
-	}
-	choose := plan.AllocateOptions{Curve: plan.Residual, Step: opt.Step, Refit: opt.Refit}
-	residual, _, err := plan.Allocate(f.scores.Curves, spec, opt.Rule, choose)
-	if err != nil {
-		t.Fatal(err)
-	}
-	slopes, err := s.alone(residual)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dense := residual
-	dense.Widths = slices.Clone(spec.Widths)
-	var rises []rise
-	for l, d := range spec.Widths {
-		if d <= 20 {
-			t.Fatalf("layer %d has %d neurons", l, d)
-		}
-		rises = append(rises, rise{layer: l, width: 20}) // 60 neurons in 3 layers
-	}
-	p, changed, layers, err := s.plans(dense, rises)
-	if err != nil {
-		t.Fatal(err)
-	}
-	divergences, err := s.losses.divergences(context.Background(), p, changed, layers)
-	if err != nil || len(divergences) != len(rises) {
-		t.Fatalf("%d divergences of %d changes: %v", len(divergences), len(rises), err)
-	}
-	for i, d := range divergences {
-		if rises[i].mean, rises[i].stderr = d.rise(make(perToken, len(d))); !(rises[i].mean > 0) {
-			t.Errorf("layer %d: a mean divergence of %v", i, rises[i].mean)
-		}
-	}
-	if want := s.slopes(spec.Widths, rises); !reflect.DeepEqual(slopes, want) {
-		t.Errorf("slopes %v, want %v", slopes, want)
-	}
-	best := loss(residual).mean()
-	tempered := s.tempered(slopes, residual.Widths)
-	for _, by := range [][]float64{slopes, tempered} {
-		choose.Curve, choose.Slopes = plan.Measured, by
-		rule, _, err := plan.Allocate(f.scores.Curves, spec, opt.Rule, choose)
-		if err != nil {
-			t.Fatal(err)
-		}
-		best = min(best, loss(rule).mean())
-	}
-	if _, a, err := f.share(opt); err != nil || a.Loss != best {
-		t.Errorf("%+v, %v; the least loss is %v", a, err, best)
-	}
-	// Between the two, and of the same sum as the slopes at the widths.
-	sum, of := 0.0, 0.0
-	for l, c := range f.scores.Curves.Layers {
-		errors, stream := opt.Refit.Errors(&c)
-		e := float64(errors[residual.Widths[l]])
-		sum += slopes[l] * e
-		of += e / stream
-	}
-	for l, c := range f.scores.Curves.Layers {
-		_, stream := opt.Refit.Errors(&c)
-		if want := math.Sqrt(slopes[l] * sum / of / stream); math.Abs(tempered[l]-want) > 1e-12*want {
-			t.Errorf("layer %d: tempered %v, want %v", l, tempered[l], want)
-		}
 	}
 }
 

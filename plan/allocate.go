@@ -19,8 +19,8 @@ type CurveName string
 const (
 	Residual CurveName = "residual" // the energy of the residual stream at the layer's output
 	Output   CurveName = "output"   // the energy of the layer's own output
-	// Measured is against nothing: an error counts as much as it was seen to raise the loss
-	// of the whole model, cut in all layers, on held-back text. Package calib measures it.
+	// Measured is against nothing: an error counts as much as it was seen to move what the whole
+	// model, cut in all layers, says of held-back text. Package calib measures it.
 	Measured CurveName = "measured"
 )
 
@@ -53,13 +53,14 @@ type Allocation struct {
 	Error   float64 `json:"error"`
 	Uniform float64 `json:"error_uniform"`
 
-	// Of Measured: by how much the loss rises with the error of each layer of the model (nats
+	// Of Measured: by how much the divergence rises with the error of each layer of the model (nats
 	// a token for a mean of |error|^2).
 	Slopes []float64 `json:"slopes,omitempty"`
-	// Where it was measured, the loss of the model itself, as the rule cuts it and as Budget
-	// does, on the held-back part of the text of the statistics.
-	Loss        float64 `json:"loss,omitempty"`
-	LossUniform float64 `json:"loss_uniform,omitempty"`
+	// Where it was measured, the divergence of what the model itself says next, as the rule cuts it
+	// and as Budget does, from what the dense model says (nats a token), on the held-back part of the text
+	// of the statistics.
+	Divergence        float64 `json:"divergence,omitempty"`
+	DivergenceUniform float64 `json:"divergence_uniform,omitempty"`
 }
 
 // Gain is the share of the error that the allocation takes away.

@@ -72,8 +72,8 @@ func (p *Plan) showAllocation(w io.Writer) {
 	if len(a.Units) > 0 {
 		fmt.Fprintf(w, "           besides neurons could go: %v\n", a.Units)
 	}
-	if a.Loss > 0 {
-		fmt.Fprintf(w, "           loss on held-back text: %.4f nats a token, %.4f at one width\n", a.Loss, a.LossUniform)
+	if a.Divergence > 0 {
+		fmt.Fprintf(w, "           divergence on held-back text: %.4f nats a token, %.4f at one width\n", a.Divergence, a.DivergenceUniform)
 	}
 	fmt.Fprintf(w, "           from the statistics %s\n\n", a.Stats)
 }
