@@ -6,7 +6,7 @@
 // # From text to rows
 //
 // The text is that of files and directories or, where none are named, a small one of many
-// kinds that the program carries (BuiltIn).
+// kinds that the program carries (BuiltIn). A model can write its own (WriteTexts).
 //
 // Documents are shuffled by a seed, encoded as a text by itself is, and cut into rows of
 // at most Context tokens until enough tokens are there: one after another (packed), or
@@ -63,5 +63,5 @@
 // Between batches of rows, each minute or more often, and when its context ends, Collect
 // saves in hidden files beside its output the sums of the layer that is being run, and the
 // residual streams. The same call goes on from there, after a kill too, and ends with the
-// same bits. Refit does so between layers.
+// same bits. Refit does so between layers, and WriteTexts after each text.
 package calib

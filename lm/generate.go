@@ -73,61 +73,88 @@ func (m *Model) NewSession() *Session {
 // soon as they are certain; an error that it returns ends the generation. When ctx
 // ends, the text so far is returned with its error.
 func (s *Session) Generate(ctx context.Context, prompt []int32, opt GenerateOptions, emit func(text string) error) (Generation, error) {
-	g := Generation{PromptTokens: len(prompt)}
-	if err := s.check(prompt, opt); err != nil {
-		return g, err
+	c, err := s.m.continuation(prompt, opt, emit)
+	if err != nil {
+		return Generation{PromptTokens: len(prompt)}, err
 	}
-	limit := s.m.info.MaxLength - len(prompt) + 1
-	if opt.MaxTokens > 0 {
-		limit = min(limit, opt.MaxTokens)
-	}
+	g := &c.Generation
 	g.Reused = min(commonPrefix(s.cache.Tokens(), prompt), len(prompt)-1)
 	s.cache.Truncate(g.Reused)
 	begin := time.Now()
 	if err := s.cache.Append(ctx, prompt[g.Reused:], s.logits); err != nil {
-		return g, err
+		return *g, err
 	}
 	decode := time.Now()
 	g.PromptTime = decode.Sub(begin)
-	sampler := newSampler(opt.Sampling, prompt)
-	out := newOutput(s.m.tokenizer.Stream(true), opt.Stop, emit)
-	err := s.decode(ctx, &g, sampler, out, limit)
+	err = s.decode(ctx, c)
 	g.DecodeTime = time.Since(decode)
 	if err == nil || ctx.Err() != nil {
-		err = errors.Join(err, out.flush(g.Reason != StopString))
+		err = errors.Join(err, c.finish())
 	}
-	g.Text = out.text()
-	return g, err
+	g.Text = c.out.text()
+	return *g, err
 }
 
 // decode chooses tokens until the text ends.
-func (s *Session) decode(ctx context.Context, g *Generation, sampler *sampler, out *output, limit int) error {
+func (s *Session) decode(ctx context.Context, c *continuation) error {
 	for {
-		token := sampler.next(s.logits)
-		g.Tokens = append(g.Tokens, token)
-		if slices.Contains(s.m.ends, token) {
-			g.Reason = EndOfText
-			return nil
-		}
-		stopped, err := out.add(token)
-		if err != nil {
+		if err := c.choose(s.logits); err != nil || c.Reason != "" {
 			return err
 		}
-		if stopped {
-			g.Reason = StopString
-			return nil
-		}
-		if len(g.Tokens) >= limit {
-			g.Reason = Length
-			return nil
-		}
-		if err := s.cache.Append(ctx, []int32{token}, s.logits); err != nil {
+		if err := s.cache.Append(ctx, c.Tokens[len(c.Tokens)-1:], s.logits); err != nil {
 			return err
 		}
 	}
 }
 
-func (s *Session) check(prompt []int32, opt GenerateOptions) error {
+// continuation is a text while it is made.
+type continuation struct {
+	Generation
+	m       *Model
+	sampler *sampler
+	out     *output
+	limit   int // most tokens
+}
+
+func (m *Model) continuation(prompt []int32, opt GenerateOptions, emit func(string) error) (*continuation, error) {
+	if err := m.checkPrompt(prompt, opt); err != nil {
+		return nil, err
+	}
+	limit := m.info.MaxLength - len(prompt) + 1
+	if opt.MaxTokens > 0 {
+		limit = min(limit, opt.MaxTokens)
+	}
+	return &continuation{
+		Generation: Generation{PromptTokens: len(prompt)}, m: m, limit: limit,
+		sampler: newSampler(opt.Sampling, prompt), out: newOutput(m.tokenizer.Stream(true), opt.Stop, emit),
+	}, nil
+}
+
+// choose takes the next token by its logits, which it changes. Where it is the last, the
+// text has a Reason.
+func (c *continuation) choose(logits []float32) error {
+	token := c.sampler.next(logits)
+	c.Tokens = append(c.Tokens, token)
+	if slices.Contains(c.m.ends, token) {
+		c.Reason = EndOfText
+		return nil
+	}
+	stopped, err := c.out.add(token)
+	switch {
+	case err != nil:
+		return err
+	case stopped:
+		c.Reason = StopString
+	case len(c.Tokens) >= c.limit:
+		c.Reason = Length
+	}
+	return nil
+}
+
+// finish hands on what is held back.
+func (c *continuation) finish() error { return c.out.flush(c.Reason != StopString) }
+
+func (m *Model) checkPrompt(prompt []int32, opt GenerateOptions) error {
 	if err := opt.Sampling.validate(); err != nil {
 		return err
 	}
@@ -138,8 +165,8 @@ func (s *Session) check(prompt []int32, opt GenerateOptions) error {
 		return errors.New("a stop string is empty")
 	case len(prompt) == 0:
 		return errors.New("the prompt has no tokens, and the tokenizer adds none; give the model a first word")
-	case len(prompt) > s.m.info.MaxLength:
-		return fmt.Errorf("a prompt of %d tokens is longer than the %d that the model takes", len(prompt), s.m.info.MaxLength)
+	case len(prompt) > m.info.MaxLength:
+		return fmt.Errorf("a prompt of %d tokens is longer than the %d that the model takes", len(prompt), m.info.MaxLength)
 	}
 	return nil
 }
@@ -147,13 +174,18 @@ func (s *Session) check(prompt []int32, opt GenerateOptions) error {
 // Complete continues a text. The tokenizer's post-processor runs on it, which may add a
 // BOS token.
 func (s *Session) Complete(ctx context.Context, text string, opt GenerateOptions, emit func(text string) error) (Generation, error) {
-	prompt := s.m.tokenizer.Encode(text, true)
+	return s.Generate(ctx, s.m.Prompt(text), opt, emit)
+}
+
+// Prompt is the tokens from which Complete goes on.
+func (m *Model) Prompt(text string) []int32 {
+	prompt := m.tokenizer.Encode(text, true)
 	if len(prompt) == 0 {
-		if first := s.m.info.Prefix(); first != nil {
+		if first := m.info.Prefix(); first != nil {
 			prompt = []int32{first.ID}
 		}
 	}
-	return s.Generate(ctx, prompt, opt, emit)
+	return prompt
 }
 
 // Chat answers the last of the messages, laid out by the model's chat template. A model

@@ -9,7 +9,7 @@
 //
 // A Session generates: it keeps what the engine remembers of the text so far, and when
 // it is given a text that begins like the last one, as each turn of a chat does, only
-// the rest is computed.
+// the rest is computed. A Batch generates several texts side by side.
 package lm
 
 import (

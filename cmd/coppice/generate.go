@@ -89,12 +89,7 @@ which only what is new is computed. The default is greedy: the most probable tok
 	fl.StringVar(&prompt, "prompt", "", "the text to continue")
 	fl.BoolVar(&chat, "chat", false, "use the model's chat template; without --prompt, converse")
 	fl.StringVar(&system, "system", "", "system message of the chat")
-	fl.StringVar(&dtype, "dtype", "f32", "weights and products in f32, bf16, f16, q8_0, q4_0, q4_1, or stored: weights as in the file, multiplied as llama.cpp does")
-	var names []string
-	for _, p := range engine.Precisions() {
-		names = append(names, p.String())
-	}
-	completeWords(cmd, "dtype", names...)
+	precisionFlag(cmd, &dtype, engine.F32)
 	fl.IntVar(&maxLength, "max-length", 0, "longest sequence in tokens (default: the model's; more must be asked for)")
 	fl.IntVar(&opt.MaxTokens, "max-tokens", 256, "most new tokens")
 	fl.Float64Var(&opt.Temperature, "temperature", 0, "0 is greedy")
@@ -105,6 +100,16 @@ which only what is new is computed. The default is greedy: the most probable tok
 	fl.Uint64Var(&opt.Seed, "seed", 0, "seed of the sampling")
 	fl.StringArrayVar(&opt.Stop, "stop", nil, "end before this text (may be given several times)")
 	return cmd
+}
+
+// precisionFlag registers --dtype of a verb that generates.
+func precisionFlag(cmd *cobra.Command, dtype *string, usual engine.Precision) {
+	cmd.Flags().StringVar(dtype, "dtype", usual.String(), "weights and products in f32, bf16, f16, q8_0, q4_0, q4_1, or stored: weights as in the file, multiplied as llama.cpp does")
+	var names []string
+	for _, p := range engine.Precisions() {
+		names = append(names, p.String())
+	}
+	completeWords(cmd, "dtype", names...)
 }
 
 // emit prints generated text, which --quiet does not hold back: it is what was asked for.

@@ -51,7 +51,7 @@ func (a *app) root() *cobra.Command {
 	f.BoolVar(&a.json, "json", false, "print the result as JSON on standard output")
 	f.BoolVar(&a.quiet, "quiet", false, "print errors only")
 	f.IntVar(&a.threads, "threads", runtime.NumCPU(), "number of threads")
-	root.AddCommand(a.demo(), a.inspect(), a.prune(), a.calib(), a.score(), a.plan(), a.refit(), a.apply(), a.importGGUF(), a.export(), a.verify(), a.eval(), a.compare(), a.report(), a.card(), a.generate(), a.speed(), a.study(), a.version())
+	root.AddCommand(a.demo(), a.inspect(), a.prune(), a.calib(), a.score(), a.plan(), a.refit(), a.apply(), a.importGGUF(), a.export(), a.verify(), a.eval(), a.compare(), a.report(), a.card(), a.generate(), a.writeTexts(), a.speed(), a.study(), a.version())
 	// Without this, cobra answers a shell it does not know with help and success.
 	root.InitDefaultCompletionCmd()
 	if c, _, err := root.Find([]string{"completion"}); err == nil {
