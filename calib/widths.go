@@ -3,6 +3,7 @@ package calib
 import (
 	"context"
 	"fmt"
+	"math/bits"
 	"slices"
 
 	"github.com/coppice-lm/coppice/checkpoint"
@@ -13,12 +14,12 @@ import (
 )
 
 // DefaultRounds is how often at most ShareWidths looks for better widths unless it is told
-// otherwise. Most is gained in the first three or four; it ends where nothing is.
-const DefaultRounds = 8
+// otherwise. Most is gained in the first few; it ends where nothing is.
+const DefaultRounds = 16
 
-// reaches are how many steps the widths that are proposed may be away from those at which
-// the slopes were measured. Trying one of L layers costs 2/(L+3) of what the slopes cost.
-var reaches = []int{1, 2, 4, 8}
+// moves is how many steps of neurons the first widths that are proposed move from layer to layer, for each
+// layer. Where they lose more, half as many are tried, and so on.
+const moves = 2
 
 // measuringDamping is the damping of refits while widths are measured; that of the plan is
 // chosen when the widths are.
@@ -45,9 +46,9 @@ type WidthOptions struct {
 // A layer's slope is what the divergence rises by, over what the layer's error rises by. Slopes are
 // measured in the pruned model, since what one layer costs depends on what the others lost: all layers
 // are narrowed at once, and the rise is shared out among them by its gradient (see attribute), which
-// takes one pass there and back for all of them. The widths with the least sum of slope times error that
-// are not too far from those measured are tried, for several distances, and the best of
-// them, if it loses less, is where the next round measures. The first begins at one width, or at the widths of the
+// takes one pass there and back for all of them. Neurons are then moved from layers where slope times error says that
+// they count little to others: two steps for each layer in all, and half as many until that loses less,
+// which is where the next round measures. The first begins at one width, or at the widths of the
 // residual curve where those lose less.
 //
 // With Units, parts go first, under the same budget of parameters, where that loses less:
@@ -144,21 +145,22 @@ func (s *sharer) share() (plan.Rule, *plan.Allocation, error) {
 			best, allocation, loss = rule, a, l
 		}
 	}
+	choose.Moves = moves * len(spec.Widths)
 	for round := range s.opt.Rounds {
 		slopes, err := s.measure(best)
 		if err != nil {
 			return fail(err)
 		}
 		choose.Curve, choose.Slopes, choose.Near = plan.Measured, slopes, best.Widths
-		next, a, lost, err := s.propose(choose, loss)
+		next, a, lost, moved, err := s.propose(choose, loss)
 		if err != nil {
 			return fail(err)
 		}
-		if a == nil {
+		if moved == 0 {
 			break
 		}
-		best, allocation, loss = next, a, lost
-		s.note("divergence on held-back text: %.4f after round %d", loss.mean(), round+1)
+		best, allocation, loss, choose.Moves = next, a, lost, moved
+		s.note("divergence on held-back text: %.4f after round %d, which moved %d steps of neurons", loss.mean(), round+1, moved)
 	}
 	allocation.Divergence, allocation.DivergenceUniform, allocation.Units = loss.mean(), uniform.mean(), s.opt.Units
 	return best, allocation, nil
@@ -210,30 +212,31 @@ func (s *sharer) measure(rule plan.Rule) ([]float64, error) {
 	return s.slopes(rule.Widths, rises), nil
 }
 
-// propose tries the widths that slopes lead to, within each of the reaches, and returns the
-// best of those that lose less than the widths that they start from; a nil allocation if
-// there are none.
-func (s *sharer) propose(choose plan.AllocateOptions, loss perToken) (best plan.Rule, allocation *plan.Allocation, lost perToken, err error) {
-	var tried [][]int
-	for _, reach := range reaches {
-		choose.Reach = reach * s.opt.Step
+// propose moves neurons as slopes say, at most so many steps, and half as many until less is lost than at
+// the widths that it starts from. It returns how many steps were moved: 0 if no number helps.
+func (s *sharer) propose(choose plan.AllocateOptions, loss perToken) (best plan.Rule, allocation *plan.Allocation, lost perToken, moved int, err error) {
+	last := choose.Near
+	for ; choose.Moves > 0; choose.Moves /= 2 {
 		rule, a, err := plan.Allocate(s.scores.Curves, &s.checkpoint.Spec, s.rule, choose)
 		if err != nil {
-			return rule, nil, nil, err
+			return rule, nil, nil, 0, err
 		}
-		if slices.Equal(rule.Widths, choose.Near) || slices.ContainsFunc(tried, func(w []int) bool { return slices.Equal(w, rule.Widths) }) {
+		if slices.Equal(rule.Widths, choose.Near) {
+			break
+		}
+		if slices.Equal(rule.Widths, last) { // it had no more to move
 			continue
 		}
-		tried = append(tried, rule.Widths)
+		last = rule.Widths
 		l, err := s.loss(rule)
 		if err != nil {
-			return rule, nil, nil, err
+			return rule, nil, nil, 0, err
 		}
 		if l.mean() < loss.mean() {
-			best, allocation, lost, loss = rule, a, l, l
+			return rule, a, l, choose.Moves, nil
 		}
 	}
-	return best, allocation, lost, nil
+	return best, nil, nil, 0, nil
 }
 
 func (s *sharer) note(format string, args ...any) {
@@ -249,7 +252,7 @@ func (s *sharer) progress() {
 		return
 	}
 	l := int64(len(s.stats.Widths))
-	total := int64(s.opt.Rounds)*(2+int64(len(reaches)))*l + 4*l
+	total := int64(s.opt.Rounds)*(2+int64(bits.Len(uint(moves)*uint(l))))*l + 4*l
 	if len(s.opt.Units) > 0 {
 		parts := int64(len(s.opt.Rule.Parts(&s.checkpoint.Spec, s.opt.Units)))
 		total += partRounds*(parts+l*(2+partsMeasured+int64(len(dropped)))+partsMeasured) + l

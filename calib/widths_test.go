@@ -56,7 +56,7 @@ func newFixtureOf(t *testing.T, dir string, threads int) *fixture {
 
 func (f *fixture) widths() WidthOptions {
 	ratio := 0.5
-	return WidthOptions{Rule: plan.Rule{Ratio: &ratio, Align: 1, AlignMode: plan.Nearest}, Step: 1, Refit: plan.LeastSquares, Cap: 0.5, Rounds: 3}
+	return WidthOptions{Rule: plan.Rule{Ratio: &ratio, Align: 1, AlignMode: plan.Nearest}, Step: 2, Refit: plan.LeastSquares, Cap: 0.5, Rounds: 3}
 }
 
 func (f *fixture) share(opt WidthOptions) (plan.Rule, *plan.Allocation, error) {
@@ -188,7 +188,7 @@ func TestShareWidths(t *testing.T) {
 	}
 	s := &sharer{ctx: context.Background(), checkpoint: f.checkpoint, stats: f.stats, scores: f.scores, opt: opt, rule: opt.Rule, threads: 2,
 		losses: lossMeter{model: f.model, checkpoint: f.checkpoint, stats: f.stats, batches: batches, threads: 2}}
-	residual, _, err := plan.Allocate(f.scores.Curves, &f.checkpoint.Spec, opt.Rule, plan.AllocateOptions{Curve: plan.Residual, Step: 1, Refit: plan.LeastSquares})
+	residual, _, err := plan.Allocate(f.scores.Curves, &f.checkpoint.Spec, opt.Rule, plan.AllocateOptions{Curve: plan.Residual, Step: 2, Refit: plan.LeastSquares})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,7 +205,7 @@ func TestShareWidths(t *testing.T) {
 	if got := loss(opt.Rule); got != a.DivergenceUniform {
 		t.Errorf("the loss at one width is %v, said to be %v", got, a.DivergenceUniform)
 	}
-	if a.Curve != plan.Measured || len(a.Slopes) != tinyLayers || a.Stats == "" || a.Step != 1 {
+	if a.Curve != plan.Measured || len(a.Slopes) != tinyLayers || a.Stats == "" || a.Step != 2 {
 		t.Errorf("%+v", a)
 	}
 	one := newFixture(t, 1)

@@ -119,10 +119,10 @@ type AllocateOptions struct {
 	Budget *Rule
 	// Slopes, of Measured, say what one unit of each layer's error counts.
 	Slopes []float64
-	// Near, if not nil, are widths, of the same sum, from which no layer's may be further
-	// away than Reach. A Reach of 0 takes them as they are.
+	// Near, if not nil, are widths from which at most so many Moves are made, each of a step of
+	// neurons from one layer to another: the one that lowers the sum of costs most, as long as one does.
 	Near  []int
-	Reach int
+	Moves int
 }
 
 // Allocate shares the neurons that a rule keeps out among the layers that it prunes: the
@@ -165,7 +165,7 @@ func Allocate(curves *score.Curves, spec *arch.Spec, rule Rule, opt AllocateOpti
 		}
 		budget += width
 		a.Uniform += costs[keep]
-		layers = append(layers, choice{layer: l, widths: opt.widths(l, d), costs: costs})
+		layers = append(layers, choice{layer: l, widths: opt.widths(d), costs: costs})
 	}
 	if opt.Budget != nil {
 		more, err := rule.neuronsBelow(opt.Budget, spec)
@@ -179,12 +179,11 @@ func Allocate(curves *score.Curves, spec *arch.Spec, rule Rule, opt AllocateOpti
 		return rule, nil, ruleErrorf("%d neurons in all are too few for %d layers in steps of %d: choose a smaller --allocation-step", budget, len(layers), step)
 	}
 	var chosen []int
-	if opt.Near != nil && opt.Reach == 0 { // nothing to choose
-		for _, c := range layers {
-			chosen = append(chosen, opt.Near[c.layer])
-		}
-	} else if chosen = share(layers, budget, step); chosen == nil {
-		return rule, nil, fmt.Errorf("no widths within %d of %v, in steps of %d, have %d neurons in all", opt.Reach, opt.Near, step, budget)
+	var err error
+	if opt.Near == nil {
+		chosen = share(layers, budget, step)
+	} else if chosen, err = move(layers, opt.Near, opt.Moves); err != nil {
+		return rule, nil, err
 	}
 	for i, w := range chosen {
 		widths[layers[i].layer] = w
@@ -196,16 +195,12 @@ func Allocate(curves *score.Curves, spec *arch.Spec, rule Rule, opt AllocateOpti
 }
 
 // widths lists the widths that a layer of d neurons may have, ascending.
-func (o *AllocateOptions) widths(layer, d int) []int {
+func (o *AllocateOptions) widths(d int) []int {
 	var all []int
 	for w := o.Step; w < d; w += o.Step {
 		all = append(all, w)
 	}
-	all = append(all, d)
-	if o.Near == nil {
-		return all
-	}
-	return slices.DeleteFunc(all, func(w int) bool { return w < o.Near[layer]-o.Reach || w > o.Near[layer]+o.Reach })
+	return append(all, d)
 }
 
 // Errors is the error curve of a layer that an allocation for a plan with that refit looks
@@ -253,8 +248,7 @@ type choice struct {
 // a step, and the costs to the least: dynamic programming over the layers, exact for
 // curves of any form. Where the model's width is no multiple of the step a whole layer is
 // counted as one step more than it has, and what that leaves over is given out after,
-// where it helps most. The budget is at least one step a layer. It returns nil if no widths
-// that the layers may have add up to it.
+// where it helps most. The budget is at least one step a layer.
 func share(layers []choice, budget, step int) []int {
 	units := func(w int) int { return (w + step - 1) / step }
 	most := 0
@@ -287,9 +281,6 @@ func share(layers []choice, budget, step int) []int {
 		}
 		least, reached = next, has
 	}
-	if !reached[total] {
-		return nil
-	}
 	chosen, at := make([]int, len(layers)), total
 	sum := 0
 	for i, c := range slices.Backward(layers) {
@@ -320,4 +311,37 @@ func share(layers []choice, budget, step int) []int {
 		widths[i] = c.widths[chosen[i]]
 	}
 	return widths
+}
+
+// move moves neurons from layer to layer, as AllocateOptions.Near says.
+func move(layers []choice, near []int, moves int) ([]int, error) {
+	at, widths := make([]int, len(layers)), make([]int, len(layers)) // at: index of the width
+	for i, c := range layers {
+		widths[i] = near[c.layer]
+		var ok bool
+		if at[i], ok = slices.BinarySearch(c.widths, widths[i]); !ok {
+			return nil, fmt.Errorf("layer %d: a width of %d is not one of %v", c.layer, widths[i], c.widths)
+		}
+	}
+	for range moves {
+		from, to, most := -1, -1, 0.0
+		for i, a := range layers { // which gives
+			for j, b := range layers { // and takes
+				if i == j || at[i] == 0 || at[j] == len(b.widths)-1 || a.widths[at[i]]-a.widths[at[i]-1] != b.widths[at[j]+1]-b.widths[at[j]] {
+					continue
+				}
+				gain := a.costs[a.widths[at[i]]] - a.costs[a.widths[at[i]-1]] + b.costs[b.widths[at[j]]] - b.costs[b.widths[at[j]+1]]
+				if gain > most {
+					from, to, most = i, j, gain
+				}
+			}
+		}
+		if from < 0 {
+			break
+		}
+		at[from]--
+		at[to]++
+		widths[from], widths[to] = layers[from].widths[at[from]], layers[to].widths[at[to]]
+	}
+	return widths, nil
 }
