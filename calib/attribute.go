@@ -11,7 +11,7 @@ import (
 	"github.com/coppice-lm/coppice/tensor"
 )
 
-// keptStreams is about how many bytes of streams attribute keeps, of all layers of some of the
+// keptStreams is about how many bytes of streams attribute keeps unless it is told, of all layers of some of the
 // batches: with more text the layers are loaded more often.
 const keptStreams = 1 << 30
 
@@ -59,10 +59,13 @@ func (m *lossMeter) attribute(ctx context.Context, p, narrower *plan.Plan, rises
 		sums[l] = make(perToken, len(m.batches))
 	}
 	tokens := 0
-	size := len(wide.Model().Layers) * wide.Model().Hidden * 4
+	size, most := len(wide.Model().Layers)*wide.Model().Hidden*4, m.kept
+	if most == 0 {
+		most = keptStreams
+	}
 	for first := 0; first < len(m.batches); {
 		end, bytes := first, 0
-		for end < len(m.batches) && (end == first || bytes+size*m.batches[end].tokens <= keptStreams) {
+		for end < len(m.batches) && (end == first || bytes+size*m.batches[end].tokens <= most) {
 			bytes += size * m.batches[end].tokens
 			end++
 		}

@@ -2,6 +2,7 @@ package calib
 
 import (
 	"context"
+	"errors"
 	"math"
 	"slices"
 	"testing"
@@ -48,6 +49,48 @@ func TestAttribute(t *testing.T) {
 					t.Errorf("%s, without layers %v: parts of %v add up to %v, the divergence rises by %v", refit, drop, rises, sum, whole)
 				}
 			}
+		}
+	}
+}
+
+// How much text goes through at a time changes nothing, nor do threads; batches that differ say how sure
+// the parts are.
+func TestAttributeByBatches(t *testing.T) {
+	var all [][]rise
+	for _, test := range []struct{ kept, threads int }{{0, 2}, {1, 2}, {1 << 15, 1}} {
+		f := newFixture(t, test.threads)
+		s, rows := f.sharer(t, f.widths())
+		s.threads, s.losses.threads, s.losses.kept, s.losses.batches = test.threads, test.threads, test.kept, nil
+		at := int64(0)
+		for i, r := range rows {
+			s.losses.batches = append(s.losses.batches, batch{rows[i : i+1], at, len(r.tokens)})
+			at += int64(len(r.tokens))
+		}
+		if len(rows) < 3 {
+			t.Fatalf("%d rows", len(rows))
+		}
+		passed := 0
+		s.losses.progress = func() { passed++ }
+		rule := plan.Rule{Widths: []int{24, 12, 8}, Align: 1, AlignMode: plan.Nearest}
+		narrower := rule
+		narrower.Widths = []int{20, 8, 8}
+		rises := []rise{{layer: 0, width: 20}, {layer: 1, width: 8}, {layer: 2, width: 8}} // the last stays
+		p, err1 := s.plan(rule)
+		n, err2 := s.plan(narrower)
+		if err := errors.Join(err1, err2, s.losses.attribute(context.Background(), p, n, rises)); err != nil {
+			t.Fatal(err)
+		}
+		if want := 3 * tinyLayers * len(rows); passed != want { // the dense model, there, and back
+			t.Errorf("%d layers ran over a batch, want %d", passed, want)
+		}
+		if !(rises[0].stderr > 0) || !(rises[1].stderr > 0) || rises[2].mean != 0 || rises[2].stderr != 0 {
+			t.Errorf("rises %+v", rises)
+		}
+		all = append(all, rises)
+	}
+	for _, rises := range all[1:] {
+		if !slices.Equal(rises, all[0]) {
+			t.Errorf("rises %+v, want %+v", rises, all[0])
 		}
 	}
 }

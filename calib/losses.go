@@ -23,6 +23,7 @@ type lossMeter struct {
 	stats      *score.Stats
 	batches    []batch // of rows that nothing was fitted to
 	threads    int
+	kept       int    // bytes of streams that attribute keeps; 0: keptStreams
 	progress   func() // called when a layer has run over a batch, there or back; may be nil
 
 	dense [][]float32 // the dense model's streams after the last layer, by batch, once they are known
