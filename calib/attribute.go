@@ -31,10 +31,10 @@ func (m *lossMeter) attribute(ctx context.Context, p, narrower *plan.Plan, rises
 		return err
 	}
 	mid := &midway{Source: wide.weights, to: narrow.weights, kept: map[string][]int{}}
-	changed := map[int]int{} // index in rises, by layer of the model
+	index := map[int]int{} // in rises, by layer of the model
 	for i, r := range rises {
 		at := wide.layers[r.layer]
-		changed[at] = i
+		index[at] = i
 		down := wide.Model().Layers[at].Down
 		if mid.kept[down.Weight], err = positions(p.Layers[r.layer].Keep, narrower.Layers[r.layer].Keep); err != nil {
 			return fmt.Errorf("layer %d: %w", r.layer, err)
@@ -69,7 +69,7 @@ func (m *lossMeter) attribute(ctx context.Context, p, narrower *plan.Plan, rises
 			bytes += size * m.batches[end].tokens
 			end++
 		}
-		n, err := m.backThrough(ctx, student, mid, first, end, func(layer, batch int, part float64) { sums[changed[layer]][batch] += part })
+		n, err := m.backThrough(ctx, student, mid, first, end, func(layer, batch int, part float64) { sums[index[layer]][batch] += part })
 		if err != nil {
 			return err
 		}

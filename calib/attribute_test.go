@@ -29,12 +29,7 @@ func TestAttribute(t *testing.T) {
 				parts = append(parts, all[i:i+1])
 			}
 			for _, rises := range parts {
-				narrower := rule
-				narrower.Widths = slices.Clone(rule.Widths)
-				for _, r := range rises {
-					narrower.Widths[r.layer] = r.width
-				}
-				n, err := s.plan(narrower)
+				n, err := s.plan(changed(rule, rises))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -72,11 +67,9 @@ func TestAttributeByBatches(t *testing.T) {
 		passed := 0
 		s.losses.progress = func() { passed++ }
 		rule := plan.Rule{Widths: []int{24, 12, 8}, Align: 1, AlignMode: plan.Nearest}
-		narrower := rule
-		narrower.Widths = []int{20, 8, 8}
 		rises := []rise{{layer: 0, width: 20}, {layer: 1, width: 8}, {layer: 2, width: 8}} // the last stays
 		p, err1 := s.plan(rule)
-		n, err2 := s.plan(narrower)
+		n, err2 := s.plan(changed(rule, rises))
 		if err := errors.Join(err1, err2, s.losses.attribute(context.Background(), p, n, rises)); err != nil {
 			t.Fatal(err)
 		}

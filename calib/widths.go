@@ -197,12 +197,7 @@ func (s *sharer) measure(rule plan.Rule) ([]float64, error) {
 	if err != nil {
 		return nil, err
 	}
-	narrower := rule
-	narrower.Widths = slices.Clone(rule.Widths)
-	for _, r := range rises {
-		narrower.Widths[r.layer] = r.width
-	}
-	n, err := s.plan(narrower)
+	n, err := s.plan(changed(rule, rises))
 	if err != nil {
 		return nil, err
 	}
@@ -294,6 +289,15 @@ func (s *sharer) narrowed(widths []int) []rise {
 		}
 	}
 	return all
+}
+
+// changed is a rule with the widths of rises.
+func changed(rule plan.Rule, rises []rise) plan.Rule {
+	rule.Widths = slices.Clone(rule.Widths)
+	for _, r := range rises {
+		rule.Widths[r.layer] = r.width
+	}
+	return rule
 }
 
 // loss measures a rule's loss.
