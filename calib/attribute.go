@@ -216,20 +216,20 @@ func (s *midway) change(m engine.Layerwise, layer int) (*outputChange, error) {
 	if !ok {
 		return nil, nil
 	}
-	minus := func(name string, at []int) ([]float32, error) {
-		from, to, err := s.both(name, at, 0, m.Model().Hidden)
+	minus := func(name string, first int, at []int) ([]float32, error) {
+		from, to, err := s.both(name, at, first, m.Model().Hidden)
 		for i, v := range from {
 			to[i] -= v
 		}
 		return to, err
 	}
-	weights, err := minus(down.Weight, at)
+	weights, err := minus(down.Weight, down.FirstRow, at)
 	if err != nil {
 		return nil, err
 	}
 	c := &outputChange{weights: weights}
 	if down.Bias != "" {
-		c.bias, err = minus(down.Bias, s.kept[down.Bias])
+		c.bias, err = minus(down.Bias, 0, s.kept[down.Bias])
 	}
 	return c, err
 }
