@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/engine"
 	"github.com/coppice-lm/coppice/linalg"
 	"github.com/coppice-lm/coppice/plan"
@@ -107,13 +108,9 @@ func (m *lossMeter) backThrough(ctx context.Context, student engine.Backward, mi
 	}
 	products := adder{threads: m.threads}
 	for l := len(before) - 1; l >= 0; l-- {
-		loaded, err := student.Layer(ctx, l)
+		layer, err := backLayer(ctx, student, l)
 		if err != nil {
 			return 0, err
-		}
-		layer, ok := loaded.(engine.BackwardLayer)
-		if !ok {
-			return 0, fmt.Errorf("layer %d: this engine takes no gradients", l)
 		}
 		change, err := mid.change(student, l)
 		if err != nil {
@@ -180,17 +177,11 @@ func (s *midway) ReadRows(name string, dst []byte, first, n int) error {
 // both reads rows of both sources, as wide as the first's.
 func (s *midway) both(name string, at []int, first, n int) (from, to []float32, err error) {
 	read := func(src engine.Source) (v []float32, cols int, err error) {
-		info, ok := src.Lookup(name)
-		if !ok {
-			return nil, 0, fmt.Errorf("the checkpoint has no tensor %q", name)
-		}
-		raw := make([]byte, n*int(info.RowBytes()))
-		if err := src.ReadRows(name, raw, first, n); err != nil {
-			return nil, 0, err
-		}
+		info, _ := src.Lookup(name)
+		r := &weightReader{src: src}
 		cols = int(info.RowElements())
-		v = make([]float32, n*cols)
-		return v, cols, tensor.Decode(v, raw, info.DType)
+		v = r.rows(arch.Projection{Weight: name, FirstRow: first}, cols, rowRange(0, n))
+		return v, cols, r.err
 	}
 	from, wide, err := read(s.Source)
 	if err != nil {
@@ -240,12 +231,7 @@ type outputChange struct{ weights, bias []float32 }
 // along is what a loss changes by, to the first order, when the outputs of all rows change so.
 func (c *outputChange) along(a *adder, g engine.MLPGradient) (sum float64) {
 	gradient := linalg.New(g.Hidden, g.Width)
-	for first := 0; first < len(g.Rows); first += chunkRows {
-		rows := rowRange(first, min(first+chunkRows, len(g.Rows)))
-		x := a.load(g.Activations, g.Width, rows)
-		a.tt = a.turn(a.tt, g.Output, g.Hidden, rows)
-		a.cross(gradient, x)
-	}
+	a.addDown(gradient, g)
 	for i, v := range c.weights {
 		sum += gradient.Data[i] * float64(v)
 	}

@@ -43,11 +43,19 @@ func (a *adder) addGradient(to *mlpSums, m engine.MLPGradient) (finite bool) {
 			a.tt = a.turn(a.tt, p.d, m.Width, rows)
 			a.cross(p.to, c)
 		}
-		c = a.load(m.Activations, m.Width, rows)
-		a.tt = a.turn(a.tt, m.Output, m.Hidden, rows)
-		a.cross(to.down, c)
 	}
+	a.addDown(to.down, m)
 	return norm-norm == 0
+}
+
+// addDown adds the gradient by down_proj to a matrix, [h, k].
+func (a *adder) addDown(to *linalg.Matrix, m engine.MLPGradient) {
+	for first := 0; first < len(m.Rows); first += chunkRows {
+		rows := rowRange(first, min(first+chunkRows, len(m.Rows)))
+		c := a.load(m.Activations, m.Width, rows)
+		a.tt = a.turn(a.tt, m.Output, m.Hidden, rows)
+		a.cross(to, c)
+	}
 }
 
 // addCurvature adds second moments. It reports whether the sums are finite.

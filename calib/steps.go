@@ -1,6 +1,7 @@
 package calib
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -186,16 +187,25 @@ func (g *gaussNewton) gradients(batches []batch, tokens int64, step int) (gradie
 	return gradients, sampled, n, nil
 }
 
-// back takes gradients over a layer of the student, and adds what its MLP sees of them to
-// sums, which are nil where it stays as it is.
-func (g *gaussNewton) back(to *mlpSums, l int, batches []batch, gradients, sampled [][]float32) error {
-	loaded, err := g.student.Layer(g.ctx, l)
+// backLayer loads a layer that takes gradients.
+func backLayer(ctx context.Context, m engine.Backward, l int) (engine.BackwardLayer, error) {
+	loaded, err := m.Layer(ctx, l)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	layer, ok := loaded.(engine.BackwardLayer)
 	if !ok {
-		return fmt.Errorf("layer %d: this engine takes no gradients", l)
+		return nil, fmt.Errorf("layer %d: this engine takes no gradients", l)
+	}
+	return layer, nil
+}
+
+// back takes gradients over a layer of the student, and adds what its MLP sees of them to
+// sums, which are nil where it stays as it is.
+func (g *gaussNewton) back(to *mlpSums, l int, batches []batch, gradients, sampled [][]float32) error {
+	layer, err := backLayer(g.ctx, g.student, l)
+	if err != nil {
+		return err
 	}
 	finite := true
 	observer := func(add func(*mlpSums, engine.MLPGradient) bool) engine.MLPGradientObserver {
