@@ -13,9 +13,9 @@ import (
 	"github.com/coppice-lm/coppice/surgery"
 )
 
-// DefaultRounds is how often at most ShareWidths looks for better widths unless it is told
-// otherwise. Most is gained in the first few; it ends where nothing is.
-const DefaultRounds = 16
+// DefaultRounds is how often at most ShareWidths looks for better widths, after the first, unless it is told
+// otherwise. It ends where a round gains less than a 200th.
+const DefaultRounds = 4
 
 // moves is how many steps of neurons the first widths that are proposed move from layer to layer, for each
 // layer. Where they lose more, half as many are tried, and so on.
@@ -44,12 +44,13 @@ type WidthOptions struct {
 // Collect; of a long text 16,384 tokens at even distances. Scores must have error curves.
 //
 // A layer's slope is what the divergence rises by, over what the layer's error rises by. Slopes are
-// measured in the pruned model, since what one layer costs depends on what the others lost: all layers
-// are narrowed at once, and the rise is shared out among them by its gradient (see attribute), which
-// takes one pass there and back for all of them. Neurons are then moved from layers where slope times error says that
-// they count little to others: two steps for each layer in all, and half as many until that loses less,
-// which is where the next round measures. The first begins at one width, or at the widths of the
-// residual curve where those lose less.
+// measured in a model that is narrower everywhere, since what one layer costs depends on what the others lost: all
+// layers are narrowed at once, and the rise is shared out among them by its gradient (see attribute), which
+// takes one pass there and back for all of them. The first are of the whole way from the model to one width,
+// and give the widths with the least sum of slopes times errors. Rounds follow, of the way from the best
+// widths so far to an eighth less: neurons are moved from layers where slope times error says that they count little to
+// others, two steps for each layer in all, and half as many until that loses less. One width, and the widths of
+// the residual curve, are tried too.
 //
 // With Units, parts go first, under the same budget of parameters, where that loses less:
 // see dropParts.
@@ -122,36 +123,48 @@ func (s *sharer) share() (plan.Rule, *plan.Allocation, error) {
 		}
 		choose.Budget = &s.opt.Rule
 	}
-	best, allocation, err := plan.Allocate(s.scores.Curves, spec, s.rule, choose)
-	if err != nil {
-		return fail(err)
-	}
-	loss, err := s.loss(best)
-	if err != nil {
-		return fail(err)
-	}
-	s.note("divergence on held-back text: %.4f at one width, %.4f by the residual curve", uniform.mean(), loss.mean())
-	if one := s.oneWidth(best.Widths); one != nil {
-		choose.Near = one
+	var best plan.Rule
+	var allocation *plan.Allocation
+	var loss perToken
+	// try has widths be the best if they lose less than those before.
+	try := func(what string) error {
 		rule, a, err := plan.Allocate(s.scores.Curves, spec, s.rule, choose)
 		if err != nil {
-			return fail(err)
+			return err
 		}
 		l, err := s.loss(rule)
 		if err != nil {
-			return fail(err)
+			return err
 		}
-		if l.mean() < loss.mean() {
+		s.note("divergence on held-back text: %.4f %s", l.mean(), what)
+		if loss == nil || l.mean() < loss.mean() {
 			best, allocation, loss = rule, a, l
 		}
+		return nil
+	}
+	if err := try("by the residual curve"); err != nil {
+		return fail(err)
+	}
+	all := best.Widths
+	if one := s.oneWidth(all); one != nil {
+		choose.Near, all = one, one
+		if err := try("at one width"); err != nil {
+			return fail(err)
+		}
+	}
+	choose.Curve, choose.Near = plan.Measured, nil
+	if choose.Slopes, err = s.whole(all); err != nil {
+		return fail(err)
+	}
+	if err := try("by what each layer costs on the way from the whole model"); err != nil {
+		return fail(err)
 	}
 	choose.Moves = moves * len(spec.Widths)
 	for round := range s.opt.Rounds {
-		slopes, err := s.measure(best)
-		if err != nil {
+		if choose.Slopes, err = s.measure(best, s.narrowed(best.Widths)); err != nil {
 			return fail(err)
 		}
-		choose.Curve, choose.Slopes, choose.Near = plan.Measured, slopes, best.Widths
+		choose.Near = best.Widths
 		next, a, lost, moved, err := s.propose(choose, loss)
 		if err != nil {
 			return fail(err)
@@ -159,8 +172,12 @@ func (s *sharer) share() (plan.Rule, *plan.Allocation, error) {
 		if moved == 0 {
 			break
 		}
+		s.note("divergence on held-back text: %.4f after round %d, which moved %d steps of neurons", lost.mean(), round+1, moved)
+		little := lost.mean() > 0.995*loss.mean()
 		best, allocation, loss, choose.Moves = next, a, lost, moved
-		s.note("divergence on held-back text: %.4f after round %d, which moved %d steps of neurons", loss.mean(), round+1, moved)
+		if little {
+			break
+		}
 	}
 	allocation.Divergence, allocation.DivergenceUniform, allocation.Units = loss.mean(), uniform.mean(), s.opt.Units
 	return best, allocation, nil
@@ -190,9 +207,22 @@ func (s *sharer) pruned(l int) bool {
 	return !s.rule.LeavesNoMLP(l, &s.checkpoint.Spec) && (len(s.opt.Rule.Layers) == 0 || slices.Contains(s.opt.Rule.Layers, l))
 }
 
-// measure measures slopes at the widths of a rule.
-func (s *sharer) measure(rule plan.Rule) ([]float64, error) {
-	rises := s.narrowed(rule.Widths)
+// whole measures slopes over the whole way from the model's own widths to the given ones.
+func (s *sharer) whole(widths []int) ([]float64, error) {
+	rule := s.rule
+	rule.Ratio, rule.Width, rule.Expansion, rule.Layers, rule.Widths = nil, nil, nil, nil, slices.Clone(widths)
+	var rises []rise
+	for l, w := range widths {
+		if s.pruned(l) {
+			rule.Widths[l] = s.stats.Widths[l]
+			rises = append(rises, rise{layer: l, width: w})
+		}
+	}
+	return s.measure(rule, rises)
+}
+
+// measure measures slopes on the way from the widths of a rule to narrower ones.
+func (s *sharer) measure(rule plan.Rule, rises []rise) ([]float64, error) {
 	p, err := s.plan(rule)
 	if err != nil {
 		return nil, err
@@ -247,7 +277,7 @@ func (s *sharer) progress() {
 		return
 	}
 	l := int64(len(s.stats.Widths))
-	total := int64(s.opt.Rounds)*(2+int64(bits.Len(uint(moves)*uint(l))))*l + 4*l
+	total := int64(s.opt.Rounds)*(2+int64(bits.Len(uint(moves)*uint(l))))*l + 6*l // should no number of moves help
 	if len(s.opt.Units) > 0 {
 		parts := int64(len(s.opt.Rule.Parts(&s.checkpoint.Spec, s.opt.Units)))
 		total += partRounds*(parts+l*(2+partsMeasured+int64(len(dropped)))+partsMeasured) + l

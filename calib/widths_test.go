@@ -199,8 +199,16 @@ func TestShareWidths(t *testing.T) {
 		}
 		return l.mean()
 	}
-	if got := loss(rule); got != a.Divergence || got > loss(residual) {
-		t.Errorf("the loss is %v, said to be %v, by the residual curve %v", got, a.Divergence, loss(residual))
+	slopes, err := s.whole([]int{20, 20, 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole, _, err := plan.Allocate(f.scores.Curves, &f.checkpoint.Spec, opt.Rule, plan.AllocateOptions{Curve: plan.Measured, Slopes: slopes, Step: 2, Refit: plan.LeastSquares})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := loss(rule); got != a.Divergence || got > loss(residual) || got > loss(whole) {
+		t.Errorf("the loss is %v, said to be %v, by the residual curve %v, by the whole way %v", got, a.Divergence, loss(residual), loss(whole))
 	}
 	if got := loss(opt.Rule); got != a.DivergenceUniform {
 		t.Errorf("the loss at one width is %v, said to be %v", got, a.DivergenceUniform)
