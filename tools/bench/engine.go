@@ -32,6 +32,7 @@ import (
 //	calib1b    statistics of 1B shapes: time, memory, file and their laws (16 GB of disk)
 //	calib3b    the same of 12 layers of 3B shapes (13 GB)
 //	best3b     the preset on 2 layers of 3B shapes: time and memory of a layer
+//	steps3b    steps of all layers together on 2 layers of 3B shapes: time and memory
 //	card       five benchmarks against lm-eval, with memory and the answers' agreement
 //	start      one record against lm-eval, which is mostly loading
 //
@@ -100,6 +101,7 @@ func engineSteps() []step {
 		{"calib1b", (*bench).calibOneB},
 		{"calib3b", (*bench).calibThreeB},
 		{"best3b", (*bench).bestThreeB},
+		{"steps3b", (*bench).stepsThreeB},
 		{"card", (*bench).card},
 		{"start", (*bench).start},
 	}

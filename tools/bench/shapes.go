@@ -21,6 +21,8 @@ import (
 const (
 	shapeTokens   = 8192
 	shapeDocument = 255
+	stepsTokens   = calib.DefaultStepTokens * 6 / 5 // of which a tenth is held back
+	stepsTaken    = 2
 )
 
 // Layers of 3B shapes that are measured. Time, memory and files go layer by layer, so that
@@ -54,7 +56,7 @@ func (b *bench) shaped(m model, layers int) (*shaped, error) {
 	}
 	threads := fmt.Sprint(slices.Max(b.engine.threads))
 	s := &shaped{m, extents, fmt.Sprintf("%s, %d layers, %s threads", m.name, layers, threads), b.output("shapes.jsonl"), threads}
-	return s, writeDocuments(s.text, strings.ToValidUTF8(builtInText()[:2*shapeTokens], ""), shapeDocument)
+	return s, writeDocuments(s.text, strings.ToValidUTF8(builtInText()[:2*stepsTokens], ""), shapeDocument)
 }
 
 // statisticsOf has statistics made.
@@ -134,6 +136,35 @@ func (b *bench) bestThreeB(model) error {
 	return nil
 }
 
+// stepsThreeB measures steps on all layers together. What they hold does not grow with the layers.
+func (b *bench) stepsThreeB(model) error {
+	layers := min(bestLayers, b.layers)
+	m, err := b.threeB(layers)
+	if err != nil {
+		return err
+	}
+	s, err := b.shaped(m, layers)
+	if err != nil {
+		return err
+	}
+	chosen, stepped := b.output("plan.json"), b.output("stepped.json")
+	if _, _, err := b.run(b.coppice, "plan", s.dir, "-o", chosen, "--ratio", calibRatio, "--align", "1", "--quiet"); err != nil {
+		return err
+	}
+	law := calib.StepsMemory(s.transformer, slices.Repeat([]int{int(s.d * 2 / 5)}, layers))
+	took, _, err := b.run(b.coppice, "refit", s.dir, "--plan", chosen, "--target", "predictions", "--steps", fmt.Sprint(stepsTaken), "--calib", s.text,
+		"--tokens", fmt.Sprint(stepsTokens), "--calib-dtype", "bf16", "--calib-memory", fmt.Sprintf("%.1fGB", float64(law)/1e9+0.1),
+		"-o", stepped, "--stats", b.output("stepped"), "--threads", s.threads, "--quiet")
+	if err != nil {
+		return err
+	}
+	name := "refit --target predictions, " + s.name
+	b.record(name, took)
+	b.report.add(row{What: name + ", time of a step", Unit: "s", Ours: took.Wall / stepsTaken})
+	b.report.add(row{What: name + ", peak memory / law", Unit: "MiB", Ours: mebibytes(took.Peak), Peer: mebibytes(law), Ratio: float64(took.Peak) / float64(law)})
+	return nil
+}
+
 // threeB is a model of 3B shapes with so many layers.
 func (b *bench) threeB(layers int) (model, error) {
 	part := *b
@@ -172,7 +203,10 @@ func writeDocuments(path, text string, size int) error {
 
 // shape is the extents of a model: hidden size, width, values of queries and of keys of a
 // token, layers, vocabulary.
-type shape struct{ h, d, q, k, layers, vocab int64 }
+type shape struct {
+	h, d, q, k, layers, vocab int64
+	transformer               *arch.Transformer
+}
 
 func readShape(dir string, layers int) (shape, error) {
 	text, err := os.ReadFile(filepath.Join(dir, "config.json"))
@@ -194,7 +228,7 @@ func readShape(dir string, layers int) (shape, error) {
 	if len(t.Layers) != layers {
 		return shape{}, fmt.Errorf("%s has %d layers, not %d: remove it to have it made again", dir, len(t.Layers), layers)
 	}
-	return shape{h: int64(t.Hidden), d: int64(t.Layers[0].Width), q: int64(t.Heads * t.HeadDim), k: int64(t.KVHeads * t.HeadDim), layers: int64(layers), vocab: int64(t.Vocab)}, nil
+	return shape{h: int64(t.Hidden), d: int64(t.Layers[0].Width), q: int64(t.Heads * t.HeadDim), k: int64(t.KVHeads * t.HeadDim), layers: int64(layers), vocab: int64(t.Vocab), transformer: t}, nil
 }
 
 // The laws, as "Time and memory" of docs/methods.md gives them, in bytes and operations.
