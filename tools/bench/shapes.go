@@ -109,14 +109,19 @@ func (b *bench) calibThreeB(model) error {
 	return b.calibShapes(m, layers)
 }
 
+// fewThreeB is the few layers of 3B shapes that say what one layer takes.
+func (b *bench) fewThreeB() (s *shaped, layers int, err error) {
+	layers = min(bestLayers, b.layers)
+	m, err := b.threeB(layers)
+	if err == nil {
+		s, err = b.shaped(m, layers)
+	}
+	return s, layers, err
+}
+
 // bestThreeB measures the preset: obs, the curves of errors, the choice of damping, refits.
 func (b *bench) bestThreeB(model) error {
-	layers := min(bestLayers, b.layers)
-	m, err := b.threeB(layers)
-	if err != nil {
-		return err
-	}
-	s, err := b.shaped(m, layers)
+	s, layers, err := b.fewThreeB()
 	if err != nil {
 		return err
 	}
@@ -138,12 +143,7 @@ func (b *bench) bestThreeB(model) error {
 
 // stepsThreeB measures steps on all layers together. What they hold does not grow with the layers.
 func (b *bench) stepsThreeB(model) error {
-	layers := min(bestLayers, b.layers)
-	m, err := b.threeB(layers)
-	if err != nil {
-		return err
-	}
-	s, err := b.shaped(m, layers)
+	s, layers, err := b.fewThreeB()
 	if err != nil {
 		return err
 	}
