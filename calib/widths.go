@@ -17,6 +17,9 @@ import (
 // otherwise. It ends where a round gains less than a 200th.
 const DefaultRounds = 4
 
+// leastGain is the share of the divergence below which what a round gains is not worth another.
+const leastGain = 1.0 / 200
+
 // moves is how many steps of neurons the first widths that are proposed move from layer to layer, for each
 // layer. Where they lose more, half as many are tried, and so on.
 const moves = 2
@@ -145,15 +148,15 @@ func (s *sharer) share() (plan.Rule, *plan.Allocation, error) {
 	if err := try("by the residual curve"); err != nil {
 		return fail(err)
 	}
-	all := best.Widths
-	if one := s.oneWidth(all); one != nil {
-		choose.Near, all = one, one
+	to := best
+	if one := s.oneWidth(best.Widths); one != nil {
+		choose.Near, to.Widths = one, one
 		if err := try("at one width"); err != nil {
 			return fail(err)
 		}
 	}
 	choose.Curve, choose.Near = plan.Measured, nil
-	if choose.Slopes, err = s.whole(all); err != nil {
+	if choose.Slopes, err = s.whole(to); err != nil {
 		return fail(err)
 	}
 	if err := try("by what each layer costs on the way from the whole model"); err != nil {
@@ -173,7 +176,7 @@ func (s *sharer) share() (plan.Rule, *plan.Allocation, error) {
 			break
 		}
 		s.note("divergence on held-back text: %.4f after round %d, which moved %d steps of neurons", lost.mean(), round+1, moved)
-		little := lost.mean() > 0.995*loss.mean()
+		little := lost.mean() > (1-leastGain)*loss.mean()
 		best, allocation, loss, choose.Moves = next, a, lost, moved
 		if little {
 			break
@@ -207,18 +210,16 @@ func (s *sharer) pruned(l int) bool {
 	return !s.rule.LeavesNoMLP(l, &s.checkpoint.Spec) && (len(s.opt.Rule.Layers) == 0 || slices.Contains(s.opt.Rule.Layers, l))
 }
 
-// whole measures slopes over the whole way from the model's own widths to the given ones.
-func (s *sharer) whole(widths []int) ([]float64, error) {
-	rule := s.rule
-	rule.Ratio, rule.Width, rule.Expansion, rule.Layers, rule.Widths = nil, nil, nil, nil, slices.Clone(widths)
-	var rises []rise
-	for l, w := range widths {
+// whole measures slopes over the whole way from the model's own widths to those of a rule.
+func (s *sharer) whole(rule plan.Rule) ([]float64, error) {
+	var own, rises []rise
+	for l, w := range rule.Widths {
 		if s.pruned(l) {
-			rule.Widths[l] = s.stats.Widths[l]
+			own = append(own, rise{layer: l, width: s.stats.Widths[l]})
 			rises = append(rises, rise{layer: l, width: w})
 		}
 	}
-	return s.measure(rule, rises)
+	return s.measure(changed(rule, own), rises)
 }
 
 // measure measures slopes on the way from the widths of a rule to narrower ones.

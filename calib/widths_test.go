@@ -199,7 +199,9 @@ func TestShareWidths(t *testing.T) {
 		}
 		return l.mean()
 	}
-	slopes, err := s.whole([]int{20, 20, 20})
+	one := residual
+	one.Widths = []int{20, 20, 20}
+	slopes, err := s.whole(one)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -216,8 +218,8 @@ func TestShareWidths(t *testing.T) {
 	if a.Curve != plan.Measured || len(a.Slopes) != tinyLayers || a.Stats == "" || a.Step != 2 {
 		t.Errorf("%+v", a)
 	}
-	one := newFixture(t, 1)
-	rule1, a1, err := one.share(one.widths())
+	single := newFixture(t, 1)
+	rule1, a1, err := single.share(single.widths())
 	if err != nil || !reflect.DeepEqual(rule, rule1) || !reflect.DeepEqual(a, a1) {
 		t.Errorf("one thread: %+v %+v, %v; two: %+v %+v", rule1, a1, err, rule, a)
 	}

@@ -35,7 +35,7 @@ func (f *allocationFlags) register(cmd *cobra.Command) {
 	fl.StringVar(&f.allocation, "allocation", uniform, "how what stays is shared out: uniform (one width); or a width for each layer, as many parameters in all: global (by error curves; needs statistics) or measured (by how far the pruned model then is, in what it says of held-back text, from the dense one; needs --calib and some minutes, and keeps more than global)")
 	fl.StringVar(&f.curve, "allocation-curve", string(plan.Residual), "what a layer's error is measured against by --allocation global: the energy of the residual stream, or of the layer's output")
 	fl.IntVar(&f.step, "allocation-step", 0, "widths of --allocation global and measured are multiples of this (default 64 or the alignment)")
-	fl.IntVar(&f.rounds, "allocation-rounds", calib.DefaultRounds, "how often at most --allocation measured looks for better widths; it ends where it finds none")
+	fl.IntVar(&f.rounds, "allocation-rounds", calib.DefaultRounds, "how often at most --allocation measured looks for better widths after the first; it ends where it gains little")
 	fl.StringSliceVar(&f.units, "units", nil, "what --allocation measured may take besides neurons, under the same budget of parameters: attention, heads (key-value heads with their query heads), layers")
 	completeWords(cmd, "units", "attention", "heads", "layers")
 	completeWords(cmd, "allocation", uniform, global, measured)

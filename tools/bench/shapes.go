@@ -151,7 +151,8 @@ func (b *bench) stepsThreeB(model) error {
 	if _, _, err := b.run(b.coppice, "plan", s.dir, "-o", chosen, "--ratio", calibRatio, "--align", "1", "--quiet"); err != nil {
 		return err
 	}
-	law := calib.StepsMemory(s.transformer, slices.Repeat([]int{int(s.d * 2 / 5)}, layers))
+	left := int(s.d * 2 / 5) // of a layer by calibRatio
+	law := calib.StepsMemory(s.transformer, slices.Repeat([]int{left}, layers))
 	took, _, err := b.run(b.coppice, "refit", s.dir, "--plan", chosen, "--target", "predictions", "--steps", fmt.Sprint(stepsTaken), "--calib", s.text,
 		"--tokens", fmt.Sprint(stepsTokens), "--calib-dtype", "bf16", "--calib-memory", fmt.Sprintf("%.1fGB", float64(law)/1e9+0.1),
 		"-o", stepped, "--stats", b.output("stepped"), "--threads", s.threads, "--quiet")
