@@ -5,6 +5,7 @@ import (
 	"math"
 
 	"github.com/coppice-lm/coppice/arch"
+	"github.com/coppice-lm/coppice/engine"
 	"github.com/coppice-lm/coppice/plan"
 )
 
@@ -26,21 +27,21 @@ func widest(m *arch.Transformer) (d int64) {
 // engineValues is how many gates, and how many activations, the engine computes at a time.
 const engineValues = 1 << 20
 
-// runBytes is what running a layer takes: its weights in float32, and what is computed of a
+// runBytes is what running a layer takes: its weights, of so many bytes each, and what is computed of a
 // batch: by attention and MLP, and of activations that are added up, turned round and packed.
-func runBytes(m *arch.Transformer) int64 {
+func runBytes(m *arch.Transformer, value int64) int64 {
 	h, d := int64(m.Hidden), widest(m)
 	queries, keys := int64(m.Heads*m.HeadDim), int64(m.KVHeads*m.HeadDim)
 	weights := h*(2*queries+2*keys) + 3*h*d
 	work := batchTokens*(6*h+2*queries+2*keys) + 2*min(batchTokens*d, engineValues) + 3*chunkRows*d
-	return 4 * (weights + work)
+	return value*weights + 4*work
 }
 
 // collectBytes is about the most memory that Collect takes for a layer: what running it
 // takes, the activations of a batch, and the sums of three classes, a triangle each.
 func collectBytes(m *arch.Transformer) int64 {
 	d := widest(m)
-	return runBytes(m) + 4*batchTokens*d + 12*d*(d+3)
+	return runBytes(m, 4) + 4*batchTokens*d + 12*d*(d+3)
 }
 
 // refitBytes is about the most memory that Refit takes for a layer.
@@ -57,7 +58,7 @@ func refitBytes(m *arch.Transformer, p *plan.Plan, opt *RefitOptions) int64 {
 	}
 	// The MLP that stays as it is read and as it is run, and of a batch its target, the part to
 	// repair, what one stream and another come to, and activations with weights.
-	fixed := runBytes(m) + 2*4*3*h*k + 4*batchTokens*(4*h+k)
+	fixed := runBytes(m, 4) + 2*4*3*h*k + 4*batchTokens*(4*h+k)
 	most := solveBytes(h, k, parts)
 	if opt.Rounds > 0 {
 		// Two MLPs that run forward and backward, four matrices each, and their batches.
@@ -92,12 +93,12 @@ func stepBytes(h, n int64) int64 {
 }
 
 // StepsMemory is the least Options.Memory, in bytes, with which RefitPredictions refits MLPs of so
-// many neurons of a dense model m: widths has one number for each of its layers, 0 where one stays
-// as it is. It is that for DefaultStepTokens and as much held-back text as is looked at, in rows of
+// many neurons of a dense model m, which runs in the given precision: widths has one number for each of its layers,
+// 0 where one stays as it is. It is that for DefaultStepTokens and as much held-back text as is looked at, in rows of
 // at most 1,024 tokens: less text takes less, and longer rows more, as a step looks at as many
 // batches of them.
-func StepsMemory(m *arch.Transformer, widths []int) int64 {
-	return stepsBytes(m, widths, DefaultStepTokens, judgedTokens)
+func StepsMemory(m *arch.Transformer, widths []int, precision engine.Precision) int64 {
+	return stepsBytes(m, widths, precision, DefaultStepTokens, judgedTokens)
 }
 
 // stepsBytes is StepsMemory where a step looks at so many tokens, and is judged on so many:
@@ -106,7 +107,11 @@ func StepsMemory(m *arch.Transformer, widths []int) int64 {
 // next, and bytes on their way; sums of a layer, and what its step is solved from; and streams, of the
 // held-back text in both models, or in one, and of a step's in both, of which a third part has a second
 // gradient.
-func stepsBytes(m *arch.Transformer, widths []int, share, judged int64) int64 {
+func stepsBytes(m *arch.Transformer, widths []int, precision engine.Precision, share, judged int64) int64 {
+	value := int64(4) // bytes of a weight that is multiplied
+	if precision != engine.F32 {
+		value = 2
+	}
 	h, q, kv := int64(m.Hidden), int64(m.Heads*m.HeadDim), int64(m.KVHeads*m.HeadDim)
 	var k, d int64 // most neurons of a layer that is refitted, and of one of the student's
 	for i, w := range widths {
@@ -115,10 +120,10 @@ func stepsBytes(m *arch.Transformer, widths []int, share, judged int64) int64 {
 			d = max(d, int64(m.Layers[i].Width))
 		}
 	}
-	student := 3*(h*(2*q+2*kv)+3*h*d) + batchTokens*(7*h+3*(q+2*kv)) + 5*min(batchTokens*d, engineValues)
+	student := (4+2*value)*(h*(2*q+2*kv)+3*h*d) + 4*(batchTokens*(7*h+3*(q+2*kv))+5*min(batchTokens*d, engineValues))
 	sums := 8*(3*h*k+h*(h+1)+3*k*(k+1)/2) + 8*(2*h*h+2*k*k+h*k)
 	streams := streamBytes(m, judged+max(judged, 2*share+share/curvedBatches))
-	return withGarbage(8*int64(m.Vocab)*h + runBytes(m) + 4*student + 4*4*3*h*k + sums + streams)
+	return withGarbage(2*value*int64(m.Vocab)*h + runBytes(m, value) + student + 4*4*3*h*k + sums + streams)
 }
 
 // withGarbage adds a fifth: what the program lets garbage grow to before it is collected.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/coppice-lm/coppice/checkpoint"
+	"github.com/coppice-lm/coppice/engine"
 	"github.com/coppice-lm/coppice/internal/synth"
 	"github.com/coppice-lm/coppice/lm"
 	"github.com/coppice-lm/coppice/plan"
@@ -74,8 +75,8 @@ func TestMemory(t *testing.T) {
 		p.Layers[l].Keep = slices.Clone(p.Layers[l].Keep[:512])
 	}
 	options := Options{Model: fingerprint, Tokens: 1024, Context: 128, Rows: Packed, Threads: 2}
-	run := func(name string, want func(m *lm.Layerwise) int64, do func(m *lm.Layerwise) error) {
-		m, err := lm.NewLayerwise(context.Background(), c, lm.Options{Threads: 2})
+	run := func(name string, precision engine.Precision, want func(m *lm.Layerwise) int64, do func(m *lm.Layerwise) error) {
+		m, err := lm.NewLayerwise(context.Background(), c, lm.Options{Precision: precision, Threads: 2})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -90,7 +91,7 @@ func TestMemory(t *testing.T) {
 			t.Errorf("%s: %.2f times what was reckoned", name, ratio)
 		}
 	}
-	run("collect", func(m *lm.Layerwise) int64 {
+	run("collect", engine.F32, func(m *lm.Layerwise) int64 {
 		return collectBytes(m.Engine().Model()) + streamBytes(m.Engine().Model(), 1024)
 	}, func(m *lm.Layerwise) error {
 		st, err := Collect(context.Background(), m, []string{text}, filepath.Join(t.TempDir(), "stats"), options)
@@ -100,28 +101,30 @@ func TestMemory(t *testing.T) {
 		return err
 	})
 	steps := StepOptions{Options: options, Steps: 2}
-	run("steps", func(m *lm.Layerwise) int64 {
-		s, err := newStepper(context.Background(), m, c, nil, p, []string{text}, "", steps)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return s.least() + streamBytes(m.Engine().Model(), layers*s.most)
-	}, func(m *lm.Layerwise) error {
-		p := *p
-		p.Layers = slices.Clone(p.Layers)
-		w, err := RefitPredictions(context.Background(), m, c, nil, &p, []string{text}, filepath.Join(t.TempDir(), "weights"), steps)
-		if err == nil {
-			err = w.Close()
-		}
-		return err
-	})
+	for _, precision := range []engine.Precision{engine.F32, engine.BF16} {
+		run("steps in "+precision.String(), precision, func(m *lm.Layerwise) int64 {
+			s, err := newStepper(context.Background(), m, c, nil, p, []string{text}, "", steps)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return s.least() + streamBytes(m.Engine().Model(), layers*s.most)
+		}, func(m *lm.Layerwise) error {
+			p := *p
+			p.Layers = slices.Clone(p.Layers)
+			w, err := RefitPredictions(context.Background(), m, c, nil, &p, []string{text}, filepath.Join(t.TempDir(), "weights"), steps)
+			if err == nil {
+				err = w.Close()
+			}
+			return err
+		})
+	}
 	for name, opt := range map[string]RefitOptions{
 		"refit":     {Target: plan.StreamTarget},
 		"rounds":    {Target: plan.StreamTarget, Rounds: 1},
 		"attention": {Target: plan.StreamTarget, Attention: true},
 	} {
 		opt.Options, opt.Cap = options, 1
-		run(name, func(m *lm.Layerwise) int64 {
+		run(name, engine.F32, func(m *lm.Layerwise) int64 {
 			return refitBytes(m.Engine().Model(), p, &opt) + int64(2+opt.pairs())*streamBytes(m.Engine().Model(), 1024)
 		}, func(m *lm.Layerwise) error {
 			w, err := Refit(context.Background(), m, c, p, []string{text}, filepath.Join(t.TempDir(), "weights"), opt)

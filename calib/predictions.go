@@ -12,6 +12,7 @@ import (
 
 	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/checkpoint"
+	"github.com/coppice-lm/coppice/engine"
 	"github.com/coppice-lm/coppice/internal/filelock"
 	"github.com/coppice-lm/coppice/lm"
 	"github.com/coppice-lm/coppice/plan"
@@ -104,6 +105,7 @@ func refitWith(p *plan.Plan, w *surgery.Weights, limit float64, target plan.Targ
 type stepper struct {
 	ctx        context.Context
 	model      *lm.Layerwise
+	precision  engine.Precision // of the model
 	checkpoint *checkpoint.Checkpoint
 	stats      *score.Stats
 	plan       *plan.Plan
@@ -147,6 +149,9 @@ func newStepper(ctx context.Context, m *lm.Layerwise, c *checkpoint.Checkpoint, 
 		return nil, err
 	}
 	s := &stepper{ctx: ctx, model: m, checkpoint: c, stats: st, plan: p, opt: opt, out: out}
+	if s.precision, err = engine.ParsePrecision(m.Info().DType); err != nil {
+		return nil, err
+	}
 	if err := s.read(sources); err != nil {
 		return nil, err
 	}
@@ -172,7 +177,7 @@ func (s *stepper) fits() error {
 
 // least is the memory that the steps need.
 func (s *stepper) least() int64 {
-	return stepsBytes(s.model.Engine().Model(), s.head.Widths, s.most, s.judged)
+	return stepsBytes(s.model.Engine().Model(), s.head.Widths, s.precision, s.most, s.judged)
 }
 
 // share is the batches that a step looks at, each with how many tokens of them are before it,

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/engine"
 	"github.com/coppice-lm/coppice/plan"
 	"github.com/coppice-lm/coppice/surgery"
@@ -211,7 +212,7 @@ func TestStepsInAFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	least := s.least()
-	if most := StepsMemory(f.model.Engine().Model(), s.head.Widths); s.spill || least >= most {
+	if most := StepsMemory(f.model.Engine().Model(), s.head.Widths, engine.F32); s.spill || least >= most {
 		t.Fatalf("%d bytes for this text, %d for any, in a file: %v", least, most, s.spill)
 	}
 	if err := take(context.Background(), "kept", 0); err != nil {
@@ -341,6 +342,32 @@ func TestStepsRefusals(t *testing.T) {
 		out := filepath.Join(t.TempDir(), "weights")
 		if _, err := RefitPredictions(context.Background(), f.model, f.checkpoint, f.stats, p, []string{f.text}, out, opt); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", want, err)
+		}
+	}
+}
+
+// Steps are a part of best where the memory is enough in the precision that the model runs in.
+func TestBestSteps(t *testing.T) {
+	m := &arch.Transformer{Vocab: 128_256, Hidden: 2048, Heads: 32, KVHeads: 8, HeadDim: 64, Layers: slices.Repeat([]arch.Layer{{Width: 8192}}, 16)}
+	widths := slices.Repeat([]int{3276}, 16)
+	half, full := StepsMemory(m, widths, engine.BF16), StepsMemory(m, widths, engine.F32)
+	if half > full*4/5 || half < full/2 {
+		t.Errorf("%d bytes in bfloat16, %d in float32", half, full)
+	}
+	for _, c := range []struct {
+		precision engine.Precision
+		limit     int64
+		want      int
+	}{
+		{engine.BF16, half, DefaultSteps}, {engine.BF16, half - 1, 0},
+		{engine.F32, half, 0}, {engine.F32, full, DefaultSteps}, {engine.F32, 0, 0},
+	} {
+		steps, err := BestSteps(m, widths, c.precision, c.limit)
+		if steps != c.want || (err == nil) != (c.want > 0) {
+			t.Errorf("%v, %d bytes: %d steps, %v", c.precision, c.limit, steps, err)
+		}
+		if err != nil && !strings.Contains(err.Error(), "give --calib-memory") {
+			t.Errorf("%v, %d bytes: %v", c.precision, c.limit, err)
 		}
 	}
 }

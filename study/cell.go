@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/coppice-lm/coppice/calib"
+	"github.com/coppice-lm/coppice/engine"
 	"github.com/coppice-lm/coppice/score"
 )
 
@@ -245,7 +246,7 @@ func (g *grid) steps(c *gridCell) int {
 	if c.Allocation != uniform { // the widest layer, of which it is not known yet, is as it was
 		widths[0] = c.model.spec.Intermediate
 	}
-	steps, _ := calib.BestSteps(c.model.transformer, widths, calib.DefaultMemory)
+	steps, _ := calib.BestSteps(c.model.transformer, widths, engine.F32, calib.DefaultMemory)
 	return steps
 }
 

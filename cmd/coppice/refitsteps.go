@@ -92,7 +92,7 @@ func (f *planFlags) bestSteps(a *app, c *checkpoint.Checkpoint, p *plan.Plan, st
 	if slices.Max(widths) == 0 {
 		return 0, nil // nothing was refitted
 	}
-	steps, err := calib.BestSteps(t, widths, f.text.bytes)
+	steps, err := calib.BestSteps(t, widths, f.text.precision, f.text.bytes)
 	if err != nil {
 		a.note(none + err.Error())
 		return 0, nil

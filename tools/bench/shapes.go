@@ -12,6 +12,7 @@ import (
 
 	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/calib"
+	"github.com/coppice-lm/coppice/engine"
 	"github.com/coppice-lm/coppice/internal/synth"
 )
 
@@ -152,7 +153,7 @@ func (b *bench) stepsThreeB(model) error {
 		return err
 	}
 	left := int(s.d * 2 / 5) // of a layer by calibRatio
-	law := calib.StepsMemory(s.transformer, slices.Repeat([]int{left}, layers))
+	law := calib.StepsMemory(s.transformer, slices.Repeat([]int{left}, layers), engine.BF16)
 	took, _, err := b.run(b.coppice, "refit", s.dir, "--plan", chosen, "--target", "predictions", "--steps", fmt.Sprint(stepsTaken), "--calib", s.text,
 		"--tokens", fmt.Sprint(stepsTokens), "--calib-dtype", "bf16", "--calib-memory", fmt.Sprintf("%.1fGB", float64(law)/1e9+0.1),
 		"-o", stepped, "--stats", b.output("stepped"), "--threads", s.threads, "--quiet")
