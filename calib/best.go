@@ -15,8 +15,8 @@ const MaxSteps = 10_000
 
 // BestSteps returns how many steps the preset best takes with RefitPredictions, where nobody
 // says: DefaultSteps, or 0 where they are not to be had, with the reason. widths are the neurons
-// that stay in each layer, 0 of layers that are not pruned; precision is what the model runs in; limit is the memory in bytes, 0 for
-// DefaultMemory. It depends on nothing else, so that the same command makes the same model everywhere.
+// that stay in each layer, 0 of layers that are not pruned; precision is what the model runs in;
+// limit is the memory in bytes, 0 for DefaultMemory. It depends on nothing else, so that the same command makes the same model everywhere.
 func BestSteps(m *arch.Transformer, widths []int, precision engine.Precision, limit int64) (int, error) {
 	if limit == 0 {
 		limit = DefaultMemory

@@ -103,7 +103,7 @@ func StepsMemory(m *arch.Transformer, widths []int, precision engine.Precision) 
 
 // stepsBytes is StepsMemory where a step looks at so many tokens, and is judged on so many:
 // the head in both directions; the dense model's layer, the widest of the student's, its transposes
-// and what they are made from, and what runs there and back; of an MLP, what is read, its course, the
+// and what they are made from, which is float32, and what runs there and back; of an MLP, what is read, its course, the
 // next, and bytes on their way; sums of a layer, and what its step is solved from; and streams, of the
 // held-back text in both models, or in one, and of a step's in both, of which a third part has a second
 // gradient.

@@ -246,6 +246,7 @@ func (g *grid) steps(c *gridCell) int {
 	if c.Allocation != uniform { // the widest layer, of which it is not known yet, is as it was
 		widths[0] = c.model.spec.Intermediate
 	}
+	// Cells are calibrated in float32, as prune does where it is told nothing.
 	steps, _ := calib.BestSteps(c.model.transformer, widths, engine.F32, calib.DefaultMemory)
 	return steps
 }
