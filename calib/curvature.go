@@ -40,7 +40,7 @@ func (a *adder) addGradient(to *mlpSums, m engine.MLPGradient) (finite bool) {
 			to *linalg.Matrix
 			d  []float32
 		}{{to.gate, m.Gate}, {to.up, m.Up}} {
-			a.tt = a.turn(a.tt, p.d, m.Width, rows)
+			a.turn(&a.t, p.d, m.Width, rows)
 			a.cross(p.to, c)
 		}
 	}
@@ -53,7 +53,7 @@ func (a *adder) addDown(to *linalg.Matrix, m engine.MLPGradient) {
 	for first := 0; first < len(m.Rows); first += chunkRows {
 		rows := rowRange(first, min(first+chunkRows, len(m.Rows)))
 		c := a.load(m.Activations, m.Width, rows)
-		a.tt = a.turn(a.tt, m.Output, m.Hidden, rows)
+		a.turn(&a.t, m.Output, m.Hidden, rows)
 		a.cross(to, c)
 	}
 }

@@ -183,7 +183,7 @@ func (a *adder) addInner(to *inner, m *glu, weights []float32) (finite bool) {
 	for part := range slices.Chunk(rows, chunkRows) {
 		c := a.load(m.xs, m.h, part)
 		finite = a.gram(&to.inputs, c) && finite
-		a.tt = a.turn(a.tt, m.delta, 2*m.k, part)
+		a.turn(&a.t, m.delta, 2*m.k, part)
 		a.cross(to.gradient, c)
 	}
 	return finite

@@ -23,9 +23,17 @@ const (
 // adder adds activations to sums. It keeps the buffers.
 type adder struct {
 	threads int
-	xt, tt  []float32     // the activations of a chunk, neuron by neuron, and targets
+	half    bool          // whether products are of bfloat16, which is twice as fast and has the error of that
+	x, t    turned        // the activations of a chunk, and targets
 	memory  kernel.Memory // of activations packed
 	scratch sync.Pool     // of *[]float32, unitRows rows of products
+}
+
+// turned is values of a chunk's tokens neuron by neuron, [d, n], with those in bfloat16 where products
+// are of them.
+type turned struct {
+	values  []float32
+	rounded []uint16
 }
 
 // add adds the given rows of x (rows of d values) to m. It reports whether all sums of
@@ -40,35 +48,61 @@ func (a *adder) add(m *score.Moments, x []float32, rows []int) (finite bool) {
 
 // chunk is n rows of d values, turned round, and packed so that they can be multiplied.
 type chunk struct {
-	n, d   int
-	xt     []float32 // [d, n]
-	packed *kernel.F32
+	n, d int
+	x    *turned
+	full *kernel.F32  // one of the two
+	half *kernel.BF16 // is packed
 }
 
 // load makes a chunk of the given rows of x, valid until the next.
 func (a *adder) load(x []float32, d int, rows []int) chunk {
-	c := chunk{n: len(rows), d: d}
-	a.xt = a.turn(a.xt, x, d, rows)
-	c.xt = a.xt
+	c := chunk{n: len(rows), d: d, x: &a.x}
+	a.turn(c.x, x, d, rows)
 	a.memory.Reset()
-	a.packed(d, c.n) // for its size
+	a.packed(&c) // for its size
 	a.memory.Allocate()
-	c.packed = a.packed(d, c.n)
-	linalg.Parallel(a.threads, c.packed.Panels(), func(p int) {
+	pack := a.packed(&c)
+	linalg.Parallel(a.threads, (d+kernel.PanelCols-1)/kernel.PanelCols, func(p int) {
 		// The rows are in memory: nothing can fail.
-		_ = c.packed.Pack(p, p+1, func(o int, dst []float32) error { copy(dst, c.xt[o*c.n:][:c.n]); return nil })
+		_ = pack(p, p+1, func(o int, dst []float32) error { copy(dst, c.x.values[o*c.n:][:c.n]); return nil })
 	})
 	return c
 }
 
-// turn stores the given rows of x, of d values, in the columns of [d, len(rows)]. It uses
-// the memory of buf if that is enough.
-func (a *adder) turn(buf, x []float32, d int, rows []int) []float32 {
-	n := len(rows)
-	if cap(buf) < d*n {
-		buf = make([]float32, d*n)
+// packed makes room for a chunk, and returns what fills it.
+func (a *adder) packed(c *chunk) (pack func(p0, p1 int, row func(o int, dst []float32) error) error) {
+	var err error
+	if a.half {
+		c.half, err = kernel.NewBF16(&a.memory, c.d, c.n)
+		pack = c.half.Pack
+	} else {
+		c.full, err = kernel.NewF32(&a.memory, c.d, c.n)
+		pack = c.full.Pack
 	}
-	buf = buf[:d*n]
+	if err != nil {
+		panic(err) // both sizes are positive
+	}
+	return pack
+}
+
+// mul multiplies rows of turned values with a chunk's first cols neurons: to is [rows, d].
+func (c *chunk) mul(to []float32, x *turned, first, rows, cols int) {
+	panels := (cols + kernel.PanelCols - 1) / kernel.PanelCols
+	if c.half != nil {
+		c.half.Mul(to, c.d, x.rounded[first*c.n:], c.n, rows, 0, panels)
+		return
+	}
+	c.full.Mul(to, c.d, x.values[first*c.n:], c.n, rows, 0, panels)
+}
+
+// turn stores the given rows of x, of d values, in the columns of [d, len(rows)].
+func (a *adder) turn(to *turned, x []float32, d int, rows []int) {
+	n := len(rows)
+	to.values = grow(to.values, d*n)
+	if a.half {
+		to.rounded = grow(to.rounded, d*n)
+	}
+	buf := to.values
 	linalg.Parallel(a.threads, units(d), func(u int) {
 		j0, j1 := u*unitRows, min((u+1)*unitRows, d)
 		i := 0
@@ -78,9 +112,9 @@ func (a *adder) turn(buf, x []float32, d int, rows []int) []float32 {
 				from[k] = x[rows[i+k]*d:][j0:j1]
 			}
 			for j := range j1 - j0 {
-				to := buf[(j0+j)*n+i:][:8]
-				for k := range to {
-					to[k] = from[k][j]
+				eight := buf[(j0+j)*n+i:][:8]
+				for k := range eight {
+					eight[k] = from[k][j]
 				}
 			}
 		}
@@ -89,8 +123,10 @@ func (a *adder) turn(buf, x []float32, d int, rows []int) []float32 {
 				buf[(j0+j)*n+i] = v
 			}
 		}
+		if a.half {
+			kernel.RoundBF16(to.rounded[j0*n:j1*n], buf[j0*n:j1*n])
+		}
 	})
-	return buf
 }
 
 func units(d int) int { return (d + unitRows - 1) / unitRows }
@@ -107,15 +143,6 @@ func (a *adder) gram(m *score.Moments, c chunk) (finite bool) {
 	return !slices.Contains(bad, true)
 }
 
-// packed makes room for a chunk.
-func (a *adder) packed(d, n int) *kernel.F32 {
-	w, err := kernel.NewF32(&a.memory, d, n)
-	if err != nil {
-		panic(err) // both sizes are positive
-	}
-	return w
-}
-
 // buffer returns room for unitRows rows of d products; what it returned is given back.
 func (a *adder) buffer(d int) *[]float32 {
 	buf, _ := a.scratch.Get().(*[]float32)
@@ -130,7 +157,7 @@ func (a *adder) buffer(d int) *[]float32 {
 func (a *adder) unit(m *score.Moments, c chunk, r0, r1 int) (finite bool) {
 	buf := a.buffer(c.d)
 	defer a.scratch.Put(buf)
-	c.packed.Mul(*buf, c.d, c.xt[r0*c.n:], c.n, r1-r0, 0, (r1+kernel.PanelCols-1)/kernel.PanelCols)
+	c.mul(*buf, c.x, r0, r1-r0, r1)
 	finite = true
 	for i := r0; i < r1; i++ {
 		products := (*buf)[(i-r0)*c.d:][:i+1]
@@ -139,7 +166,7 @@ func (a *adder) unit(m *score.Moments, c chunk, r0, r1 int) (finite bool) {
 		// number makes its own square none.
 		finite = finite && products[i]-products[i] == 0
 		sum := 0.0
-		for _, v := range c.xt[i*c.n:][:c.n] {
+		for _, v := range c.x.values[i*c.n:][:c.n] {
 			sum += float64(v)
 		}
 		m.Sum[i] += sum

@@ -364,9 +364,9 @@ func (f *refitter) refit(dense, pruned engine.Layer, keep []int, weights *surger
 	return pruned.WithMLP(f.ctx, *mlp)
 }
 
-func grow(b []float32, n int) []float32 {
+func grow[T any](b []T, n int) []T {
 	if cap(b) < n {
-		return make([]float32, n)
+		return make([]T, n)
 	}
 	return b[:n]
 }

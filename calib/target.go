@@ -3,7 +3,6 @@ package calib
 import (
 	"slices"
 
-	"github.com/coppice-lm/coppice/engine/cpu/kernel"
 	"github.com/coppice-lm/coppice/linalg"
 	"github.com/coppice-lm/coppice/score"
 	"github.com/coppice-lm/coppice/surgery"
@@ -65,23 +64,23 @@ func (a *adder) addTarget(to *targetClass, x, t, repair []float32, rows []int) (
 	for part := range slices.Chunk(rows, chunkRows) {
 		c := a.load(x, len(to.Sum), part)
 		finite = a.gram(to.Moments, c) && finite
-		a.tt = a.turn(a.tt, t, to.cross.Rows, part)
+		a.turn(&a.t, t, to.cross.Rows, part)
 		a.cross(to.cross, c)
 		if repair != nil {
-			a.tt = a.turn(a.tt, repair, to.cross.Rows, part)
+			a.turn(&a.t, repair, to.cross.Rows, part)
 			a.cross(to.repair, c)
 		}
 	}
 	return addEnergy(to, t, repair, rows) && finite
 }
 
-// cross adds the products of the targets in a.tt with a chunk's neurons.
+// cross adds the products of the targets in a.t with a chunk's neurons.
 func (a *adder) cross(m *linalg.Matrix, c chunk) {
 	linalg.Parallel(a.threads, units(m.Rows), func(u int) {
 		buf := a.buffer(c.d)
 		defer a.scratch.Put(buf)
 		r0, r1 := u*unitRows, min((u+1)*unitRows, m.Rows)
-		c.packed.Mul(*buf, c.d, a.tt[r0*c.n:], c.n, r1-r0, 0, (c.d+kernel.PanelCols-1)/kernel.PanelCols)
+		c.mul(*buf, &a.t, r0, r1-r0, c.d)
 		for i := r0; i < r1; i++ {
 			linalg.AddFloat32(m.Row(i), (*buf)[(i-r0)*c.d:][:c.d])
 		}
