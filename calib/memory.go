@@ -95,18 +95,18 @@ func stepBytes(h, n int64) int64 {
 // StepsMemory is the least Options.Memory, in bytes, with which RefitPredictions refits MLPs of so
 // many neurons of a dense model m, which runs in the given precision: widths has one number for each of its layers,
 // 0 where one stays as it is. It is that for DefaultStepTokens and as much held-back text as is looked at, in rows of
-// at most 1,024 tokens: less text takes less, and longer rows more, as a step looks at as many
+// at most 1,024 tokens: less text takes less, and longer rows more, as a move looks at as many
 // batches of them.
 func StepsMemory(m *arch.Transformer, widths []int, precision engine.Precision) int64 {
-	return stepsBytes(m, widths, precision, DefaultStepTokens, judgedTokens)
+	return stepsBytes(m, widths, precision, DefaultStepTokens/stepMoves, judgedTokens)
 }
 
-// stepsBytes is StepsMemory where a step looks at so many tokens, and is judged on so many:
+// stepsBytes is StepsMemory where a move looks at so many tokens, and a step is judged on so many:
 // the head in both directions; the dense model's layer, the widest of the student's, its transposes
-// and what they are made from, which is float32, and what runs there and back; of an MLP, what is read, its course, the
-// next, and bytes on their way; sums of a layer, and what its step is solved from; and streams, of the
-// held-back text in both models, or in one, and of a step's in both, of which a third part has a second
-// gradient.
+// and what they are made from, which is float32, and what runs there and back; of an MLP, what is read, its
+// course, and bytes on their way; sums of a layer, and what its step is solved from; and streams, of the
+// held-back text in both models, or in one, and of a move's in both, with at
+// most as many gradients again.
 func stepsBytes(m *arch.Transformer, widths []int, precision engine.Precision, share, judged int64) int64 {
 	value := int64(4) // bytes of a weight that is multiplied
 	if precision != engine.F32 {
@@ -122,7 +122,7 @@ func stepsBytes(m *arch.Transformer, widths []int, precision engine.Precision, s
 	}
 	student := (4+2*value)*(h*(2*q+2*kv)+3*h*d) + 4*(batchTokens*(7*h+3*(q+2*kv))+5*min(batchTokens*d, engineValues))
 	sums := 8*(3*h*k+h*(h+1)+3*k*(k+1)/2) + 8*(2*h*h+2*k*k+h*k)
-	streams := streamBytes(m, judged+max(judged, 2*share+share/curvedBatches))
+	streams := streamBytes(m, judged+max(judged, 3*share))
 	return withGarbage(2*value*int64(m.Vocab)*h + runBytes(m, value) + student + 4*4*3*h*k + sums + streams)
 }
 

@@ -24,7 +24,7 @@ import (
 type StepOptions struct {
 	Options
 	Steps      int     // 1 to MaxSteps
-	StepTokens int     // of the text that a step looks at, about; steps go round the text. 0: DefaultStepTokens
+	StepTokens int     // of the text that a step looks at, about, in four parts, each for a move; steps go round the text. 0: DefaultStepTokens
 	Damping    float64 // of the curvature, above 0; 0: DefaultStepDamping
 	// Report is called after each step; may be nil.
 	Report func(StepFit)
@@ -38,7 +38,7 @@ const (
 )
 
 // StepFit says what a step came to. Divergences are means over held-back tokens, in nats;
-// Length is the part of the damped step that was taken, 0 where none helped.
+// Length is the part of a damped step that its first move was, 0 where the step was undone.
 type StepFit struct {
 	Step          int
 	Length        float64
@@ -50,8 +50,10 @@ type StepFit struct {
 // against the Kullback-Leibler divergence of the next token in the pruned model from that
 // in the dense one, over the text that st was made of. They begin at the weights that the
 // plan makes with st, whose own refit, if it has one, is then this one's beginning. The
-// curvature is taken as one Kronecker product a matrix (K-FAC, arXiv 1503.05671), and how
-// far a step goes is decided on the held-back part of the text.
+// curvature is taken as one Kronecker product a matrix (K-FAC, arXiv 1503.05671). A step is four moves,
+// each by the gradient of a quarter of its text, which get shorter over the run by as much each, down
+// to none; a step that makes the divergence of the held-back part of the text larger by more than noise does is
+// undone, and moves get half as long.
 //
 // It writes the weights to the file out, which it returns opened, and the refit into the
 // plan, as plan.Propagated with the target plan.PredictionsTarget. m is the dense model, of
@@ -59,9 +61,9 @@ type StepFit struct {
 // was interrupted goes on after the last step that was finished when it is made again.
 //
 // It takes at most StepsMemory and, where Options.Memory leaves room, the residual streams before
-// each layer of the tokens that a step looks at, 4 bytes x layers x hidden size x tokens; else
-// these are in a hidden file beside out, as are the weights that a step begins at, its course, and
-// those that it makes.
+// each layer of the tokens that a move looks at, 4 bytes x layers x hidden size x tokens; else
+// these are in a hidden file beside out, as are the weights that a step begins at, and those that
+// its moves make.
 func RefitPredictions(ctx context.Context, m *lm.Layerwise, c *checkpoint.Checkpoint, st *score.Stats, p *plan.Plan, sources []string, out string, opt StepOptions) (*surgery.Weights, error) {
 	s, err := newStepper(ctx, m, c, st, p, sources, out, opt)
 	if err != nil {
@@ -115,7 +117,7 @@ type stepper struct {
 	fit, held  []batch // of the text, the latter those that steps are judged on
 	judged     int64   // tokens of held
 	thinned    bool    // whether those are not all that is held back
-	most       int64   // tokens of the largest share of the text that a step looks at
+	most       int64   // tokens of the largest share of the text that a move looks at
 	spill      bool    // whether the streams before each layer are in a file
 	done       int64   // tokens run
 }
@@ -180,10 +182,10 @@ func (s *stepper) least() int64 {
 	return stepsBytes(s.model.Engine().Model(), s.head.Widths, s.precision, s.most, s.judged)
 }
 
-// share is the batches that a step looks at, each with how many tokens of them are before it,
+// share is the batches that a move looks at, each with how many tokens of them are before it,
 // and their tokens.
 func (s *stepper) share(index int) (share []batch, tokens int64) {
-	n := min(max(1, s.opt.StepTokens/batchTokens), len(s.fit))
+	n := min(max(1, s.opt.StepTokens/stepMoves/batchTokens), len(s.fit))
 	for i := range n {
 		b := s.fit[(index*n+i)%len(s.fit)]
 		b.first = tokens
@@ -256,16 +258,15 @@ func (s *stepper) read(sources []string) error {
 	case len(s.held) == 0:
 		return fmt.Errorf("the calibration text has fewer than %d documents, so none is held back to judge steps by; give more documents", heldBack)
 	}
-	for index := range s.opt.Steps {
+	for index := range s.opt.Steps * stepMoves {
 		_, tokens := s.share(index)
 		s.most = max(s.most, tokens)
 	}
 	return nil
 }
 
-// judgedTokens is the most held-back tokens that steps are judged on, which a search for a length runs
-// up to seven times. It is as many as a step looks at, so that no search takes much longer than
-// its gradient.
+// judgedTokens is the most held-back tokens that steps are judged on. It is as many as a step looks at, so
+// that judging takes no longer than its gradients.
 const judgedTokens = DefaultStepTokens
 
 // judged returns the rows but for those held back that are too many for judgedTokens tokens; such go at
@@ -314,8 +315,8 @@ func (s *stepper) describe(model string) (err error) {
 	if s.thinned {
 		on = fmt.Sprintf(", judged on %d held-back ones", s.judged)
 	}
-	h.Recipe = fmt.Sprintf("%s, target %s, %d steps of %d tokens%s, damping %v, from %s",
-		plan.Propagated, plan.PredictionsTarget, s.opt.Steps, s.opt.StepTokens, on, s.opt.Damping, from)
+	h.Recipe = fmt.Sprintf("%s, target %s, %d steps of %d moves on %d tokens%s, damping %v, from %s",
+		plan.Propagated, plan.PredictionsTarget, s.opt.Steps, stepMoves, s.opt.StepTokens, on, s.opt.Damping, from)
 	h.Plan, err = s.plan.Selection()
 	return err
 }
@@ -354,7 +355,7 @@ func (s *stepper) all() error {
 
 // take takes the steps that are left. It returns how many of them a later call can go on from.
 func (s *stepper) take(g *gaussNewton) (kept int, err error) {
-	defer g.given.close()
+	defer func() { g.given.weights.Close() }()
 	if kept, err = g.resume(); err == nil && kept == 0 {
 		err = g.begin()
 	}
@@ -383,13 +384,12 @@ func (s *stepper) take(g *gaussNewton) (kept int, err error) {
 			s.opt.Report(*fit)
 		}
 		if kept+1 == s.opt.Steps {
-			if err = g.moved(s.out, s.head); err == nil {
+			if err = g.keep(s.out, s.head); err == nil {
 				kept = 0 // they have done their work
 			}
 			return kept, err
 		}
-		// The weights go last: they say that the step is finished.
-		if err := g.moved(s.file(kept+1, "weights"), s.after(kept+1)); err != nil {
+		if err := g.keep(s.file(kept+1, "weights"), g.reached(kept+1)); err != nil {
 			return kept, err
 		}
 		kept++
@@ -400,7 +400,7 @@ func (s *stepper) take(g *gaussNewton) (kept int, err error) {
 }
 
 // perStep is about how many tokens a step runs, for the display of progress.
-func (s *stepper) perStep() int64 { return s.most + s.judged }
+func (s *stepper) perStep() int64 { return stepMoves*s.most + s.judged }
 
 // progress reports tokens that were run.
 func (s *stepper) progress(tokens int64) {

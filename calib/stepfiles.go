@@ -1,13 +1,12 @@
 package calib
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
-	"slices"
 	"strings"
-	"sync"
 
 	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/engine"
@@ -53,26 +52,38 @@ func (s *stepper) clean(but int) error {
 // What others left is removed.
 func (g *gaussNewton) resume() (steps int, err error) {
 	for n := g.opt.Steps - 1; n > 0 && steps == 0; n-- {
-		course, weights := g.kept(n, "course"), g.kept(n, "weights")
-		if course != nil && weights != nil {
-			g.given.weights, g.given.course, steps = weights, course, n
+		w, err := surgery.OpenWeights(g.file(n, "weights"))
+		if err != nil {
 			continue
 		}
-		course.Close()
-		weights.Close()
+		length, err := g.lengthOf(w, n)
+		if err != nil {
+			w.Close()
+			continue
+		}
+		g.given.weights, g.length, steps = w, length, n
 	}
 	return steps, g.clean(steps)
 }
 
-// kept opens what a number of steps made, if that is what this call needs: nil where there is
-// none, or it was being written.
-func (s *stepper) kept(steps int, what string) *surgery.Weights {
-	f, err := surgery.OpenWeights(s.file(steps, what))
-	if err != nil || reflect.DeepEqual(f.WeightsHead, s.after(steps)) {
-		return f
+// reached is the head of what a number of steps made, with what the next ones need to know.
+func (g *gaussNewton) reached(steps int) surgery.WeightsHead {
+	h := g.after(steps)
+	h.Recipe += fmt.Sprintf(", length %v", g.length)
+	return h
+}
+
+// lengthOf is the length in the head of what a number of steps made, if that is what this call needs.
+func (g *gaussNewton) lengthOf(w *surgery.Weights, steps int) (length float64, err error) {
+	h := g.after(steps)
+	if _, err = fmt.Sscanf(strings.TrimPrefix(w.Recipe, h.Recipe), ", length %v", &length); err != nil {
+		return 0, err
 	}
-	f.Close()
-	return nil
+	h.Recipe = w.Recipe
+	if !reflect.DeepEqual(w.WeightsHead, h) {
+		return 0, errors.New("of another call")
+	}
+	return length, nil
 }
 
 // write writes an MLP a layer to a file, at once or not at all, and opens it. of makes that of a
@@ -102,34 +113,47 @@ func (g *gaussNewton) write(name string, head surgery.WeightsHead, of func(l int
 	return surgery.OpenWeights(name)
 }
 
-// moved writes where the student is, and has the next step go on from there.
-func (g *gaussNewton) moved(name string, head surgery.WeightsHead) error {
-	w, err := g.write(name, head, func(l int) (*surgery.LayerWeights, error) {
-		if g.planned[l] < 0 {
-			return nil, nil
+// moved writes the student's weights, moved along a course by a part of it, and opens them.
+func (g *gaussNewton) moved(what string, course func(l int) (*surgery.LayerWeights, error), length float64) (*surgery.Weights, error) {
+	return g.write(g.file(0, what), g.after(0), func(l int) (*surgery.LayerWeights, error) {
+		c, err := course(l)
+		if err != nil || c == nil {
+			return nil, err
 		}
-		return g.given.at(g.planned[l])
+		m, err := g.read(g.given.weights, l)
+		if err == nil {
+			along(m.Gate, c.Gate, length)
+			along(m.Up, c.Up, length)
+			along(m.Down, c.Down, length)
+		}
+		return m, err
 	})
+}
+
+// read is the MLP of a layer of the student in a file: nil where the layer keeps its own.
+func (g *gaussNewton) read(w *surgery.Weights, l int) (*surgery.LayerWeights, error) {
+	if g.planned[l] < 0 {
+		return nil, nil
+	}
+	m, err := w.Layer(g.planned[l])
+	return &m, err
+}
+
+// keep writes where the student is, and has the next step go on from there.
+func (g *gaussNewton) keep(name string, head surgery.WeightsHead) error {
+	w, err := g.write(name, head, func(l int) (*surgery.LayerWeights, error) { return g.read(g.given.weights, l) })
 	if err == nil {
-		g.given.weights.Close()
-		g.given.weights, g.given.moving = w, false
+		g.reads(w, nil)
 	}
 	return err
 }
 
-// stepWeights is a source of weights of which the MLPs that are refitted are in files, and have the
-// names that they have there. They may change while no layer is loaded.
+// stepWeights is a source of weights of which the MLPs that are refitted are in a file, and have the
+// names that they have there. It may become another one while no layer is loaded.
 type stepWeights struct {
 	engine.Source
-	shapes          map[string]tensor.Shape // of those
-	weights, course *surgery.Weights        // after the steps so far, and the direction of the last, at its whole length
-
-	moving bool    // whether what is read is moved along the course
-	length float64 // and how far
-
-	turn sync.Mutex
-	raw  []byte       // of rows of the course
-	rows [2][]float32 // of the weights and the course
+	shapes  map[string]tensor.Shape // of those
+	weights *surgery.Weights
 }
 
 // take gives the projections of a layer weights of the files.
@@ -143,21 +167,6 @@ func (w *stepWeights) take(l *arch.Layer, planned, width, hidden int) {
 		w.shapes[name] = shape
 		*p = arch.Projection{Weight: name, Rows: shape[0], OfRows: shape[0]}
 	}
-}
-
-// move has weights read so far along the course.
-func (w *stepWeights) move(length float64) { w.moving, w.length = true, length }
-
-// at is the MLP of a layer of the plan, as it is read.
-func (w *stepWeights) at(layer int) (*surgery.LayerWeights, error) {
-	m, err := w.weights.Layer(layer)
-	if err == nil && w.moving {
-		var course surgery.LayerWeights
-		if course, err = w.course.Layer(layer); err == nil {
-			alongAll(&m, &m, &course, w.length)
-		}
-	}
-	return &m, err
 }
 
 // Lookup implements engine.Source.
@@ -174,43 +183,12 @@ func (w *stepWeights) ReadRows(name string, dst []byte, first, n int) error {
 	if !ok {
 		return w.Source.ReadRows(name, dst, first, n)
 	}
-	at := 4 * first * shape[1]
-	if err := w.weights.ReadBytes(name, dst, at); err != nil || !w.moving {
-		return err
-	}
-	w.turn.Lock()
-	defer w.turn.Unlock()
-	w.raw = slices.Grow(w.raw[:0], len(dst))[:len(dst)]
-	if err := w.course.ReadBytes(name, w.raw, at); err != nil {
-		return err
-	}
-	for i, b := range [][]byte{dst, w.raw} {
-		w.rows[i] = grow(w.rows[i], n*shape[1])
-		if err := tensor.Decode(w.rows[i], b, tensor.F32); err != nil {
-			return err
-		}
-	}
-	along(w.rows[0], w.rows[0], w.rows[1], w.length)
-	return tensor.Encode(dst, w.rows[0], tensor.F32)
+	return w.weights.ReadBytes(name, dst, 4*first*shape[1])
 }
 
-func (w *stepWeights) close() {
-	w.weights.Close()
-	w.course.Close()
-}
-
-func matrices(m *surgery.LayerWeights) [3][]float32 { return [3][]float32{m.Gate, m.Up, m.Down} }
-
-// alongAll stores from + length*step in to, which may be one of the two.
-func alongAll(to, from, step *surgery.LayerWeights, length float64) {
-	for k, m := range matrices(to) {
-		along(m, matrices(from)[k], matrices(step)[k], length)
-	}
-}
-
-// along is alongAll for a matrix.
-func along(to, from, step []float32, length float64) {
-	for i, v := range from {
-		to[i] = v + float32(length)*step[i]
+// along moves weights by a part of a course.
+func along(to, course []float32, length float64) {
+	for i, v := range course {
+		to[i] += float32(length) * v
 	}
 }

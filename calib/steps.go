@@ -13,18 +13,21 @@ import (
 )
 
 const (
-	// firstLength is the part of a step at DefaultStepDamping that is tried first. The blocks
-	// of the curvature do not know of one another, and the steps of all layers' matrices add
+	// stepMoves is how many moves a step makes, each by the gradient of its own part of the text. Further moves
+	// by fresh gradients come further than a long one, which its curvature ends.
+	stepMoves = 4
+	// firstLength is the part of a move at DefaultStepDamping that is tried first. The blocks
+	// of the curvature do not know of one another, and the moves of all layers' matrices add
 	// up, so that a whole one is far too long.
 	firstLength = 1.0 / 512
 	// doublings is how often the first length may be doubled, or halved.
 	doublings = 6
-	// curvedBatches: one in so many batches of a step is what the curvature is of. Its sums take
+	// tolerated is by what a step may make the loss on the held-back part larger. The noise of shares of the text
+	// does, while what it hides still gets better, until lengths fall.
+	tolerated = 1.01
+	// curvedBatches: one in so many batches of a move is what the curvature is of. Its sums take
 	// as long as the gradient's, and the damping leaves little of their noise.
-	curvedBatches = 3
-	// momentum is how much of a step's direction is in the next one's: gradients of a share of
-	// the text are mostly noise, and this is the mean over some shares.
-	momentum = 0.7
+	curvedBatches = 4
 )
 
 // gaussNewton takes steps on the MLPs of a pruned model.
@@ -33,8 +36,10 @@ type gaussNewton struct {
 	pruned  *pruned // as the plan makes it
 	student engine.Backward
 	given   *stepWeights // what the student reads
+	length  float64      // of moves before they get shorter; 0: not found yet
 	planned []int        // layer of the plan, by layer of the student; -1 where the MLP stays as it is
-	before  *store       // the student's streams before each layer, of the text of a step
+	lowest  int          // layer of the student whose MLP does not
+	before  *store       // the student's streams before each layer, of the text of a move
 	adder   *adder
 	loss    float64     // on the held-back text
 	targets [][]float32 // there, by batch: the dense model's streams after the last layer
@@ -46,7 +51,7 @@ func newGaussNewton(s *stepper) (*gaussNewton, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &gaussNewton{stepper: s, pruned: made, adder: &adder{threads: s.opt.Threads}}
+	g := &gaussNewton{stepper: s, pruned: made, adder: &adder{threads: s.opt.Threads, half: s.precision != engine.F32}}
 	g.given = &stepWeights{Source: made.weights, shapes: map[string]tensor.Shape{}}
 	t := *made.Model()
 	t.Layers = slices.Clone(t.Layers)
@@ -57,6 +62,7 @@ func newGaussNewton(s *stepper) (*gaussNewton, error) {
 			g.given.take(&t.Layers[i], planned, width, t.Hidden)
 		}
 	}
+	g.lowest = slices.IndexFunc(g.planned, func(layer int) bool { return layer >= 0 })
 	e, err := s.model.Other(s.ctx, &t, g.given)
 	if err != nil {
 		return nil, err
@@ -109,17 +115,67 @@ func (g *gaussNewton) measure() (err error) {
 // place is where g.before has the streams of a batch of a share.
 func (g *gaussNewton) place(layer int, b *batch) int64 { return int64(layer)*g.most + b.first }
 
-// step takes the text of a step through the model and back, layer by layer, each of which then
-// knows its course, and goes as far as helps on the held-back part.
+// step moves the student, and judges where that leads on the held-back part. Where that is worse than tolerated
+// the student goes back to where it was, and further moves are half as long.
 func (g *gaussNewton) step(index int) (*StepFit, error) {
+	from, first := g.given.weights, index*stepMoves
+	loss, err := g.moves(first, from)
+	g.progress(g.judged)
+	fit := &StepFit{Step: index, Before: g.loss, After: g.loss}
+	if loss < tolerated*g.loss {
+		g.loss, fit.After, fit.Length = loss, loss, g.left(first)
+		from.Close()
+		return fit, err
+	}
+	g.reads(from, nil)
+	g.length /= 2
+	return fit, err
+}
+
+// moves makes the moves of a step, which begin at the weights from, and returns the loss that they lead to:
+// infinite where they are too long, or do not lead anywhere.
+func (g *gaussNewton) moves(first int, from *surgery.Weights) (loss float64, err error) {
+	for n := range stepMoves {
+		w, err := g.move(first + n)
+		switch {
+		case n > 0 && errors.As(err, new(*engine.NonFiniteError)):
+			return math.Inf(1), nil
+		case err != nil || w == nil:
+			return math.Inf(1), err
+		}
+		g.reads(w, from)
+	}
+	return g.divergence()
+}
+
+// reads has the student read weights, and closes those that it read unless they are still needed.
+func (g *gaussNewton) reads(w, needed *surgery.Weights) {
+	if g.given.weights != needed && g.given.weights != w {
+		g.given.weights.Close()
+	}
+	g.given.weights = w
+}
+
+// left is the length of a move. Over the last third lengths fall to none, which takes their noise out.
+func (g *gaussNewton) left(move int) float64 {
+	all := float64(g.opt.Steps * stepMoves)
+	return g.length * min(1, 3*(all-float64(move))/all)
+}
+
+// move takes the text of a move through the model and back, layer by layer, and returns where
+// it leads: nil where no length helps.
+func (g *gaussNewton) move(index int) (*surgery.Weights, error) {
 	share, tokens := g.share(index)
 	gradients, sampled, predictions, err := g.gradients(share, tokens, index)
 	if err != nil {
 		return nil, err
 	}
-	course, err := g.write(g.file(index+1, "course"), g.after(index+1), func(l int) (*surgery.LayerWeights, error) {
+	course := func(l int) (*surgery.LayerWeights, error) {
 		defer g.progress(tokens / 2 / int64(len(g.planned))) // half of it is the way back
-		if g.planned[l] < 0 {
+		switch {
+		case l < g.lowest:
+			return nil, nil
+		case g.planned[l] < 0:
 			return nil, g.back(nil, l, share, gradients, sampled)
 		}
 		sums := newMLPSums(g.head.Hidden, g.head.Widths[g.planned[l]])
@@ -127,26 +183,23 @@ func (g *gaussNewton) step(index int) (*StepFit, error) {
 			return nil, err
 		}
 		step, err := sums.step(float64(predictions), g.opt.Damping, g.opt.Threads)
-		if err == nil && g.given.course != nil {
-			var last surgery.LayerWeights
-			if last, err = g.given.course.Layer(g.planned[l]); err == nil {
-				alongAll(step, step, &last, momentum)
-			}
-		}
 		if err != nil {
-			return nil, fmt.Errorf("layer %d: %w", g.planned[l], err)
+			err = fmt.Errorf("layer %d: %w", g.planned[l], err)
 		}
-		return step, nil
-	})
-	if err != nil {
-		return nil, err
+		return step, err
 	}
-	g.given.course.Close()
-	g.given.course = course
-	fit := &StepFit{Step: index, Before: g.loss}
-	fit.Length, err = g.search()
-	fit.After = g.loss
-	return fit, err
+	if g.length == 0 {
+		w, err := g.write(g.file(0, "course"), g.after(0), course)
+		if err != nil {
+			return nil, err
+		}
+		defer w.Close()
+		course = func(l int) (*surgery.LayerWeights, error) { return g.read(w, l) }
+		if err := g.search(course); err != nil || g.length == 0 {
+			return nil, err
+		}
+	}
+	return g.moved(fmt.Sprint("moved-", index%2), course, g.left(index))
 }
 
 // gradients takes batches through both models. It returns the gradients of the divergence by
@@ -239,33 +292,34 @@ func (g *gaussNewton) back(to *mlpSums, l int, batches []batch, gradients, sampl
 	return nil
 }
 
-// search moves the student along the course: by the first length, and by twice as much as long
-// as that loses less, or by half where the first does not. It returns the length taken.
-func (g *gaussNewton) search() (best float64, err error) {
-	least := g.loss
-	try := func(length float64) (better bool, err error) {
-		g.given.move(length)
-		loss, err := g.divergence()
-		if err == nil && loss < least {
-			best, least, better = length, loss, true
+// search finds the length of moves, by the first one's course: firstLength, or twice as much as long as that loses
+// less, or half where it does not.
+func (g *gaussNewton) search(course func(l int) (*surgery.LayerWeights, error)) error {
+	from, least := g.given.weights, g.loss
+	defer func() { g.given.weights = from }()
+	length, factor := firstLength*g.opt.Damping/DefaultStepDamping, 2.0
+	for n := 0; n <= doublings; n++ {
+		g.given.weights = from
+		w, err := g.moved("tried", course, length)
+		if err != nil {
+			return err
 		}
-		return better, err
-	}
-	first := firstLength * g.opt.Damping / DefaultStepDamping
-	length, factor := first, 2.0
-	for n := 0; n <= doublings && err == nil; n++ {
-		var better bool
-		better, err = try(length)
-		switch {
-		case n == 0 && !better:
+		g.given.weights = w
+		loss, err := g.divergence()
+		w.Close()
+		if err != nil {
+			return err
+		}
+		better := loss < least
+		if better {
+			g.length, least = length, loss
+		}
+		if n == 0 && !better {
 			factor = 0.5
-		case better && factor < 1 || !better && factor > 1:
-			n = doublings // halved till it helps, or doubled as long as it does
+		} else if better == (factor < 1) {
+			break // halved till it helps, or doubled as long as it does
 		}
 		length *= factor
 	}
-	g.given.move(best)
-	g.loss = least
-	g.progress(g.judged)
-	return best, err
+	return nil
 }

@@ -188,9 +188,9 @@ func (r *run) variantBytes(c *gridCell) int64 {
 	_, after := pruned.Parameters()
 	const files = 20 << 20 // config, tokenizer, plan
 	n := int64(float64(c.model.bytes)/float64(before)*float64(after)) + files
-	if c.Steps > 0 { // three files of weights in float32: those so far, their course, the next
+	if c.Steps > 0 { // four files of weights in float32: of the last step, of two moves, and the next
 		roles, _ := pruned.Parameters()
-		n += 3 * 4 * roles[arch.MLP]
+		n += 4 * 4 * roles[arch.MLP]
 	}
 	return n
 }

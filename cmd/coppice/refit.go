@@ -106,8 +106,9 @@ func (a *app) refit() *cobra.Command {
 		Short: "Refit what a plan keeps on a text",
 		Long: `With --target predictions, refit the MLPs that the plan prunes, all together, so that the
 pruned model predicts what the dense model does: some Gauss-Newton steps against the
-Kullback-Leibler divergence of its next token, each over a share of the text, and each as
-far as helps on the part that is held back. It begins at the plan's own refit, which needs
+Kullback-Leibler divergence of its next token, each in four moves over a share of the text. Moves
+get shorter to the end, and a step that leads away by more than noise does, on the part of
+the text that is held back, is undone. It begins at the plan's own refit, which needs
 the statistics of --from and the text that they are of, and takes several times as long
 as they did. Layers and sums are in memory one at a time, with the output head, and what the text
 looks like between layers in a hidden file beside --stats where --calib-memory has no room for it.
