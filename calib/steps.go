@@ -24,7 +24,7 @@ const (
 	doublings = 6
 	// tolerated is by what a step may make the loss on the held-back part larger. The noise of shares of the text
 	// does, while what it hides still gets better, until lengths fall.
-	tolerated = 1.01
+	tolerated = 1.05
 	// curvedBatches: one in so many batches of a move is what the curvature is of. Its sums take
 	// as long as the gradient's, and the damping leaves little of their noise.
 	curvedBatches = 4
