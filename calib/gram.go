@@ -61,28 +61,34 @@ func (a *adder) load(x []float32, d int, rows []int) chunk {
 	a.memory.Reset()
 	a.packed(&c) // for its size
 	a.memory.Allocate()
-	pack := a.packed(&c)
-	linalg.Parallel(a.threads, (d+kernel.PanelCols-1)/kernel.PanelCols, func(p int) {
+	packed := a.packed(&c)
+	linalg.Parallel(a.threads, packed.Panels(), func(p int) {
 		// The rows are in memory: nothing can fail.
-		_ = pack(p, p+1, func(o int, dst []float32) error { copy(dst, c.x.values[o*c.n:][:c.n]); return nil })
+		_ = packed.Pack(p, p+1, func(o int, dst []float32) error { copy(dst, c.x.values[o*c.n:][:c.n]); return nil })
 	})
 	return c
 }
 
+// packer is what a chunk is packed in, in either precision.
+type packer interface {
+	Panels() int
+	Pack(p0, p1 int, row func(o int, dst []float32) error) error
+}
+
 // packed makes room for a chunk, and returns what fills it.
-func (a *adder) packed(c *chunk) (pack func(p0, p1 int, row func(o int, dst []float32) error) error) {
+func (a *adder) packed(c *chunk) (p packer) {
 	var err error
 	if a.half {
 		c.half, err = kernel.NewBF16(&a.memory, c.d, c.n)
-		pack = c.half.Pack
+		p = c.half
 	} else {
 		c.full, err = kernel.NewF32(&a.memory, c.d, c.n)
-		pack = c.full.Pack
+		p = c.full
 	}
 	if err != nil {
 		panic(err) // both sizes are positive
 	}
-	return pack
+	return p
 }
 
 // mul multiplies rows of turned values with a chunk's first cols neurons: to is [rows, d].
