@@ -24,6 +24,9 @@ type Node struct {
 type Target struct {
 	Index int
 	Token int32
+	// Label is the part of what Layerwise.Divergence compares with that is Token itself, 0 to 1; what a model predicts is
+	// the rest. Scores do not depend on it.
+	Label float32
 }
 
 // Validate reports what is wrong with the batch for a model with that many tokens in
@@ -47,6 +50,9 @@ func (b Batch) Validate(vocab int) error {
 			}
 			if t.Token < 0 || int(t.Token) >= vocab {
 				return fmt.Errorf("node %d: the target %d is not in the vocabulary of %d", i, t.Token, vocab)
+			}
+			if !(t.Label >= 0 && t.Label <= 1) {
+				return fmt.Errorf("node %d: a label of %v: expected a share between 0 and 1", i, t.Label)
 			}
 		}
 	}

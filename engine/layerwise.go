@@ -34,8 +34,9 @@ type Layerwise interface {
 	// Divergence returns for each position that the targets of a batch ask for, node after
 	// node, ascending, the Kullback-Leibler divergence, in nats, of what comes next after
 	// other from what comes next after stream: the sum over the vocabulary of p (log p -
-	// log q). Both are residual streams after the last layer. Where it is no number the
-	// error names the head.
+	// log q). Both are residual streams after the last layer. Where a target has a label l it is (1-l) times that, and
+	// l times the negative log-probability q of its token (Hinton et al., arXiv 1503.02531, section 2); of several
+	// targets of a position the first has it. Where it is no number the error names the head.
 	Divergence(ctx context.Context, batch Batch, stream, other []float32) ([]float64, error)
 }
 

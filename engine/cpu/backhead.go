@@ -33,11 +33,14 @@ func (w *Layerwise) DivergenceGradient(ctx context.Context, batch engine.Batch, 
 				for k := range gap {
 					gap[k] = p[k] - q[k]
 				}
-				more := kernel.LogSumExp(q) - kernel.LogSumExp(p)
+				label, sum := &at[i].asks[0], kernel.LogSumExp(q)
+				label.logit = q[label.token]
+				more := sum - kernel.LogSumExp(p)
 				kernel.Softmax(p)
 				kernel.Softmax(q)
-				all[first+i] = float64(kernel.Dot(p, gap)) + more
-				kernel.AXPY(-1, p, q)
+				all[first+i] = label.labelled(float64(kernel.Dot(p, gap))+more, sum)
+				kernel.AXPY(label.label-1, p, q)
+				q[label.token] -= label.label
 			}
 		})
 	if err != nil {

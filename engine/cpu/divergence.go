@@ -43,7 +43,7 @@ func (w *Layerwise) Divergence(ctx context.Context, batch engine.Batch, stream, 
 
 // diverge computes the divergences at no more than headRows positions, one part of the vocabulary
 // after another: of each part the sum of p (a - b), a and b the logits, p as if the part
-// were all there is, and the log-sum-exps, by which the parts are joined.
+// were all there is, and the log-sum-exps, by which the parts are joined; and b of labels.
 func (e *Engine) diverge(all []float64, at []wanted, stream, other []float32) {
 	n, h := len(all), e.model.Hidden
 	var x [2]rows
@@ -66,6 +66,10 @@ func (e *Engine) diverge(all []float64, at []wanted, stream, other []float32) {
 			la, lb := a[r*m.out:(r+1)*m.out], b[r*m.out:(r+1)*m.out]
 			p := r*vocabulary + i
 			partsA[p].logSumExp, partsB[p].logSumExp = kernel.LogSumExp(la), kernel.LogSumExp(lb)
+			label := &at[r].asks[0]
+			if token := label.token - i*vocabPart; token >= 0 && token < len(lb) {
+				label.logit = lb[token]
+			}
 			for k := range lb {
 				lb[k] = la[k] - lb[k]
 			}
@@ -79,6 +83,15 @@ func (e *Engine) diverge(all []float64, at []wanted, stream, other []float32) {
 		for p := p0; p < p1; p++ {
 			gap += math.Exp(partsA[p].logSumExp-allA) * gaps[p]
 		}
-		all[r] = gap + (allB - allA)
+		all[r] = at[r].asks[0].labelled(gap+(allB-allA), allB)
 	}
+}
+
+// labelled is the loss at a position, given the divergence and the log-sum-exp of the logits, of which ask has its token's.
+func (a *ask) labelled(divergence, logSumExp float64) float64 {
+	if a.label == 0 {
+		return divergence
+	}
+	l := float64(a.label)
+	return (1-l)*divergence + l*(logSumExp-float64(a.logit))
 }

@@ -71,6 +71,7 @@ type wanted struct {
 // ask is a token whose logit is needed and the place of its score.
 type ask struct {
 	token int
+	label float32 // of Divergence
 	logit float32
 	score *engine.Score
 }
@@ -100,7 +101,7 @@ func wantedOf(b engine.Batch, l *layout) ([][]engine.Score, []wanted) {
 				list = append(list, wanted{row: l.nodes[i].first + t.Index})
 			}
 			w := &list[len(list)-1]
-			w.asks = append(w.asks, ask{token: int(t.Token), score: &scores[i][j]})
+			w.asks = append(w.asks, ask{token: int(t.Token), label: t.Label, score: &scores[i][j]})
 		}
 	}
 	return scores, list

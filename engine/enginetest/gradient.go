@@ -21,14 +21,25 @@ func testGradient(t *testing.T, _ Opener, layerwise LayerwiseOpener) {
 		t.Run(c.Name, func(t *testing.T) {
 			m := model(t, string(c.Config))
 			batch, _ := forest(80) // more than a tile of queries
+			label(batch)
 			l := layerwise(t, m, Options{Threads: 2, MaxLength: 128}).(engine.Backward)
 			checkGradient(t, l, batch)
 			batch, _ = forest(9)
+			label(batch)
 			checkMLPGradient(t, m, l, batch)
 		})
 	}
 	t.Run("sampled", func(t *testing.T) { checkSampled(t, layerwise(t, model(t, TinyLlama), Options{}).(engine.Backward)) })
 	t.Run("refusals", func(t *testing.T) { checkGradientRefusals(t, layerwise) })
+}
+
+// label gives every third target a label, from 0.3 to 1.
+func label(b engine.Batch) {
+	for _, n := range b.Nodes {
+		for i := 0; i < len(n.Targets); i += 3 {
+			n.Targets[i].Label = min(1, 0.3+0.1*float32(i))
+		}
+	}
 }
 
 // checkMLPGradient compares the gradients by the matrices of each MLP, which are made of

@@ -386,7 +386,7 @@ func testLayerwiseRefusals(t *testing.T, _ Opener, layerwise LayerwiseOpener) {
 }
 
 // testDivergence: divergences are those of the log-probabilities of all tokens of the
-// vocabulary, whatever parts it is computed in, and none where the streams are equal.
+// vocabulary, mixed with labels' where there are any, whatever parts it is computed in, and none where the streams are equal.
 func testDivergence(t *testing.T, _ Opener, layerwise LayerwiseOpener) {
 	const vocab = 2500
 	l := layerwise(t, model(t, With(TinyLlama, map[string]any{"vocab_size": vocab, "final_logit_softcapping": 30.0})), Options{Threads: 2})
@@ -417,16 +417,25 @@ func testDivergence(t *testing.T, _ Opener, layerwise LayerwiseOpener) {
 		return all
 	}
 	p, q := scores(stream), scores(other)
+	token := func(at int) int32 { return int32(at*977+2) % vocab } // in all parts of the vocabulary
+	share := func(at int) float32 { return float32(at%3) / 2 }
 	for i := range batch.Nodes {
 		n := &batch.Nodes[i]
 		n.Targets = nil
 		for at := range n.Tokens { // out of order, and some twice
-			n.Targets = append(n.Targets, engine.Target{Index: len(n.Tokens) - 1 - at}, engine.Target{Index: at / 2})
+			last := len(n.Tokens) - 1 - at
+			n.Targets = append(n.Targets, engine.Target{Index: last, Token: token(last), Label: share(last)}, engine.Target{Index: at / 2, Token: token(at / 2), Label: share(at / 2)})
 		}
 	}
 	got, err := l.Divergence(context.Background(), batch, stream, other)
 	if err != nil {
 		t.Fatal(err)
+	}
+	at := make([]int, 0, len(got)) // in its node
+	for _, n := range batch.Nodes {
+		for i := range n.Tokens {
+			at = append(at, i)
+		}
 	}
 	if len(got) != 73 {
 		t.Fatalf("%d divergences of 73 tokens", len(got))
@@ -437,6 +446,8 @@ func testDivergence(t *testing.T, _ Opener, layerwise LayerwiseOpener) {
 		for k := i * vocab; k < (i+1)*vocab; k++ {
 			want += math.Exp(p[k]) * (p[k] - q[k])
 		}
+		part := float64(share(at[i]))
+		want = (1-part)*want - part*q[i*vocab+int(token(at[i]))]
 		if math.Abs(got[i]-want) > 1e-5*(1+want) {
 			t.Errorf("token %d: divergence %v, want %v", i, got[i], want)
 		}
@@ -444,6 +455,11 @@ func testDivergence(t *testing.T, _ Opener, layerwise LayerwiseOpener) {
 	}
 	if least < 1e-3 {
 		t.Errorf("the least divergence is %v: this checks little", least)
+	}
+	for _, n := range batch.Nodes {
+		for i := range n.Targets {
+			n.Targets[i].Label = 0
+		}
 	}
 	same, err := l.Divergence(context.Background(), batch, stream, stream)
 	if err != nil || slices.ContainsFunc(same, func(d float64) bool { return d != 0 }) {

@@ -24,6 +24,8 @@ func testRefusals(t *testing.T, open Opener) {
 		"a negative token":      {{Parent: -1, Tokens: []int32{-1}}},
 		"a target too large":    {{Parent: -1, Tokens: []int32{1}, Targets: []engine.Target{{Token: 48}}}},
 		"a target past the end": {{Parent: -1, Tokens: []int32{1}, Targets: []engine.Target{{Index: 1}}}},
+		"a label above 1":       {{Parent: -1, Tokens: []int32{1}, Targets: []engine.Target{{Label: 1.5}}}},
+		"a negative label":      {{Parent: -1, Tokens: []int32{1}, Targets: []engine.Target{{Label: -0.5}}}},
 	} {
 		if _, err := e.Score(context.Background(), engine.Batch{Nodes: nodes}, nil); err == nil {
 			t.Errorf("%s: no error", name)
