@@ -100,7 +100,7 @@ func (m *lossMeter) backThrough(ctx context.Context, student engine.Backward, mi
 	gradients := make([][]float32, len(batches))
 	for i := range batches {
 		gradients[i] = make([]float32, len(last[i]))
-		d, err := student.DivergenceGradient(ctx, forestOf(&batches[i], 1), m.dense[first+i], last[i], gradients[i])
+		d, err := student.DivergenceGradient(ctx, forestOf(&batches[i], 1, 0), m.dense[first+i], last[i], gradients[i])
 		if err != nil {
 			return 0, fmt.Errorf("a pruned model cannot be judged: %w", err)
 		}

@@ -99,7 +99,7 @@ func (s *sharer) lossOfAll(t *testing.T, p *plan.Plan) float64 {
 	if err != nil {
 		t.Fatal(err)
 	}
-	all, err := divergences(s.ctx, m, s.losses.batches, s.losses.dense, streams, 1)
+	all, err := divergences(s.ctx, m, s.losses.batches, s.losses.dense, streams, 1, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -118,7 +118,7 @@ func (m *lossMeter) score(ctx context.Context, model engine.Layerwise, streams [
 	if err := m.answer(ctx); err != nil {
 		return nil, err
 	}
-	loss, err := divergences(ctx, model, m.batches, m.dense, streams, compared)
+	loss, err := divergences(ctx, model, m.batches, m.dense, streams, compared, 0)
 	if err != nil {
 		return nil, fmt.Errorf("a pruned model cannot be judged: %w", err)
 	}
@@ -193,11 +193,11 @@ func embed(ctx context.Context, m engine.Layerwise, batches []batch) ([][]float3
 }
 
 // divergences are those of what comes next after a model's streams from what comes next after
-// the dense model's, at one in so many tokens.
-func divergences(ctx context.Context, m engine.Layerwise, batches []batch, dense, streams [][]float32, every int) (perToken, error) {
+// the dense model's, at one in so many tokens; with labels as forestOf says.
+func divergences(ctx context.Context, m engine.Layerwise, batches []batch, dense, streams [][]float32, every int, labels float32) (perToken, error) {
 	var all perToken
 	for i := range batches {
-		d, err := m.Divergence(ctx, forestOf(&batches[i], every), dense[i], streams[i])
+		d, err := m.Divergence(ctx, forestOf(&batches[i], every, labels), dense[i], streams[i])
 		if err != nil {
 			return nil, err
 		}
@@ -207,13 +207,17 @@ func divergences(ctx context.Context, m engine.Layerwise, batches []batch, dense
 }
 
 // forestOf is the engine's form of a batch, with one in so many of its tokens, but first
-// tokens, as a target.
-func forestOf(b *batch, every int) engine.Batch {
+// tokens, as a target. labels is the share of the text's own next tokens in what the model is compared with there.
+func forestOf(b *batch, every int, labels float32) engine.Batch {
 	forest := batchOf(b.rows)
 	for n, r := range b.rows {
 		for at := every - 1; at < len(r.tokens); at += every {
 			if !r.first[at] {
-				forest.Nodes[n].Targets = append(forest.Nodes[n].Targets, engine.Target{Index: at})
+				target := engine.Target{Index: at}
+				if labels > 0 && r.labels[at] {
+					target.Token, target.Label = r.tokens[at+1], labels
+				}
+				forest.Nodes[n].Targets = append(forest.Nodes[n].Targets, target)
 			}
 		}
 	}

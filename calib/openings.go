@@ -50,7 +50,7 @@ func parseOpenings(name string, data []byte) (*Openings, error) {
 			return nil, fmt.Errorf("%s: is not text in UTF-8; openings are lines of text", at)
 		}
 		if strings.TrimSpace(string(line)) != "" {
-			o.lines = append(o.lines, document{at, string(line)})
+			o.lines = append(o.lines, document{name: at, text: string(line)})
 		}
 	}
 	if len(o.lines) == 0 {

@@ -26,6 +26,10 @@ type StepOptions struct {
 	Steps      int     // 1 to MaxSteps
 	StepTokens int     // of the text that a step looks at, about, in four parts, each for a move; steps go round the text. 0: DefaultStepTokens
 	Damping    float64 // of the curvature, above 0; 0: DefaultStepDamping
+	// Labels is the share of the text's own next tokens, 0 to 1, in what the pruned model is to predict; the rest
+	// is what the dense model predicts (Hinton et al., arXiv 1503.02531, section 2). Of texts that a model
+	// wrote (WriteTexts) there are none: they say what the model predicts already.
+	Labels float64
 	// Report is called after each step; may be nil.
 	Report func(StepFit)
 }
@@ -37,7 +41,8 @@ const (
 	DefaultStepDamping = 10
 )
 
-// StepFit says what a step came to. Divergences are means over held-back tokens, in nats;
+// StepFit says what a step came to. Divergences are means over held-back tokens, in nats, with labels the loss that is
+// left of them by as much and has as much of the labels' negative log-probabilities;
 // Length is the part of a damped step that its first move was, 0 where the step was undone.
 type StepFit struct {
 	Step          int
@@ -87,6 +92,7 @@ func RefitPredictions(ctx context.Context, m *lm.Layerwise, c *checkpoint.Checkp
 		w.Close()
 		return nil, err
 	}
+	p.Refit.Labels = opt.Labels
 	return w, nil
 }
 
@@ -117,6 +123,7 @@ type stepper struct {
 	fit, held  []batch // of the text, the latter those that steps are judged on
 	judged     int64   // tokens of held
 	thinned    bool    // whether those are not all that is held back
+	labelled   int64   // tokens of both with a label, where there are labels
 	most       int64   // tokens of the largest share of the text that a move looks at
 	spill      bool    // whether the streams before each layer are in a file
 	done       int64   // tokens run
@@ -128,6 +135,8 @@ func newStepper(ctx context.Context, m *lm.Layerwise, c *checkpoint.Checkpoint, 
 		return nil, fmt.Errorf("%d steps: expected 1 to %d", opt.Steps, MaxSteps)
 	case opt.StepTokens < 0:
 		return nil, fmt.Errorf("%d tokens a step: expected at least one, or 0 for %d", opt.StepTokens, DefaultStepTokens)
+	case !(opt.Labels >= 0 && opt.Labels <= 1):
+		return nil, fmt.Errorf("labels %v: expected a share between 0 and 1", opt.Labels)
 	case !(opt.Damping >= 0 && opt.Damping <= maxStepDamping):
 		return nil, fmt.Errorf("a damping of %v: expected a number above 0 and at most %v, or 0 for %v", opt.Damping, maxStepDamping, DefaultStepDamping)
 	}
@@ -244,6 +253,13 @@ func (s *stepper) read(sources []string) error {
 	rows := judged(text.rows)
 	s.thinned = len(rows) < len(text.rows)
 	text.rows = rows
+	for _, r := range rows {
+		for i, label := range r.labels {
+			if label && !r.first[i] {
+				s.labelled++
+			}
+		}
+	}
 	for _, b := range text.batches() {
 		if b.rows[0].held {
 			s.held = append(s.held, b)
@@ -315,8 +331,12 @@ func (s *stepper) describe(model string) (err error) {
 	if s.thinned {
 		on = fmt.Sprintf(", judged on %d held-back ones", s.judged)
 	}
+	target := string(plan.PredictionsTarget)
+	if s.opt.Labels > 0 {
+		target += fmt.Sprintf(" with labels %v at %d tokens", s.opt.Labels, s.labelled)
+	}
 	h.Recipe = fmt.Sprintf("%s, target %s, %d steps of %d moves on %d tokens%s, damping %v, from %s",
-		plan.Propagated, plan.PredictionsTarget, s.opt.Steps, stepMoves, s.opt.StepTokens, on, s.opt.Damping, from)
+		plan.Propagated, target, s.opt.Steps, stepMoves, s.opt.StepTokens, on, s.opt.Damping, from)
 	h.Plan, err = s.plan.Selection()
 	return err
 }

@@ -3,6 +3,7 @@ package calib
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"math"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/engine"
 	"github.com/coppice-lm/coppice/plan"
+	"github.com/coppice-lm/coppice/score"
 	"github.com/coppice-lm/coppice/surgery"
 )
 
@@ -84,7 +86,7 @@ func heldDivergence(t *testing.T, f *fixture, dir string) float64 {
 		if !b.rows[0].held {
 			continue
 		}
-		forest := forestOf(&b, compared)
+		forest := forestOf(&b, compared, 0)
 		a := runThrough(t, f.model.Engine(), forest)
 		c := runThrough(t, pruned, forest)
 		all, err := pruned.Divergence(context.Background(), forest, a, c)
@@ -186,10 +188,104 @@ func TestStepsSameBytes(t *testing.T) {
 	if _, err := RefitPredictions(context.Background(), f.model, f.checkpoint, f.stats, other, []string{f.text}, out, opt); err == nil || !strings.Contains(err.Error(), "other refitted weights") {
 		t.Errorf("from another refit: %v", err)
 	}
-	opt.Damping = 1
+	opt.Labels = 0.5
+	if _, err := take(context.Background(), out, opt); err == nil || !strings.Contains(err.Error(), "other refitted weights") {
+		t.Errorf("with labels: %v", err)
+	}
+	opt.Labels, opt.Damping = 0, 1
 	if _, err := take(context.Background(), out, opt); err == nil || !strings.Contains(err.Error(), "other refitted weights") {
 		t.Errorf("another damping: %v", err)
 	}
+}
+
+// With labels steps lower the loss that has a share of the text's own next tokens, and say so by what the
+// written model, opened and run, comes to; of text that a model wrote they are those without labels.
+func TestStepsLabels(t *testing.T) {
+	f := newFixture(t, 2)
+	take := func(text string, st *score.Stats, labels float64) (fits []StepFit, p *plan.Plan, w *surgery.Weights) {
+		opt := stepOptions()
+		opt.Labels, opt.Report = labels, func(s StepFit) { fits = append(fits, s) }
+		p = f.thirdsOf(t)
+		if st == nil { // those of the fixture have another text
+			p.Refit = nil
+			for i := range p.Layers {
+				p.Layers[i].Damping = 0
+			}
+		}
+		w, err := RefitPredictions(context.Background(), f.model, f.checkpoint, st, p, []string{text}, filepath.Join(t.TempDir(), "weights"), opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { w.Close() })
+		return fits, p, w
+	}
+	const share = 0.75
+	fits, p, w := take(f.text, f.stats, share)
+	if p.Refit.Labels != share || !strings.Contains(w.Recipe, "target predictions with labels 0.75 at ") {
+		t.Errorf("the plan's refit %+v, weights by %s", p.Refit, w.Recipe)
+	}
+	none, _, _ := take(f.text, f.stats, 0)
+	loss := heldLabelled(t, f, dense{f.checkpoint, f.model}.prune(t, p, w), share)
+	if after := fits[2].After; math.Abs(after-loss) > 1e-5*loss || !(after < 0.99*fits[0].Before) || fits[0].Before < 2*none[0].Before {
+		t.Errorf("steps %v, the written model %v; without labels %v", fits, loss, none)
+	}
+
+	var written bytes.Buffer
+	for _, d := range mustRead(t, f.text) {
+		if err := json.NewEncoder(&written).Encode(map[string]string{"text": d.text, "written_by": "sha256:0123"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text := filepath.Join(t.TempDir(), "written.jsonl")
+	write(t, text, written.String())
+	fits, _, w = take(text, nil, share)
+	if !strings.Contains(w.Recipe, "at 0 tokens") {
+		t.Errorf("of text that a model wrote: %s", w.Recipe)
+	}
+	if none, _, _ = take(text, nil, 0); !slices.Equal(fits, none) {
+		t.Errorf("text that a model wrote: steps %v with labels, %v without", fits, none)
+	}
+}
+
+// heldLabelled is heldDivergence with a share of labels, from scores of the text's own tokens.
+func heldLabelled(t *testing.T, f *fixture, dir string, share float64) float64 {
+	t.Helper()
+	text, err := layRows(f.model, mustRead(t, f.text), &f.options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pruned := openThreads(t, dir, 1).Engine()
+	sum, n := 0.0, 0
+	for _, r := range text.rows {
+		starts := map[int]bool{len(r.tokens): true} // where another document begins
+		for _, s := range r.spans {
+			starts[s.at] = true
+		}
+		for at := compared - 1; r.held && at < len(r.tokens); at += compared {
+			if r.first[at] {
+				continue
+			}
+			part, next := share, int32(0)
+			if starts[at+1] {
+				part = 0
+			} else {
+				next = r.tokens[at+1]
+			}
+			b := engine.Batch{Nodes: []engine.Node{{Parent: -1, Tokens: r.tokens[:at+1], Targets: []engine.Target{{Index: at, Token: next}}}}}
+			c := runThrough(t, pruned, b)
+			kl, err := pruned.Divergence(context.Background(), b, runThrough(t, f.model.Engine(), b), c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			scores, err := pruned.Score(context.Background(), b, c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sum += (1-part)*kl[0] - part*float64(scores[0][0].LogProb)
+			n++
+		}
+	}
+	return sum / float64(n)
 }
 
 // With the least memory the streams before each layer are in a file, which goes with the run

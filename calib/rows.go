@@ -28,6 +28,7 @@ const heldBack = 10
 type row struct {
 	tokens []int32
 	first  []bool // of each token: whether it is a first token
+	labels []bool // of each token: whether the next one is a label, of the same document, which no model wrote
 	spans  []span
 	held   bool
 }
@@ -61,7 +62,7 @@ type builder struct {
 func (b *builder) full() bool { return b.budget == 0 }
 
 // add appends a document's tokens.
-func (b *builder) add(document int, tokens []int32) {
+func (b *builder) add(document int, tokens []int32, written bool) {
 	tokens = tokens[:min(len(tokens), b.budget)]
 	b.budget -= len(tokens)
 	for start := true; len(tokens) > 0; start = false {
@@ -74,6 +75,7 @@ func (b *builder) add(document int, tokens []int32) {
 		for i, t := range tokens[:n] {
 			r.first = append(r.first, len(r.tokens) == 0 || start && i == 0 || t == b.bos && b.bos >= 0)
 			r.tokens = append(r.tokens, t)
+			r.labels = append(r.labels, i+1 < n && !written)
 		}
 		tokens = tokens[n:]
 	}
@@ -109,7 +111,7 @@ func layRows(m *lm.Layerwise, documents []document, opt *Options) (*layout, erro
 				return nil, fmt.Errorf("%s: token %d is not in the model's vocabulary of %d: the tokenizer belongs to another model", documents[at].name, t, vocab)
 			}
 		}
-		b.add(len(l.names), tokens)
+		b.add(len(l.names), tokens, documents[at].written)
 		l.names = append(l.names, documents[at].name)
 		l.bytes += len(documents[at].text)
 		l.documents++

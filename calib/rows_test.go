@@ -44,7 +44,7 @@ func TestPaddingNeverCounts(t *testing.T) {
 	}
 	want := score.NewLayerStats(tinyWidth)
 	for _, s := range texts {
-		l, err := layRows(m, []document{{"alone", s}}, &opt)
+		l, err := layRows(m, []document{{text: s}}, &opt)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -59,13 +59,40 @@ func TestPaddingNeverCounts(t *testing.T) {
 		t.Errorf("first tokens: %v", err)
 	}
 	opt.Context, opt.Rows = 512, Packed
-	l, err := layRows(m, []document{{"", texts[0]}, {"", texts[1]}, {"", texts[2]}}, &opt)
+	l, err := layRows(m, []document{{text: texts[0]}, {text: texts[1]}, {text: texts[2]}}, &opt)
 	if err != nil || len(l.rows) != 1 || l.first != 3 {
 		t.Errorf("packed: %d rows, %d first tokens, %v", len(l.rows), l.first, err)
 	}
 	// A BOS in the middle of a document (256 in the tiny vocabulary) is a first token.
-	if l, err = layRows(m, []document{{"", texts[0] + "<|endoftext|>" + texts[1]}}, &opt); err != nil || l.first != 2 {
+	if l, err = layRows(m, []document{{text: texts[0] + "<|endoftext|>" + texts[1]}}, &opt); err != nil || l.first != 2 {
 		t.Errorf("a BOS inside: %d first tokens, %v", l.first, err)
+	}
+}
+
+// The next token is a label where it is of the same document and in the same row, and no model wrote that.
+func TestRowLabels(t *testing.T) {
+	m := openTiny(t, tinyDir(t))
+	opt := options()
+	opt.Context, opt.Rows = 8, Packed
+	l, err := layRows(m, []document{{text: "abcde"}, {text: "vwxyz", written: true}, {text: "klmno"}}, &opt)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tokens, labels := 0, 0
+	for _, r := range l.rows {
+		for i, label := range r.labels {
+			follows := i+1 < len(r.tokens) && r.tokens[i+1] == r.tokens[i]+1 && r.tokens[i] < 'v'
+			if label != follows {
+				t.Errorf("after token %d of %v: a label is %v", i, r.tokens, label)
+			}
+			tokens++
+			if label {
+				labels++
+			}
+		}
+	}
+	if tokens != 15 || labels < 6 {
+		t.Errorf("%d labels of %d tokens", labels, tokens)
 	}
 }
 
@@ -73,7 +100,7 @@ func TestRowsLaw(t *testing.T) {
 	m := openTiny(t, tinyDir(t))
 	var documents []document
 	for i := range 40 {
-		documents = append(documents, document{fmt.Sprint("d", i), strings.Repeat(fmt.Sprint(i, " "), 30)})
+		documents = append(documents, document{name: fmt.Sprint("d", i), text: strings.Repeat(fmt.Sprint(i, " "), 30)})
 	}
 	opt := options()
 	opt.Tokens = 2000

@@ -24,7 +24,10 @@ const (
 )
 
 // document is a text and where it is from, for messages.
-type document struct{ name, text string }
+type document struct {
+	name, text string
+	written    bool // by a model, as WriteTexts says of its texts
+}
 
 // readSources reads the files that Files finds, and after them the built-in text where
 // paths use it.
@@ -111,9 +114,9 @@ func (r *reader) file(path string, st fs.FileInfo) error {
 	return r.plain(path, data)
 }
 
-func (r *reader) add(name, text string) {
+func (r *reader) add(name, text string, written bool) {
 	if strings.TrimSpace(text) != "" {
-		r.documents = append(r.documents, document{name, text})
+		r.documents = append(r.documents, document{name, text, written})
 	}
 }
 
@@ -134,7 +137,7 @@ func (r *reader) plain(path string, data []byte) error {
 				end = pieceBytes + line + 1
 			}
 		}
-		r.add(fmt.Sprintf("%s, piece %d", path, i), string(data[:end]))
+		r.add(fmt.Sprintf("%s, piece %d", path, i), string(data[:end]), false)
 		data = data[end:]
 	}
 	return nil
@@ -194,6 +197,9 @@ var recordFields = [][]string{
 	{"question", "answer"},
 }
 
+// writtenBy is the field of a record whose text a model wrote, with the model's fingerprint.
+const writtenBy = "written_by"
+
 // record reads the text of one JSON object.
 func (r *reader) record(name string, raw []byte) error {
 	if !utf8.Valid(raw) {
@@ -203,6 +209,7 @@ func (r *reader) record(name string, raw []byte) error {
 	if err := json.Unmarshal(raw, &fields); err != nil {
 		return fmt.Errorf("%s: expected a JSON object: %w", name, err)
 	}
+	_, written := fields[writtenBy].(string)
 	if messages, ok := fields["messages"].([]any); ok {
 		var parts []string
 		for _, m := range messages {
@@ -212,7 +219,7 @@ func (r *reader) record(name string, raw []byte) error {
 				}
 			}
 		}
-		r.add(name, strings.Join(parts, "\n\n"))
+		r.add(name, strings.Join(parts, "\n\n"), written)
 		return nil
 	}
 	for _, keys := range recordFields {
@@ -228,7 +235,7 @@ func (r *reader) record(name string, raw []byte) error {
 				parts = append(parts, s)
 			}
 		}
-		r.add(name, strings.Join(parts, "\n\n"))
+		r.add(name, strings.Join(parts, "\n\n"), written)
 		return nil
 	}
 	return fmt.Errorf("%s: has none of the fields text, content, messages, instruction and output, prompt and completion or response, question and answer", name)

@@ -88,13 +88,13 @@ func (g *gaussNewton) begin() (err error) {
 }
 
 // divergence is the mean divergence of the student's predictions over the held-back text
-// from those after the dense model's streams: infinite where they are not numbers.
+// from those after the dense model's streams, with labels as they are asked for: infinite where they are not numbers.
 func (g *gaussNewton) divergence() (float64, error) {
 	streams, err := through(g.ctx, g.student, g.held, nil)
 	if err != nil {
 		return 0, err
 	}
-	d, err := divergences(g.ctx, g.student, g.held, g.targets, streams, compared)
+	d, err := divergences(g.ctx, g.student, g.held, g.targets, streams, compared, float32(g.opt.Labels))
 	if errors.As(err, new(*engine.NonFiniteError)) {
 		return math.Inf(1), nil // too long a step
 	}
@@ -221,7 +221,7 @@ func (g *gaussNewton) gradients(batches []batch, tokens int64, step int) (gradie
 	gradients, sampled = make([][]float32, len(batches)), make([][]float32, len(batches))
 	var done []float32 // room: targets that are needed no more
 	for i := range batches {
-		forest := forestOf(&batches[i], 1)
+		forest := forestOf(&batches[i], 1, float32(g.opt.Labels))
 		gradients[i] = grow(done, len(last[i]))
 		d, err := g.student.DivergenceGradient(g.ctx, forest, targets[i], last[i], gradients[i])
 		if err != nil {

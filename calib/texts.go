@@ -352,8 +352,9 @@ func (w *textWriter) publish() (*Texts, error) {
 		t.Tokens += line.Tokens
 		seen[line.Text] = true
 		err = appendLine(to, struct {
-			Text string `json:"text"`
-		}{line.Text})
+			Text      string `json:"text"`
+			WrittenBy string `json:"written_by"`
+		}{line.Text, o.Model})
 	}
 	if err == nil {
 		err = writeError(errors.Join(to.Flush(), f.Sync()))

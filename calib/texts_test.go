@@ -248,8 +248,8 @@ func TestOpenings(t *testing.T) {
 		t.Errorf("%d built-in openings", n)
 	}
 	o := openings(t, "\ufeffOne \r\n\n \t\nTwo, and\n  three")
-	if len(o.lines) != 3 || o.lines[0].text != "One " || o.lines[1].text != "Two, and" || o.lines[2] != (document{"openings.txt:5", "  three"}) {
-		t.Errorf("openings %q", o.lines)
+	if len(o.lines) != 3 || o.lines[0].text != "One " || o.lines[1].text != "Two, and" || o.lines[2] != (document{name: "openings.txt:5", text: "  three"}) {
+		t.Errorf("openings %+v", o.lines)
 	}
 	for text, want := range map[string]string{
 		"":              "holds no opening",

@@ -174,6 +174,26 @@ func TestGolden(t *testing.T) {
 	})
 }
 
+// Steps towards predictions are told, and labels where they saw any.
+func TestSteps(t *testing.T) {
+	for labels, want := range map[float64][]string{
+		0:     {"`propagated`, target `predictions`. Then gate_proj,", "held back from them.\n", "- **Training:** none by Coppice but for the steps of the refit; the figures"},
+		0.125: {"held back from them. Of that target 12.5 % is the text's own next token (labels), where no model wrote the text.\n", "of the refit, which saw labels; the figures"},
+	} {
+		card := example(t, 48, 48, 48)
+		card.Plan.Refit = &plan.Refit{Method: plan.Propagated, Stats: "sha256:weights", Cap: 1, Target: plan.PredictionsTarget, Labels: labels}
+		got, err := card.Markdown()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range want {
+			if !bytes.Contains(got, []byte(want)) {
+				t.Errorf("labels %v: the card lacks %q:\n%s", labels, want, got)
+			}
+		}
+	}
+}
+
 // Attention, heads and MLPs that went are told, of the layers that had them.
 func TestParts(t *testing.T) {
 	card := example(t, 48, 48, 48)

@@ -3,6 +3,7 @@ package card
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/coppice-lm/coppice/plan"
@@ -107,7 +108,10 @@ func (card *Card) method(b *strings.Builder) {
 	if p.Refit != nil {
 		how, what := string(p.Refit.Method), refits[p.Refit.Method]
 		if card.stepped() {
-			how, what = how+"`, target `"+string(p.Refit.Target), "Then gate_proj, up_proj and down_proj of all pruned layers were refitted together: damped Gauss-Newton steps on a calibration text towards what the base model predicts there, each as far as the divergence fell on a part of the text held back from it."
+			how, what = how+"`, target `"+string(p.Refit.Target), "Then gate_proj, up_proj and down_proj of all pruned layers were refitted together: damped Gauss-Newton steps on a calibration text towards what the base model predicts there, judged on a part of the text held back from them."
+			if l := p.Refit.Labels; l > 0 {
+				what += fmt.Sprintf(" Of that target %s %% is the text's own next token (labels), where no model wrote the text.", strconv.FormatFloat(100*l, 'g', 3, 64))
+			}
 		}
 		fmt.Fprintf(b, "- **Refit:** `%s`. %s\n", how, what)
 	} else {
@@ -120,6 +124,9 @@ func (card *Card) method(b *strings.Builder) {
 	training := "none by Coppice"
 	if card.stepped() {
 		training = "none by Coppice but for the steps of the refit"
+		if p.Refit.Labels > 0 {
+			training += ", which saw labels"
+		}
 	}
 	fmt.Fprintf(b, "- **Training:** %s; the figures of this card are of the weights `%s`.\n", training, card.Weights)
 }

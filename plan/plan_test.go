@@ -319,6 +319,27 @@ func TestRefitInTheFile(t *testing.T) {
 	}
 }
 
+// Only a refit towards predictions has labels.
+func TestLabelsInTheFile(t *testing.T) {
+	p := KeepAll("sha256:m", spec(8, 8))
+	p.Layers[1].Keep, p.Layers[1].Width = []int{1, 2}, 2
+	for _, c := range []struct {
+		target Target
+		labels float64
+		want   string
+	}{{PredictionsTarget, 0, ""}, {PredictionsTarget, 0.5, ""}, {PredictionsTarget, 1, ""}, {PredictionsTarget, 1.5, "labels 1.5"}, {PredictionsTarget, -0.5, "labels -0.5"}, {StreamTarget, 0.5, "none but with"}} {
+		p.Refit = &Refit{Method: Propagated, Stats: "sha256:s", Cap: 1, Target: c.target, Labels: c.labels}
+		b, err := p.Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := Decode(b)
+		if c.want == "" && (err != nil || !reflect.DeepEqual(p, got)) || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s, labels %v: read back %+v, %v", c.target, c.labels, got, err)
+		}
+	}
+}
+
 func TestOverlap(t *testing.T) {
 	a := &score.Scores{Layers: [][]float32{{4, 3, 2, 1}}}
 	b := &score.Scores{Layers: [][]float32{{1, 4, 3, 2}}}

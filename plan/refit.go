@@ -53,6 +53,7 @@ type Refit struct {
 	Stats  string      `json:"stats"`            // fingerprint of the statistics
 	Cap    float64     `json:"first_token_cap"`  // most of the trace of H that first tokens have
 	Target Target      `json:"target,omitempty"` // of a propagated refit
+	Labels float64     `json:"labels,omitempty"` // share of the text's own next tokens in PredictionsTarget
 }
 
 // ParseRefit returns the refit of that name.
@@ -76,6 +77,9 @@ func (r *Refit) check() error {
 	}
 	if r.Method == Propagated != slices.Contains(Targets, r.Target) {
 		return fmt.Errorf("a target %q with method %q: expected one of %v with %s, and none otherwise", r.Target, r.Method, Targets, Propagated)
+	}
+	if !(r.Labels >= 0 && r.Labels <= 1) || r.Labels > 0 && r.Target != PredictionsTarget {
+		return fmt.Errorf("labels %v with target %q: expected a share between 0 and 1, and none but with target %s", r.Labels, r.Target, PredictionsTarget)
 	}
 	return nil
 }

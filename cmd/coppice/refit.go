@@ -21,6 +21,7 @@ type refitFlags struct {
 	planFile, out, weights string
 	target                 string
 	rounds, steps          int
+	labels                 float64
 	from                   string
 	weigh, attention       bool
 	cap, damping           float64
@@ -36,6 +37,7 @@ func (f *refitFlags) register(cmd *cobra.Command) {
 	fl.StringVar(&f.target, "target", string(plan.StreamTarget), "what the pruned model is to match: predictions (what the dense model predicts; all layers together), stream (the dense model's residual stream) or mlp (the outputs of its MLPs)")
 	fl.StringVar(&f.from, "from", "", "with --target predictions: the statistics that the plan refits from, where it does")
 	fl.IntVar(&f.steps, "steps", calib.DefaultSteps, "with --target predictions: Gauss-Newton steps on all layers together")
+	fl.Float64Var(&f.labels, "labels", 0, "with --target predictions: share of the text's own next tokens in the target, 0 to 1, where no model wrote the text")
 	fl.IntVar(&f.rounds, "rounds", 0, "Gauss-Newton steps on gate and up in each layer")
 	fl.BoolVar(&f.attention, "attention", false, "refit the output projections of attention too, to repair the layers before")
 	fl.BoolVar(&f.weigh, "weigh", true, "weigh tokens so that all residual streams count alike; if false, first tokens are capped")
@@ -59,6 +61,8 @@ func (f *refitFlags) check(cmd *cobra.Command) error {
 		return usagef("--target %s: expected predictions, stream or mlp", f.target)
 	case f.steps < 1 || f.steps > calib.MaxSteps:
 		return usagef("--steps %d: expected 1 to %d", f.steps, calib.MaxSteps)
+	case !(f.labels >= 0 && f.labels <= 1):
+		return usagef("--labels %v: expected a share between 0 and 1", f.labels)
 	case f.rounds < 0:
 		return usagef("--rounds %d: expected 0 or more", f.rounds)
 	case f.weigh && changed("first-token-cap"):
@@ -68,7 +72,7 @@ func (f *refitFlags) check(cmd *cobra.Command) error {
 	case changed("refit-damping") && !(f.damping > 0 && f.damping <= plan.MaxDamping):
 		return usagef("--refit-damping %v: expected a number above 0 and at most %v", f.damping, plan.MaxDamping)
 	}
-	others := []string{"steps", "from"}
+	others := []string{"steps", "labels", "from"}
 	if f.target == string(plan.PredictionsTarget) {
 		others = []string{"rounds", "attention", "weigh", "first-token-cap", "refit-damping"}
 	}
@@ -112,7 +116,9 @@ the text that is held back, is undone. It begins at the plan's own refit, which 
 the statistics of --from and the text that they are of, and takes several times as long
 as they did. Layers and sums are in memory one at a time, with the output head, and what the text
 looks like between layers in a hidden file beside --stats where --calib-memory has no room for it.
-On SmolLM2-135M it is what brings a pruned model nearest to the dense one (docs/methods.md).
+On SmolLM2-135M it is what brings a pruned model nearest to the dense one (docs/methods.md). With --labels the text itself
+has a share in what is to be predicted: that model does better on such text, is further from
+the dense one, and its card says that it saw labels.
 
 Otherwise run the model and its pruned twin over the text side by side, layer after layer.
 In each layer that the plan prunes, down_proj is fitted on what reaches it in the pruned

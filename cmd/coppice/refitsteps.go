@@ -42,7 +42,7 @@ func (a *app) refitPredictions(ctx context.Context, c *checkpoint.Checkpoint, m 
 		defer st.Close()
 	}
 	rows := []stepRow{}
-	w, err := a.step(ctx, c, m, p, st, text, f.weights, f.seed, f.steps, f.force, func(s calib.StepFit) { rows = append(rows, stepRow{s.Step, s.Length, s.Before, s.After}) })
+	w, err := a.step(ctx, c, m, p, st, text, f.weights, f.seed, f.steps, f.labels, f.force, func(s calib.StepFit) { rows = append(rows, stepRow{s.Step, s.Length, s.Before, s.After}) })
 	if err != nil {
 		return keptBeside(f.weights, err)
 	}
@@ -60,13 +60,13 @@ func (a *app) refitPredictions(ctx context.Context, c *checkpoint.Checkpoint, m 
 }
 
 // step refits a plan by steps from its own refit.
-func (a *app) step(ctx context.Context, c *checkpoint.Checkpoint, m *lm.Layerwise, p *plan.Plan, st *score.Stats, text *textFlags, out string, seed uint64, steps int, replace bool, report func(calib.StepFit)) (*surgery.Weights, error) {
+func (a *app) step(ctx context.Context, c *checkpoint.Checkpoint, m *lm.Layerwise, p *plan.Plan, st *score.Stats, text *textFlags, out string, seed uint64, steps int, labels float64, replace bool, report func(calib.StepFit)) (*surgery.Weights, error) {
 	bar := a.tokenProgress("refitting")
 	defer bar.finish()
 	w, err := calib.RefitPredictions(ctx, m, c, st, p, text.sources, out, calib.StepOptions{
 		Options: calib.Options{Tokens: text.tokens, Context: text.ctx, Seed: seed, Rows: calib.RowMode(text.rows), Memory: text.bytes,
 			Threads: a.threads, Replace: replace, Progress: bar.show, Warn: a.note},
-		Steps: steps, Report: report,
+		Steps: steps, Labels: labels, Report: report,
 	})
 	return w, badInput(err)
 }
@@ -118,7 +118,7 @@ func (a *app) takeSteps(ctx context.Context, c *checkpoint.Checkpoint, p *plan.P
 		return nil, nil, badInput(err)
 	}
 	var last calib.StepFit
-	w, err = a.step(ctx, c, m, p, st, &f.text, to, f.seed, f.steps, f.weights == "", func(s calib.StepFit) { last = s })
+	w, err = a.step(ctx, c, m, p, st, &f.text, to, f.seed, f.steps, 0, f.weights == "", func(s calib.StepFit) { last = s })
 	if err != nil {
 		return nil, nil, keptBeside(orDot(out), err)
 	}
