@@ -41,8 +41,8 @@ const (
 	DefaultStepDamping = 10
 )
 
-// StepFit says what a step came to. Divergences are means over held-back tokens, in nats, with labels the loss that is
-// left of them by as much and has as much of the labels' negative log-probabilities;
+// StepFit says what a step came to. Divergences are means over held-back tokens, in nats; with
+// StepOptions.Labels they have that share of the negative log-probability of labels (engine.Layerwise.Divergence).
 // Length is the part of a damped step that its first move was, 0 where the step was undone.
 type StepFit struct {
 	Step          int
@@ -165,6 +165,9 @@ func newStepper(ctx context.Context, m *lm.Layerwise, c *checkpoint.Checkpoint, 
 	}
 	if err := s.read(sources); err != nil {
 		return nil, err
+	}
+	if opt.Labels > 0 && s.labelled == 0 && opt.Warn != nil {
+		opt.Warn("labels change nothing: a model wrote all of the text (" + writtenBy + ")")
 	}
 	if err := s.describe(model); err != nil {
 		return nil, err

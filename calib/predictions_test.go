@@ -202,9 +202,11 @@ func TestStepsSameBytes(t *testing.T) {
 // written model, opened and run, comes to; of text that a model wrote they are those without labels.
 func TestStepsLabels(t *testing.T) {
 	f := newFixture(t, 2)
+	said := ""
 	take := func(text string, st *score.Stats, labels float64) (fits []StepFit, p *plan.Plan, w *surgery.Weights) {
 		opt := stepOptions()
 		opt.Labels, opt.Report = labels, func(s StepFit) { fits = append(fits, s) }
+		opt.Warn = func(s string) { said += s }
 		p = f.thirdsOf(t)
 		if st == nil { // those of the fixture have another text
 			p.Refit = nil
@@ -221,6 +223,9 @@ func TestStepsLabels(t *testing.T) {
 	}
 	const share = 0.75
 	fits, p, w := take(f.text, f.stats, share)
+	if strings.Contains(said, "labels") {
+		t.Errorf("of text with labels: %s", said)
+	}
 	if p.Refit.Labels != share || !strings.Contains(w.Recipe, "target predictions with labels 0.75 at ") {
 		t.Errorf("the plan's refit %+v, weights by %s", p.Refit, w.Recipe)
 	}
@@ -239,8 +244,8 @@ func TestStepsLabels(t *testing.T) {
 	text := filepath.Join(t.TempDir(), "written.jsonl")
 	write(t, text, written.String())
 	fits, _, w = take(text, nil, share)
-	if !strings.Contains(w.Recipe, "at 0 tokens") {
-		t.Errorf("of text that a model wrote: %s", w.Recipe)
+	if !strings.Contains(w.Recipe, "at 0 tokens") || !strings.Contains(said, "labels change nothing") {
+		t.Errorf("of text that a model wrote: %s, said %q", w.Recipe, said)
 	}
 	if none, _, _ = take(text, nil, 0); !slices.Equal(fits, none) {
 		t.Errorf("text that a model wrote: steps %v with labels, %v without", fits, none)

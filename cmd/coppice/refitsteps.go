@@ -52,7 +52,11 @@ func (a *app) refitPredictions(ctx context.Context, c *checkpoint.Checkpoint, m 
 		Fingerprint string    `json:"fingerprint"`
 		Steps       []stepRow `json:"steps"` // those that this run took
 	}{w.WeightsHead, p.Refit.Stats, rows}, func(t io.Writer) {
-		fmt.Fprintln(t, "step\tlength\theld-back divergence before\tafter\t")
+		what := "divergence"
+		if f.labels > 0 {
+			what = "loss with labels"
+		}
+		fmt.Fprintf(t, "step\tlength\theld-back %s before\tafter\t\n", what)
 		for _, r := range rows {
 			fmt.Fprintf(t, "%d\t%.4g\t%.4f\t%.4f\t\n", r.Step+1, r.Length, r.Before, r.After)
 		}
