@@ -52,7 +52,7 @@ func builtInDocuments() []document {
 	var all []document
 	for _, w := range BuiltIn() {
 		for i, text := range w.Passages {
-			all = append(all, document{fmt.Sprintf("the built-in text, %s, passage %d", w.Title, i+1), text, false})
+			all = append(all, document{name: fmt.Sprintf("the built-in text, %s, passage %d", w.Title, i+1), text: text})
 		}
 	}
 	return all

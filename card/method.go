@@ -3,7 +3,6 @@ package card
 import (
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/coppice-lm/coppice/plan"
@@ -110,7 +109,7 @@ func (card *Card) method(b *strings.Builder) {
 		if card.stepped() {
 			how, what = how+"`, target `"+string(p.Refit.Target), "Then gate_proj, up_proj and down_proj of all pruned layers were refitted together: damped Gauss-Newton steps on a calibration text towards what the base model predicts there, judged on a part of the text held back from them."
 			if l := p.Refit.Labels; l > 0 {
-				what += fmt.Sprintf(" Of that target %s %% is the text's own next token (labels), where no model wrote the text.", strconv.FormatFloat(100*l, 'g', 3, 64))
+				what += fmt.Sprintf(" Of that target %.3g %% is the text's own next token (labels), where no model wrote the text.", 100*l)
 			}
 		}
 		fmt.Fprintf(b, "- **Refit:** `%s`. %s\n", how, what)

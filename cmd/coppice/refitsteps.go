@@ -42,7 +42,8 @@ func (a *app) refitPredictions(ctx context.Context, c *checkpoint.Checkpoint, m 
 		defer st.Close()
 	}
 	rows := []stepRow{}
-	w, err := a.step(ctx, c, m, p, st, text, f.weights, f.seed, f.steps, f.labels, f.force, func(s calib.StepFit) { rows = append(rows, stepRow{s.Step, s.Length, s.Before, s.After}) })
+	w, err := a.step(ctx, c, m, p, st, text, f.weights, f.seed, f.force, calib.StepOptions{Steps: f.steps, Labels: f.labels,
+		Report: func(s calib.StepFit) { rows = append(rows, stepRow{s.Step, s.Length, s.Before, s.After}) }})
 	if err != nil {
 		return keptBeside(f.weights, err)
 	}
@@ -63,15 +64,13 @@ func (a *app) refitPredictions(ctx context.Context, c *checkpoint.Checkpoint, m 
 	})
 }
 
-// step refits a plan by steps from its own refit.
-func (a *app) step(ctx context.Context, c *checkpoint.Checkpoint, m *lm.Layerwise, p *plan.Plan, st *score.Stats, text *textFlags, out string, seed uint64, steps int, labels float64, replace bool, report func(calib.StepFit)) (*surgery.Weights, error) {
+// step refits a plan by steps from its own refit. The text, and how much memory it may take, are added to opt.
+func (a *app) step(ctx context.Context, c *checkpoint.Checkpoint, m *lm.Layerwise, p *plan.Plan, st *score.Stats, text *textFlags, out string, seed uint64, replace bool, opt calib.StepOptions) (*surgery.Weights, error) {
 	bar := a.tokenProgress("refitting")
 	defer bar.finish()
-	w, err := calib.RefitPredictions(ctx, m, c, st, p, text.sources, out, calib.StepOptions{
-		Options: calib.Options{Tokens: text.tokens, Context: text.ctx, Seed: seed, Rows: calib.RowMode(text.rows), Memory: text.bytes,
-			Threads: a.threads, Replace: replace, Progress: bar.show, Warn: a.note},
-		Steps: steps, Labels: labels, Report: report,
-	})
+	opt.Options = calib.Options{Tokens: text.tokens, Context: text.ctx, Seed: seed, Rows: calib.RowMode(text.rows), Memory: text.bytes,
+		Threads: a.threads, Replace: replace, Progress: bar.show, Warn: a.note}
+	w, err := calib.RefitPredictions(ctx, m, c, st, p, text.sources, out, opt)
 	return w, badInput(err)
 }
 
@@ -122,7 +121,7 @@ func (a *app) takeSteps(ctx context.Context, c *checkpoint.Checkpoint, p *plan.P
 		return nil, nil, badInput(err)
 	}
 	var last calib.StepFit
-	w, err = a.step(ctx, c, m, p, st, &f.text, to, f.seed, f.steps, 0, f.weights == "", func(s calib.StepFit) { last = s })
+	w, err = a.step(ctx, c, m, p, st, &f.text, to, f.seed, f.weights == "", calib.StepOptions{Steps: f.steps, Report: func(s calib.StepFit) { last = s }})
 	if err != nil {
 		return nil, nil, keptBeside(orDot(out), err)
 	}

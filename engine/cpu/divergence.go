@@ -66,10 +66,7 @@ func (e *Engine) diverge(all []float64, at []wanted, stream, other []float32) {
 			la, lb := a[r*m.out:(r+1)*m.out], b[r*m.out:(r+1)*m.out]
 			p := r*vocabulary + i
 			partsA[p].logSumExp, partsB[p].logSumExp = kernel.LogSumExp(la), kernel.LogSumExp(lb)
-			label := &at[r].asks[0]
-			if token := label.token - i*vocabPart; token >= 0 && token < len(lb) {
-				label.logit = lb[token]
-			}
+			at[r].keep(i, lb)
 			for k := range lb {
 				lb[k] = la[k] - lb[k]
 			}

@@ -162,8 +162,13 @@ func (w *wanted) take(i int, logits []float32) {
 		p.top, p.argTop = logits[top], first+top
 	}
 	w.parts[i] = p
+	w.keep(i, logits)
+}
+
+// keep keeps of the logits of part i of the vocabulary those that are asked for.
+func (w *wanted) keep(i int, logits []float32) {
 	for j := range w.asks {
-		if token := w.asks[j].token - first; token >= 0 && token < len(logits) {
+		if token := w.asks[j].token - i*vocabPart; token >= 0 && token < len(logits) {
 			w.asks[j].logit = logits[token]
 		}
 	}
