@@ -66,15 +66,15 @@ func TestStepsHelp(t *testing.T) {
 		if w.Widths[0] != 0 || w.Widths[1] != 24 || !w.Inner {
 			t.Errorf("%s: weights of %v neurons", name, w.Widths)
 		}
-		if got, want := heldDivergence(t, f, d.prune(t, p, w)), fits[2].After; math.Abs(got-want) > 1e-5*want {
+		if got, want := heldLoss(t, f, d.prune(t, p, w), 0), fits[2].After; math.Abs(got-want) > 1e-5*want {
 			t.Errorf("%s: the written model is off by %v, the steps said %v", name, got, want)
 		}
 	}
 }
 
-// heldDivergence is the divergence of a checkpoint's predictions from the fixture's model's
-// on the held-back text, where steps look at it.
-func heldDivergence(t *testing.T, f *fixture, dir string) float64 {
+// heldLoss is the divergence of a checkpoint's predictions from the fixture's model's on the held-back text, where
+// steps look at it, with a share of labels from scores of the text's own tokens.
+func heldLoss(t *testing.T, f *fixture, dir string, share float64) float64 {
 	t.Helper()
 	text, err := layRows(f.model, mustRead(t, f.text), &f.options)
 	if err != nil {
@@ -82,19 +82,41 @@ func heldDivergence(t *testing.T, f *fixture, dir string) float64 {
 	}
 	sum, n := 0.0, 0
 	pruned := openThreads(t, dir, 1).Engine()
-	for _, b := range text.batches() {
-		if !b.rows[0].held {
+	for _, r := range text.rows {
+		if !r.held {
 			continue
 		}
-		forest := forestOf(&b, compared, 0)
-		a := runThrough(t, f.model.Engine(), forest)
-		c := runThrough(t, pruned, forest)
-		all, err := pruned.Divergence(context.Background(), forest, a, c)
+		ends := map[int]bool{len(r.tokens): true} // where another document begins, if any
+		for _, s := range r.spans {
+			ends[s.at] = true
+		}
+		node := engine.Node{Parent: -1, Tokens: r.tokens}
+		for at := compared - 1; at < len(r.tokens); at += compared {
+			if r.first[at] {
+				continue
+			}
+			target := engine.Target{Index: at}
+			if !ends[at+1] {
+				target.Token = r.tokens[at+1]
+			}
+			node.Targets = append(node.Targets, target)
+		}
+		batch := engine.Batch{Nodes: []engine.Node{node}}
+		c := runThrough(t, pruned, batch)
+		all, err := pruned.Divergence(context.Background(), batch, runThrough(t, f.model.Engine(), batch), c)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, v := range all {
-			sum += v
+		scores, err := pruned.Score(context.Background(), batch, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, target := range node.Targets {
+			part := share
+			if ends[target.Index+1] {
+				part = 0
+			}
+			sum += (1-part)*all[i] - part*float64(scores[0][i].LogProb)
 		}
 		n += len(all)
 	}
@@ -230,7 +252,7 @@ func TestStepsLabels(t *testing.T) {
 		t.Errorf("the plan's refit %+v, weights by %s", p.Refit, w.Recipe)
 	}
 	none, _, _ := take(f.text, f.stats, 0)
-	loss := heldLabelled(t, f, dense{f.checkpoint, f.model}.prune(t, p, w), share)
+	loss := heldLoss(t, f, dense{f.checkpoint, f.model}.prune(t, p, w), share)
 	if after := fits[2].After; math.Abs(after-loss) > 1e-5*loss || !(after < 0.99*fits[0].Before) || fits[0].Before < 2*none[0].Before {
 		t.Errorf("steps %v, the written model %v; without labels %v", fits, loss, none)
 	}
@@ -250,47 +272,6 @@ func TestStepsLabels(t *testing.T) {
 	if none, _, _ = take(text, nil, 0); !slices.Equal(fits, none) {
 		t.Errorf("text that a model wrote: steps %v with labels, %v without", fits, none)
 	}
-}
-
-// heldLabelled is heldDivergence with a share of labels, from scores of the text's own tokens.
-func heldLabelled(t *testing.T, f *fixture, dir string, share float64) float64 {
-	t.Helper()
-	text, err := layRows(f.model, mustRead(t, f.text), &f.options)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pruned := openThreads(t, dir, 1).Engine()
-	sum, n := 0.0, 0
-	for _, r := range text.rows {
-		starts := map[int]bool{len(r.tokens): true} // where another document begins
-		for _, s := range r.spans {
-			starts[s.at] = true
-		}
-		for at := compared - 1; r.held && at < len(r.tokens); at += compared {
-			if r.first[at] {
-				continue
-			}
-			part, next := share, int32(0)
-			if starts[at+1] {
-				part = 0
-			} else {
-				next = r.tokens[at+1]
-			}
-			b := engine.Batch{Nodes: []engine.Node{{Parent: -1, Tokens: r.tokens[:at+1], Targets: []engine.Target{{Index: at, Token: next}}}}}
-			c := runThrough(t, pruned, b)
-			kl, err := pruned.Divergence(context.Background(), b, runThrough(t, f.model.Engine(), b), c)
-			if err != nil {
-				t.Fatal(err)
-			}
-			scores, err := pruned.Score(context.Background(), b, c)
-			if err != nil {
-				t.Fatal(err)
-			}
-			sum += (1-part)*kl[0] - part*float64(scores[0][0].LogProb)
-			n++
-		}
-	}
-	return sum / float64(n)
 }
 
 // With the least memory the streams before each layer are in a file, which goes with the run
