@@ -8,9 +8,10 @@ import "math"
 // then to float32 is the same as rounding once, unless the float64 sum fell on a
 // point halfway between two float32 (or the result is subnormal, where those points
 // are elsewhere): then the part that float64 lost decides, and fmaSlow looks at it.
+// A sum of 0 is exact; tiles that are padded with zeros make many.
 func fma32(x, y, z float32) float32 {
 	s := float64(x)*float64(y) + float64(z)
-	if b := math.Float64bits(s); b&0x1fffffff == 0x10000000 || b<<1 < 897<<53 {
+	if b := math.Float64bits(s); b&0x1fffffff == 0x10000000 || b<<1-1 < 897<<53-1 {
 		return fmaSlow(x, y, z)
 	}
 	return float32(s)
