@@ -59,7 +59,7 @@ func (o *Options) check(longest int) error {
 // what would be written, nothing is run; any other file is refused, but with Replace. Errors name the
 // source, document, layer or option. A *checkpoint.WriteError is a failure to write.
 func Collect(ctx context.Context, m *lm.Layerwise, sources []string, out string, opt Options) (*score.Stats, error) {
-	r, err := begin(ctx, m, sources, out, opt, collectBytes(m.Engine().Model()), 1, 0)
+	r, err := begin(ctx, m, sources, out, opt, collectBytes(m), 1, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/engine"
+	"github.com/coppice-lm/coppice/lm"
 	"github.com/coppice-lm/coppice/plan"
 )
 
@@ -27,25 +28,34 @@ func widest(m *arch.Transformer) (d int64) {
 // engineValues is how many gates, and how many activations, the engine computes at a time.
 const engineValues = 1 << 20
 
-// runBytes is what running a layer takes: its weights, of so many bytes each, and what is computed of a
+// valueBytes is the size of a weight that is multiplied in a precision.
+func valueBytes(p engine.Precision) int64 {
+	if p == engine.F32 {
+		return 4
+	}
+	return 2
+}
+
+// runBytes is what running a layer takes: its weights, and what is computed of a
 // batch: by attention and MLP, and of activations that are added up, turned round and packed.
-func runBytes(m *arch.Transformer, value int64) int64 {
+func runBytes(m *arch.Transformer, precision engine.Precision) int64 {
 	h, d := int64(m.Hidden), widest(m)
 	queries, keys := int64(m.Heads*m.HeadDim), int64(m.KVHeads*m.HeadDim)
 	weights := h*(2*queries+2*keys) + 3*h*d
 	work := batchTokens*(6*h+2*queries+2*keys) + 2*min(batchTokens*d, engineValues) + 3*chunkRows*d
-	return value*weights + 4*work
+	return valueBytes(precision)*weights + 4*work
 }
 
 // collectBytes is about the most memory that Collect takes for a layer: what running it
 // takes, the activations of a batch, and the sums of three classes, a triangle each.
-func collectBytes(m *arch.Transformer) int64 {
-	d := widest(m)
-	return runBytes(m, 4) + 4*batchTokens*d + 12*d*(d+3)
+func collectBytes(m *lm.Layerwise) int64 {
+	d := widest(m.Engine().Model())
+	return runBytes(m.Engine().Model(), m.Precision()) + 4*batchTokens*d + 12*d*(d+3)
 }
 
 // refitBytes is about the most memory that Refit takes for a layer.
-func refitBytes(m *arch.Transformer, p *plan.Plan, opt *RefitOptions) int64 {
+func refitBytes(from *lm.Layerwise, p *plan.Plan, opt *RefitOptions) int64 {
+	m := from.Engine().Model()
 	h, k := int64(m.Hidden), int64(0)
 	for _, l := range p.Layers {
 		if l.Prunes(m.Layers[l.Layer].Width) {
@@ -58,7 +68,7 @@ func refitBytes(m *arch.Transformer, p *plan.Plan, opt *RefitOptions) int64 {
 	}
 	// The MLP that stays as it is read and as it is run, and of a batch its target, the part to
 	// repair, what one stream and another come to, and activations with weights.
-	fixed := runBytes(m, 4) + 2*4*3*h*k + 4*batchTokens*(4*h+k)
+	fixed := runBytes(m, from.Precision()) + 2*4*3*h*k + 4*batchTokens*(4*h+k)
 	most := solveBytes(h, k, parts)
 	if opt.Rounds > 0 {
 		// Two MLPs that run forward and backward, four matrices each, and their batches.
@@ -108,10 +118,7 @@ func StepsMemory(m *arch.Transformer, widths []int, precision engine.Precision) 
 // held-back text in both models, or in one, and of a move's in both, with at
 // most as many gradients again.
 func stepsBytes(m *arch.Transformer, widths []int, precision engine.Precision, share, judged int64) int64 {
-	value := int64(4) // bytes of a weight that is multiplied
-	if precision != engine.F32 {
-		value = 2
-	}
+	value := valueBytes(precision)
 	h, q, kv := int64(m.Hidden), int64(m.Heads*m.HeadDim), int64(m.KVHeads*m.HeadDim)
 	var k, d int64 // most neurons of a layer that is refitted, and of one of the student's
 	for i, w := range widths {
@@ -123,7 +130,7 @@ func stepsBytes(m *arch.Transformer, widths []int, precision engine.Precision, s
 	student := (4+2*value)*(h*(2*q+2*kv)+3*h*d) + 4*(batchTokens*(7*h+3*(q+2*kv))+5*min(batchTokens*d, engineValues))
 	sums := 8*(3*h*k+h*(h+1)+3*k*(k+1)/2) + 8*(2*h*h+2*k*k+h*k)
 	streams := streamBytes(m, judged+max(judged, 3*share))
-	return withGarbage(2*value*int64(m.Vocab)*h + runBytes(m, value) + student + 4*4*3*h*k + sums + streams)
+	return withGarbage(2*value*int64(m.Vocab)*h + runBytes(m, precision) + student + 4*4*3*h*k + sums + streams)
 }
 
 // withGarbage adds a fifth: what the program lets garbage grow to before it is collected.

@@ -12,7 +12,6 @@ import (
 
 	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/checkpoint"
-	"github.com/coppice-lm/coppice/engine"
 	"github.com/coppice-lm/coppice/internal/filelock"
 	"github.com/coppice-lm/coppice/lm"
 	"github.com/coppice-lm/coppice/plan"
@@ -113,7 +112,6 @@ func refitWith(p *plan.Plan, w *surgery.Weights, limit float64, target plan.Targ
 type stepper struct {
 	ctx        context.Context
 	model      *lm.Layerwise
-	precision  engine.Precision // of the model
 	checkpoint *checkpoint.Checkpoint
 	stats      *score.Stats
 	plan       *plan.Plan
@@ -160,9 +158,6 @@ func newStepper(ctx context.Context, m *lm.Layerwise, c *checkpoint.Checkpoint, 
 		return nil, err
 	}
 	s := &stepper{ctx: ctx, model: m, checkpoint: c, stats: st, plan: p, opt: opt, out: out}
-	if s.precision, err = engine.ParsePrecision(m.Info().DType); err != nil {
-		return nil, err
-	}
 	if err := s.read(sources); err != nil {
 		return nil, err
 	}
@@ -191,7 +186,7 @@ func (s *stepper) fits() error {
 
 // least is the memory that the steps need.
 func (s *stepper) least() int64 {
-	return stepsBytes(s.model.Engine().Model(), s.head.Widths, s.precision, s.most, s.judged)
+	return stepsBytes(s.model.Engine().Model(), s.head.Widths, s.model.Precision(), s.most, s.judged)
 }
 
 // share is the batches that a move looks at, each with how many tokens of them are before it,

@@ -71,7 +71,7 @@ func Refit(ctx context.Context, m *lm.Layerwise, c *checkpoint.Checkpoint, p *pl
 		}
 	}
 	opt.Model = model
-	r, err := begin(ctx, m, sources, out, opt.Options, refitBytes(m.Engine().Model(), p, &opt), 2, opt.pairs())
+	r, err := begin(ctx, m, sources, out, opt.Options, refitBytes(m, p, &opt), 2, opt.pairs())
 	if err != nil {
 		return nil, err
 	}

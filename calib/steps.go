@@ -51,7 +51,7 @@ func newGaussNewton(s *stepper) (*gaussNewton, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &gaussNewton{stepper: s, pruned: made, adder: &adder{threads: s.opt.Threads, half: s.precision != engine.F32}}
+	g := &gaussNewton{stepper: s, pruned: made, adder: &adder{threads: s.opt.Threads, half: s.model.Precision() != engine.F32}}
 	g.given = &stepWeights{Source: made.weights, shapes: map[string]tensor.Shape{}}
 	t := *made.Model()
 	t.Layers = slices.Clone(t.Layers)

@@ -50,6 +50,9 @@ func (m *Layerwise) Info() eval.ModelInfo { return m.info }
 // Tokenizer is the model's tokenizer.
 func (m *Layerwise) Tokenizer() *tokenizer.Tokenizer { return m.tokenizer }
 
+// Precision is what weights and activations are multiplied in.
+func (m *Layerwise) Precision() engine.Precision { return m.options.Precision }
+
 // Engine is what runs the model.
 func (m *Layerwise) Engine() engine.Layerwise { return m.engine }
 
