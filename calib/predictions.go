@@ -393,7 +393,6 @@ func (s *stepper) take(g *gaussNewton) (kept int, err error) {
 		return kept, err
 	}
 	for {
-		s.done = int64(kept) * s.perStep()
 		fit, err := g.step(kept)
 		if err != nil {
 			return kept, err

@@ -52,7 +52,7 @@ func TestStepsHelp(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer w.Close()
-		if len(fits) != opt.Steps || fits[0].Length == 0 || !(fits[2].After < 0.98*fits[0].Before) {
+		if len(fits) != opt.Steps || fits[0].Length <= firstLength || !(fits[2].After < 0.98*fits[0].Before) {
 			t.Fatalf("%s: steps %v", name, fits)
 		}
 		for i := 1; i < len(fits); i++ {
@@ -454,31 +454,48 @@ func TestBestSteps(t *testing.T) {
 	}
 }
 
+// atFirstStep is what takes the fixture's steps, before the first one.
+func (f *fixture) atFirstStep(t *testing.T) *gaussNewton {
+	t.Helper()
+	s, err := newStepper(context.Background(), f.model, f.checkpoint, f.stats, f.thirdsOf(t), []string{f.text}, filepath.Join(t.TempDir(), "weights"), stepOptions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := newGaussNewton(s)
+	if err == nil {
+		err = g.begin()
+	}
+	if err == nil {
+		g.before, err = openStore("", int64(tinyLayers)*s.most, s.head.Hidden, false)
+	}
+	if err == nil {
+		err = g.measure()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { g.given.weights.Close() })
+	return g
+}
+
+// kept is the bytes of where the student is.
+func (g *gaussNewton) kept(t *testing.T) []byte {
+	t.Helper()
+	name := g.file(1, "weights")
+	if err := g.keep(name, g.after(0)); err != nil {
+		t.Fatal(err)
+	}
+	return read(t, name)
+}
+
 // Moves that are too long leave the student where it was, and the next ones are half as long; one that is
 // not numbers is too long. Over the last third of a run moves get shorter, to none.
 func TestStepUndone(t *testing.T) {
 	f := newFixture(t, 2)
-	opt := stepOptions()
 	for _, length := range []float64{1, 1e30} {
-		s, err := newStepper(context.Background(), f.model, f.checkpoint, f.stats, f.thirdsOf(t), []string{f.text}, filepath.Join(t.TempDir(), "weights"), opt)
-		if err != nil {
-			t.Fatal(err)
-		}
-		g, err := newGaussNewton(s)
-		if err == nil {
-			err = g.begin()
-		}
-		if err == nil {
-			g.before, err = openStore("", int64(tinyLayers)*s.most, s.head.Hidden, false)
-		}
-		if err == nil {
-			err = g.measure()
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		begun, loss := read(t, s.file(0, "weights")), g.loss
-		g.length = length
+		g := f.atFirstStep(t)
+		begun, loss := read(t, g.file(0, "weights")), g.loss
+		g.length, g.found = length, true
 		fit, err := g.step(0)
 		if err != nil {
 			t.Fatal(err)
@@ -486,13 +503,9 @@ func TestStepUndone(t *testing.T) {
 		if *fit != (StepFit{Before: loss, After: loss}) || g.length != length/2 || g.loss != loss {
 			t.Errorf("%g: step %+v, length %g", length, fit, g.length)
 		}
-		if err := g.keep(s.file(1, "weights"), g.after(0)); err != nil {
-			t.Fatal(err)
-		}
-		if !bytes.Equal(read(t, s.file(1, "weights")), begun) {
+		if !bytes.Equal(g.kept(t), begun) {
 			t.Errorf("%g: other weights", length)
 		}
-		g.given.weights.Close()
 
 		g.length = 1
 		for move, want := range map[int]float64{0: 1, 8: 1, 9: 0.75, 11: 0.25, 12: 0} {
@@ -500,5 +513,47 @@ func TestStepUndone(t *testing.T) {
 				t.Errorf("move %d of 12 is %g long, expected %g", move, got, want)
 			}
 		}
+	}
+}
+
+// The first step is taken again, half as long, until it helps, and is then what it is from the start where that
+// length is given. Where none helps the student stays where it was, and a later step may lose what noise does.
+func TestFirstStep(t *testing.T) {
+	f := newFixture(t, 2)
+	g := f.atFirstStep(t)
+	loss := g.loss
+	const longest = 1
+	g.length = longest
+	fit, err := g.step(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !(fit.Length < longest) || fit.Length != g.length || !(fit.After < loss) || fit.After != g.loss {
+		t.Errorf("step %+v from %v, length %g, loss %g", fit, loss, g.length, g.loss)
+	}
+	direct := f.atFirstStep(t)
+	direct.length, direct.found = fit.Length, true
+	if same, err := direct.step(0); err != nil || *same != *fit {
+		t.Errorf("step %+v, %v, expected %+v", same, err, fit)
+	}
+	if !bytes.Equal(g.kept(t), direct.kept(t)) {
+		t.Error("taken again: other weights")
+	}
+
+	g = f.atFirstStep(t)
+	g.loss, g.length = fit.After/1.01, fit.Length
+	if lost, err := g.step(0); err != nil || lost.Length == fit.Length {
+		t.Errorf("a first step that lost a hundredth: %+v, %v", lost, err)
+	}
+
+	g = f.atFirstStep(t)
+	g.loss = 0 // which nothing is below
+	begun := read(t, g.file(0, "weights"))
+	if fit, err = g.step(0); err != nil || *fit != (StepFit{}) || g.length != firstLength/(2<<firstRetries) || !bytes.Equal(g.kept(t), begun) {
+		t.Errorf("step %+v, %v, length %g", fit, err, g.length)
+	}
+	g.loss, g.length = loss/1.01, g.length/1024 // too short to gain a hundredth
+	if fit, err = g.step(1); err != nil || fit.Length == 0 || !(fit.After > fit.Before) {
+		t.Errorf("a later step %+v, %v", fit, err)
 	}
 }

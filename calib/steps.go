@@ -20,8 +20,8 @@ const (
 	// of the curvature do not know of one another, and the moves of all layers' matrices add
 	// up, so that a whole one is far too long.
 	firstLength = 1.0 / 512
-	// doublings is how often the first length may be doubled, or halved.
-	doublings = 6
+	// firstRetries is how often the first step may be taken again, half as long.
+	firstRetries = 6
 	// tolerated is by what a step may make the loss on the held-back part larger. The noise of shares of the text
 	// does, while what it hides still gets better, until lengths fall.
 	tolerated = 1.05
@@ -36,7 +36,8 @@ type gaussNewton struct {
 	pruned  *pruned // as the plan makes it
 	student engine.Backward
 	given   *stepWeights // what the student reads
-	length  float64      // of moves before they get shorter; 0: not found yet
+	length  float64      // of moves before they get shorter; 0: not searched yet
+	found   bool         // whether it served a step
 	planned []int        // layer of the plan, by layer of the student; -1 where the MLP stays as it is
 	lowest  int          // layer of the student whose MLP does not
 	before  *store       // the student's streams before each layer, of the text of a move
@@ -116,35 +117,47 @@ func (g *gaussNewton) measure() (err error) {
 func (g *gaussNewton) place(layer int, b *batch) int64 { return int64(layer)*g.most + b.first }
 
 // step moves the student, and judges where that leads on the held-back part. Where that is worse than tolerated
-// the student goes back to where it was, and further moves are half as long.
+// the student goes back to where it was, and further moves are half as long. The first step, which is to find out
+// how long they may be, has to help: it is taken again, half as long, until it does. Its first move says too
+// little of that, since what a long one loses those after it, by gradients of other text, make up for.
 func (g *gaussNewton) step(index int) (*StepFit, error) {
 	from, first := g.given.weights, index*stepMoves
-	loss, err := g.moves(first, from)
-	g.progress(g.judged)
 	fit := &StepFit{Step: index, Before: g.loss, After: g.loss}
-	if loss < tolerated*g.loss {
-		g.loss, fit.After, fit.Length = loss, loss, g.left(first)
-		from.Close()
-		return fit, err
+	limit, tries := tolerated*g.loss, 1
+	if !g.found {
+		g.found, limit, tries = true, g.loss, 1+firstRetries
 	}
-	g.reads(from, nil)
-	g.length /= 2
-	return fit, err
+	for range tries {
+		g.done = int64(index) * g.perStep()
+		loss, err := g.moves(first, from)
+		if err == nil && loss < limit {
+			g.loss, fit.After, fit.Length = loss, loss, g.left(first)
+			from.Close()
+			return fit, nil
+		}
+		g.reads(from, nil)
+		if err != nil {
+			return nil, err
+		}
+		g.length /= 2
+	}
+	return fit, nil
 }
 
 // moves makes the moves of a step, which begin at the weights from, and returns the loss that they lead to:
-// infinite where they are too long, or do not lead anywhere.
+// infinite where they are too long.
 func (g *gaussNewton) moves(first int, from *surgery.Weights) (loss float64, err error) {
 	for n := range stepMoves {
 		w, err := g.move(first + n)
 		switch {
 		case n > 0 && errors.As(err, new(*engine.NonFiniteError)):
 			return math.Inf(1), nil
-		case err != nil || w == nil:
+		case err != nil:
 			return math.Inf(1), err
 		}
 		g.reads(w, from)
 	}
+	defer g.progress(g.judged)
 	return g.divergence()
 }
 
@@ -163,7 +176,7 @@ func (g *gaussNewton) left(move int) float64 {
 }
 
 // move takes the text of a move through the model and back, layer by layer, and returns where
-// it leads: nil where no length helps.
+// it leads.
 func (g *gaussNewton) move(index int) (*surgery.Weights, error) {
 	share, tokens := g.share(index)
 	gradients, sampled, predictions, err := g.gradients(share, tokens, index)
@@ -195,7 +208,7 @@ func (g *gaussNewton) move(index int) (*surgery.Weights, error) {
 		}
 		defer w.Close()
 		course = func(l int) (*surgery.LayerWeights, error) { return g.read(w, l) }
-		if err := g.search(course); err != nil || g.length == 0 {
+		if err := g.search(course); err != nil {
 			return nil, err
 		}
 	}
@@ -293,12 +306,12 @@ func (g *gaussNewton) back(to *mlpSums, l int, batches []batch, gradients, sampl
 }
 
 // search finds the length of moves, by the first one's course: firstLength, or twice as much as long as that loses
-// less, or half where it does not.
+// less. That a first move loses is no sign that moves are too long, which step finds out.
 func (g *gaussNewton) search(course func(l int) (*surgery.LayerWeights, error)) error {
 	from, least := g.given.weights, g.loss
 	defer func() { g.given.weights = from }()
-	length, factor := firstLength*g.opt.Damping/DefaultStepDamping, 2.0
-	for n := 0; n <= doublings; n++ {
+	g.length = firstLength * g.opt.Damping / DefaultStepDamping
+	for length := g.length; ; length *= 2 {
 		g.given.weights = from
 		w, err := g.moved("tried", course, length)
 		if err != nil {
@@ -307,19 +320,9 @@ func (g *gaussNewton) search(course func(l int) (*surgery.LayerWeights, error)) 
 		g.given.weights = w
 		loss, err := g.divergence()
 		w.Close()
-		if err != nil {
+		if err != nil || !(loss < least) {
 			return err
 		}
-		better := loss < least
-		if better {
-			g.length, least = length, loss
-		}
-		if n == 0 && !better {
-			factor = 0.5
-		} else if better == (factor < 1) {
-			break // halved till it helps, or doubled as long as it does
-		}
-		length *= factor
+		g.length, least = length, loss
 	}
-	return nil
 }
