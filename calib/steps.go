@@ -37,7 +37,7 @@ type gaussNewton struct {
 	student engine.Backward
 	given   *stepWeights // what the student reads
 	length  float64      // of moves before they get shorter; 0: not searched yet
-	found   bool         // whether it served a step
+	found   bool         // whether the first step, which settles it, was taken
 	planned []int        // layer of the plan, by layer of the student; -1 where the MLP stays as it is
 	lowest  int          // layer of the student whose MLP does not
 	before  *store       // the student's streams before each layer, of the text of a move
