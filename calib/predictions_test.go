@@ -495,12 +495,12 @@ func TestStepUndone(t *testing.T) {
 	for _, length := range []float64{1, 1e30} {
 		g := f.atFirstStep(t)
 		begun, loss := read(t, g.file(0, "weights")), g.loss
-		g.length, g.found = length, true
-		fit, err := g.step(0)
+		g.length = length
+		fit, err := g.step(1)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if *fit != (StepFit{Before: loss, After: loss}) || g.length != length/2 || g.loss != loss {
+		if *fit != (StepFit{Step: 1, Before: loss, After: loss}) || g.length != length/2 || g.loss != loss {
 			t.Errorf("%g: step %+v, length %g", length, fit, g.length)
 		}
 		if !bytes.Equal(g.kept(t), begun) {
@@ -532,7 +532,7 @@ func TestFirstStep(t *testing.T) {
 		t.Errorf("step %+v from %v, length %g, loss %g", fit, loss, g.length, g.loss)
 	}
 	direct := f.atFirstStep(t)
-	direct.length, direct.found = fit.Length, true
+	direct.length = fit.Length
 	if same, err := direct.step(0); err != nil || *same != *fit {
 		t.Errorf("step %+v, %v, expected %+v", same, err, fit)
 	}

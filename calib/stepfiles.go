@@ -61,7 +61,7 @@ func (g *gaussNewton) resume() (steps int, err error) {
 			w.Close()
 			continue
 		}
-		g.given.weights, g.length, g.found, steps = w, length, true, n
+		g.given.weights, g.length, steps = w, length, n
 	}
 	return steps, g.clean(steps)
 }

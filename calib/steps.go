@@ -37,7 +37,6 @@ type gaussNewton struct {
 	student engine.Backward
 	given   *stepWeights // what the student reads
 	length  float64      // of moves before they get shorter; 0: not searched yet
-	found   bool         // whether the first step, which settles it, was taken
 	planned []int        // layer of the plan, by layer of the student; -1 where the MLP stays as it is
 	lowest  int          // layer of the student whose MLP does not
 	before  *store       // the student's streams before each layer, of the text of a move
@@ -124,8 +123,8 @@ func (g *gaussNewton) step(index int) (*StepFit, error) {
 	from, first := g.given.weights, index*stepMoves
 	fit := &StepFit{Step: index, Before: g.loss, After: g.loss}
 	limit, tries := tolerated*g.loss, 1
-	if !g.found {
-		g.found, limit, tries = true, g.loss, 1+firstRetries
+	if index == 0 {
+		limit, tries = g.loss, 1+firstRetries
 	}
 	for range tries {
 		g.done = int64(index) * g.perStep()
