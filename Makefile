@@ -12,9 +12,10 @@ build:
 test:
 	$(GO) test ./...
 
-# The same tests, with the real model and data required instead of skipped.
+# The packages with tests of the real model and data, which are required instead of skipped.
+shared_tests = $(GO) list -f '{{.TestImports}} {{.XTestImports}} {{.ImportPath}}' ./... | awk '/internal\/shared[] ]/ {print $$NF}'
 real:
-	COPPICE_REQUIRE_SHARED=1 COPPICE_SHARED=$(abspath $(SHARED)) $(GO) test -count=1 ./...
+	COPPICE_REQUIRE_SHARED=1 COPPICE_SHARED=$(abspath $(SHARED)) $(GO) test -count=1 $$($(shared_tests))
 
 lint:
 	@test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
