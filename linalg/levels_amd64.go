@@ -34,9 +34,9 @@ func levels() []level {
 	}
 	if x.HasAVX2 && x.HasFMA && want != "generic" {
 		all = append(all, level{
-			name: "avx2", tileRows: 4, tileCols: 8, lanes: 8, floats: 16,
+			name: "avx2", tileRows: 4, tileCols: 12, lanes: 8, floats: 16,
 			tile: func(c []float64, ldc int, a, b []float64, k int) {
-				_, _, _ = c[3*ldc+7], a[4*k-1], b[8*k-1]
+				_, _, _ = c[3*ldc+11], a[4*k-1], b[12*k-1]
 				tileAVX2(&c[0], ldc, &a[0], &b[0], k)
 			},
 			solve: func(x, from, l []float64, pivot float64) {

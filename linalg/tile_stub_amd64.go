@@ -2,7 +2,7 @@
 
 package linalg
 
-// tileAVX2 adds to c, 4 rows of 8 that are ldc apart, k > 0 steps of a product: 4 values of a step in a, 8 in b.
+// tileAVX2 adds to c, 4 rows of 12 that are ldc apart, k > 0 steps of a product: 4 values of a step in a, 12 in b.
 //
 //go:noescape
 func tileAVX2(c *float64, ldc int, a *float64, b *float64, k int)

@@ -53,14 +53,20 @@ func generate() map[string][]byte {
 	return map[string][]byte{"tile_amd64.s": code, "tile_stub_amd64.go": stub}
 }
 
-// tiles emits the tiles of sums. A step loads a row of b and broadcasts each value of a.
+// tiles emits the tiles of sums. A step loads a row of b and broadcasts each value of a:
+// with AVX2 into a register, with AVX-512 on the way of each addition.
 func tiles(g *build.Context) {
-	tile(g, "tileAVX2", 4, 2, 32, g.YMM, func(x operand.Mem, by, to reg.VecVirtual, spare reg.VecVirtual) {
-		g.VBROADCASTSD(x, spare)
-		g.VFMADD231PD(by, spare, to)
+	tile(g, "tileAVX2", 4, 3, 32, g.YMM, func(x operand.Mem, by, to []reg.VecVirtual) {
+		value := g.YMM()
+		g.VBROADCASTSD(x, value)
+		for v := range by {
+			g.VFMADD231PD(by[v], value, to[v])
+		}
 	})
-	tile(g, "tileAVX512", 8, 3, 64, g.ZMM, func(x operand.Mem, by, to reg.VecVirtual, _ reg.VecVirtual) {
-		g.VFMADD231PD_BCST(x, by, to)
+	tile(g, "tileAVX512", 8, 3, 64, g.ZMM, func(x operand.Mem, by, to []reg.VecVirtual) {
+		for v := range by {
+			g.VFMADD231PD_BCST(x, by[v], to[v])
+		}
 	})
 }
 
@@ -78,7 +84,7 @@ func at(base reg.Register, off int) operand.Mem { return operand.Mem{Base: base,
 
 // tile emits a tile of rows x (vectors of that many bytes) sums, which stay in registers.
 // The rows of c that the next tile has, below these, are prefetched.
-func tile(g *build.Context, name string, rows, vectors, width int, vector func() reg.VecVirtual, add func(operand.Mem, reg.VecVirtual, reg.VecVirtual, reg.VecVirtual)) {
+func tile(g *build.Context, name string, rows, vectors, width int, vector func() reg.VecVirtual, addRow func(x operand.Mem, by, to []reg.VecVirtual)) {
 	cols := vectors * width / 8
 	function(g, name, "func(c *float64, ldc int, a, b *float64, k int)", fmt.Sprintf("adds to c, %d rows of %d that are ldc apart, k > 0 steps of a product: %[1]d values of a step in a, %[2]d in b.", rows, cols))
 	c, ld := g.Load(g.Param("c"), g.GP64()), g.Load(g.Param("ldc"), g.GP64())
@@ -107,15 +113,12 @@ func tile(g *build.Context, name string, rows, vectors, width int, vector func()
 	for i := range bs {
 		bs[i] = vector()
 	}
-	spare := vector()
 	g.Label("step")
 	for v := range vectors {
 		g.VMOVUPD(at(b, v*width), bs[v])
 	}
 	for r := range rows {
-		for v := range vectors {
-			add(at(a, 8*r), bs[v], sums[r*vectors+v], spare)
-		}
+		addRow(at(a, 8*r), bs, sums[r*vectors:][:vectors])
 	}
 	g.ADDQ(operand.I32(8*rows), a)
 	g.ADDQ(operand.I32(cols*8), b)
