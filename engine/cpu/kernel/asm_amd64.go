@@ -296,10 +296,14 @@ func pairUpAsm(dst []uint32, src []uint16) int {
 // transposeAsm transposes the first elements of 16 rows and says how many.
 func transposeAsm(dst, src []float32, ld, dim int) int {
 	n := dim &^ 15
-	if active < AVX512 || n == 0 {
+	switch {
+	case active < AVX2 || n == 0:
 		return 0
+	case active >= AVX512:
+		transposeAVX512(&dst[0], &src[0], ld, n)
+	default:
+		transposeAVX2(&dst[0], &src[0], ld, n)
 	}
-	transposeAVX512(&dst[0], &src[0], ld, n)
 	return n
 }
 

@@ -32,6 +32,11 @@ func copyRowsAVX2(dst *float32, src *float32, ld int, n int)
 //go:noescape
 func copyRowsAVX512(dst *float32, src *float32, ld int, n int)
 
+// transposeAVX2 writes element e of 16 rows, ld elements apart, to dst[e*32:], for e < n, a positive multiple of 16.
+//
+//go:noescape
+func transposeAVX2(dst *float32, src *float32, ld int, n int)
+
 // transposeAVX512 writes element e of 16 rows, ld elements apart, to dst[e*32:], for e < n, a positive multiple of 16.
 //
 //go:noescape

@@ -70,8 +70,16 @@ func attention(g *gen) {
 			g.DECQ(n)
 			g.JNE(operand.LabelRef("loop"))
 		})
-	g.function("transposeAVX512", "func(dst, src *float32, ld, n int)",
-		"writes element e of 16 rows, ld elements apart, to dst[e*32:], for e < n, a positive multiple of 16.", g.transpose)
+	for _, g.wide = range []bool{false, true} {
+		g.function("transpose"+g.suffix(), "func(dst, src *float32, ld, n int)",
+			"writes element e of 16 rows, ld elements apart, to dst[e*32:], for e < n, a positive multiple of 16.", func() {
+				if g.wide {
+					g.transpose512()
+				} else {
+					g.transpose256()
+				}
+			})
+	}
 }
 
 // eachRow runs body for rows of packed activations, with a pointer to the row and the
@@ -108,9 +116,51 @@ func (g *gen) fold(v []reg.VecVirtual, op func(a, b, dst operand.Op)) reg.Regist
 	return x
 }
 
-// transpose turns 16 x 16 elements at a time: pairs of rows are interleaved by element,
+// transpose256 turns 8 x 8 elements at a time. A vector is loaded as four elements of a
+// row and the same of the row four below; pairs of them are interleaved by element, then
+// by two.
+func (g *gen) transpose256() {
+	dst, src, ld, n := g.arg("dst"), g.arg("src"), g.arg("ld"), g.arg("n")
+	g.SHLQ(operand.U8(2), ld)
+	row, below := g.GP64(), g.GP64()
+	a, b := ymm[:8], ymm[8:]
+	g.Label("loop")
+	g.MOVQ(src, row)
+	for half := range 2 {
+		g.LEAQ(operand.Mem{Base: row, Index: ld, Scale: 4}, below)
+		for i := range 4 {
+			for q := range 2 {
+				v := a[4*q+i]
+				g.VMOVUPS(mem(row, 16*q), v.AsX())
+				g.VINSERTF128(operand.U8(1), mem(below, 16*q), v, v)
+			}
+			g.ADDQ(ld, row)
+			g.ADDQ(ld, below)
+		}
+		g.MOVQ(below, row)
+		for q := 0; q < 8; q += 4 {
+			for i := 0; i < 4; i += 2 {
+				g.VUNPCKLPS(a[q+i+1], a[q+i], b[q+i])
+				g.VUNPCKHPS(a[q+i+1], a[q+i], b[q+i+1])
+			}
+			for i := range 2 {
+				g.VUNPCKLPD(b[q+2+i], b[q+i], a[q+2*i])
+				g.VUNPCKHPD(b[q+2+i], b[q+i], a[q+2*i+1])
+			}
+			for e := range 4 {
+				g.VMOVUPS(a[q+e], mem(dst, (q+e)*param.NR*4+half*32))
+			}
+		}
+	}
+	g.ADDQ(operand.I32(32), src)
+	g.ADDQ(operand.I32(8*param.NR*4), dst)
+	g.SUBQ(operand.I32(8), n)
+	g.JG(operand.LabelRef("loop"))
+}
+
+// transpose512 turns 16 x 16 elements at a time: pairs of rows are interleaved by element,
 // by two, then by 128-bit quarters twice.
-func (g *gen) transpose() {
+func (g *gen) transpose512() {
 	dst, src, ld, n := g.arg("dst"), g.arg("src"), g.arg("ld"), g.arg("n")
 	g.SHLQ(operand.U8(2), ld)
 	row := g.GP64()
