@@ -250,46 +250,74 @@ func tileF32(dst []float32, ldd int, from []float32, ldf int, x, w, next []float
 	}
 }
 
-// tileBF16 widens both sides where there is no product of pairs, in the order of its
-// sums. Products that reuse weights widen them once instead: BF16.mulWide.
+func tileF16(dst []float32, ldd int, from []float32, ldf int, x []float32, w, next []uint16, k, rows int) {
+	switch {
+	case active >= AVX512:
+		tileF16AVX512(&dst[0], ldd, unsafe.SliceData(from), ldf, &x[0], &w[0], unsafe.SliceData(next), k, rows)
+	case active == AVX2:
+		tileF16AVX2(&dst[0], ldd, unsafe.SliceData(from), ldf, &x[0], &w[0], unsafe.SliceData(next), k, rows)
+		if from != nil {
+			from = from[16:]
+		}
+		tileF16AVX2(&dst[16], ldd, unsafe.SliceData(from), ldf, &x[0], &w[16], unsafe.SliceData(next), k, rows)
+	default:
+		tileF16Twin(dst, ldd, from, ldf, x, w, k, rows)
+	}
+}
+
+// splits says whether products of bfloat16 are tilePairs: there are vectors, but no
+// instruction for such a product.
+func splits() bool { return active == AVX2 || active == AVX512 }
+
+// tilePairs is product.tile for weights in pairs of bfloat16 and activations that
+// splitPairs widened, at the levels of which splits says so.
+func tilePairs(dst []float32, ldd int, from []float32, ldf int, x []float32, w, next []uint32, k, rows int) {
+	if active >= AVX512 {
+		tilePairsAVX512(&dst[0], ldd, unsafe.SliceData(from), ldf, &x[0], &w[0], unsafe.SliceData(next), k, rows)
+		return
+	}
+	tilePairsAVX2(&dst[0], ldd, unsafe.SliceData(from), ldf, &x[0], &w[0], unsafe.SliceData(next), k, rows)
+	if from != nil {
+		from = from[16:]
+	}
+	tilePairsAVX2(&dst[16], ldd, unsafe.SliceData(from), ldf, &x[0], &w[16], unsafe.SliceData(next), k, rows)
+}
+
+// tileBF16 takes at most XHalf steps where it has to widen activations.
 func tileBF16(dst []float32, ldd int, from []float32, ldf int, x, w, next []uint32, k, rows int) {
 	switch {
 	case active >= AVX512BF16:
 		tileBF16AVX512(&dst[0], ldd, unsafe.SliceData(from), ldf, &x[0], &w[0], unsafe.SliceData(next), k, rows)
-	case active >= AVX2:
+	case splits():
 		s := scratchPool.Get().(*scratch)
 		defer scratchPool.Put(s)
-		wide := dwords[float32](&s.w, 2*k*param.NR)
-		widenPairs(wide, w[:k*param.NR])
-		xs := dwords[float32](&s.x, rows*param.XStride)
+		wide := dwords[float32](&s.x, rows*param.XStride)
 		for r := range rows {
-			for i, v := range x[r*param.XStride:][:k] {
-				xs[r*param.XStride+2*i] = widenBF16(uint16(v >> 16))
-				xs[r*param.XStride+2*i+1] = widenBF16(uint16(v))
-			}
+			splitPairs(wide[r*param.XStride:], halves(x[r*param.XStride:][:k]))
 		}
-		tileF32(dst, ldd, from, ldf, xs, wide, wide, 2*k, rows)
+		tilePairs(dst, ldd, from, ldf, wide, w, next, k, rows)
 	default:
 		tileBF16Twin(dst, ldd, from, ldf, x, w, k, rows)
 	}
 }
 
-func widenPairs(dst []float32, src []uint32) {
+func splitPairsAsm(dst []float32, src []uint16) int {
+	n := body(len(src) / 2)
 	switch {
+	case n == 0:
 	case active >= AVX512:
-		widenPairsAVX512(&dst[0], &src[0], len(src)/param.NR)
-	case active == AVX2:
-		widenPairsAVX2(&dst[0], &src[0], len(src)/param.NR)
+		splitPairsAVX512(&dst[0], &dst[param.XHalf], &src[0], n)
 	default:
-		widenPairsTwin(dst, src)
+		splitPairsAVX2(&dst[0], &dst[param.XHalf], &src[0], n)
 	}
+	return n
 }
 
 // pairUpAsm joins whole pairs, which have their order in memory already: amd64 is
 // little-endian.
 func pairUpAsm(dst []uint32, src []uint16) int {
 	n := len(src) / 2
-	copy(unsafe.Slice((*uint16)(unsafe.Pointer(unsafe.SliceData(dst))), 2*len(dst)), src[:2*n])
+	copy(halves(dst), src[:2*n])
 	return n
 }
 

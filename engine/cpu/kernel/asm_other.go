@@ -39,7 +39,16 @@ func tileBF16(dst []float32, ldd int, from []float32, ldf int, x, w, _ []uint32,
 	tileBF16Twin(dst, ldd, from, ldf, x, w, k, rows)
 }
 
-func widenPairs(dst []float32, src []uint32) { widenPairsTwin(dst, src) }
+func tileF16(dst []float32, ldd int, from []float32, ldf int, x []float32, w, _ []uint16, k, rows int) {
+	tileF16Twin(dst, ldd, from, ldf, x, w, k, rows)
+}
+
+func splits() bool { return false }
+
+// tilePairs is never called.
+func tilePairs(_ []float32, _ int, _ []float32, _ int, _ []float32, _, _ []uint32, _, _ int) {}
+
+func splitPairsAsm([]float32, []uint16) int { return 0 }
 
 func transposeAsm(_, _ []float32, _, _ int) int { return 0 }
 

@@ -75,20 +75,21 @@ func (w *BF16) Mul(dst []float32, ldd int, x []uint16, ldx int, rows, p0, p1 int
 	if rows == 0 || w.mulFew(dst, ldd, x, ldx, rows, p0, p1) {
 		return
 	}
-	if active < AVX512BF16 {
-		w.mulWide(dst, ldd, x, ldx, rows, p0, p1)
+	kw := pairs(w.In)
+	panel := func(p, k0, k1 int) []uint32 {
+		return w.data[(p*kw+k0)*param.NR : (p*kw+k1)*param.NR]
+	}
+	if splits() {
+		m := product[float32, uint32]{
+			out: w.Out, k: kw, steps: param.XHalf, rows: rows, mr: tileRows(), panel: panel, tile: tilePairs,
+			pack: func(buf []float32, r, k0, k1 int) { splitPairs(buf, x[r*ldx+2*k0:r*ldx+min(2*k1, w.In)]) },
+		}
+		m.run(dst, ldd, p0, p1)
 		return
 	}
-	kw := pairs(w.In)
-	m := product[uint32]{
-		out: w.Out, k: kw, rows: rows, mr: tileRows(),
-		pack: func(buf []uint32, r, k0, k1 int) {
-			pairUp(buf, x[r*ldx+2*k0:r*ldx+min(2*k1, w.In)])
-		},
-		panel: func(_ []uint32, p, k0, k1 int) []uint32 {
-			return w.data[(p*kw+k0)*param.NR : (p*kw+k1)*param.NR]
-		},
-		tile: tileBF16,
+	m := product[uint32, uint32]{
+		out: w.Out, k: kw, steps: param.KC, rows: rows, mr: tileRows(), panel: panel, tile: tileBF16,
+		pack: func(buf []uint32, r, k0, k1 int) { pairUp(buf, x[r*ldx+2*k0:r*ldx+min(2*k1, w.In)]) },
 	}
 	m.run(dst, ldd, p0, p1)
 }
@@ -107,44 +108,27 @@ func tileBF16Twin(dst []float32, ldd int, from []float32, ldf int, x, w []uint32
 	}
 }
 
-// mulWide is Mul where the CPU has no bfloat16 product: both sides are widened to
-// float32, a cache block at a time, with each pair swapped.
-func (w *BF16) mulWide(dst []float32, ldd int, x []uint16, ldx int, rows, p0, p1 int) {
-	kw := pairs(w.In)
-	m := product[float32]{
-		out: w.Out, k: 2 * kw, rows: rows, mr: tileRows(),
-		pack:    func(buf []float32, r, k0, k1 int) { widenSwapped(buf, x[r*ldx:][:w.In], k0) },
-		unpacks: true,
-		panel: func(scratch []float32, p, k0, k1 int) []float32 {
-			dst := scratch[:(k1-k0)*param.NR]
-			widenPairs(dst, w.data[(p*kw+k0/2)*param.NR:(p*kw+k1/2)*param.NR])
-			return dst
-		},
-		tile: tileF32,
+// splitPairs widens a row of bfloat16 to the row of packed activations that tilePairs
+// takes: the odd elements, and from XHalf on the even ones. After an odd last one there
+// is a zero.
+func splitPairs(dst []float32, src []uint16) {
+	n := len(src) / 2
+	for i := splitPairsAsm(dst, src); i < n; i++ {
+		dst[i], dst[param.XHalf+i] = widenBF16(src[2*i+1]), widenBF16(src[2*i])
 	}
-	m.run(dst, ldd, p0, p1)
+	if len(src)%2 == 1 {
+		dst[n], dst[param.XHalf+n] = 0, widenBF16(src[2*n])
+	}
 }
 
-// widenSwapped widens elements k0.. of src to dst, both even in number, and swaps each
-// pair. Past the end of src there are zeros.
-func widenSwapped(dst []float32, src []uint16, k0 int) {
+// widenSwapped widens elements of src to dst, an even number, and swaps each pair. Past
+// the end of src there are zeros.
+func widenSwapped(dst []float32, src []uint16) {
 	for i := 0; i < len(dst); i += 2 {
 		dst[i] = 0
-		if k0+i+1 < len(src) {
-			dst[i] = widenBF16(src[k0+i+1])
+		if i+1 < len(src) {
+			dst[i] = widenBF16(src[i+1])
 		}
-		dst[i+1] = widenBF16(src[k0+i])
-	}
-}
-
-// widenPairsTwin widens steps of NR pairs to two steps of NR float32 each, the odd
-// elements first.
-func widenPairsTwin(dst []float32, src []uint32) {
-	for i := 0; i < len(src); i += param.NR {
-		odd, even := dst[2*i:][:param.NR], dst[2*i+param.NR:][:param.NR]
-		for j, v := range src[i:][:param.NR] {
-			odd[j] = widenBF16(uint16(v >> 16))
-			even[j] = widenBF16(uint16(v))
-		}
+		dst[i+1] = widenBF16(src[i])
 	}
 }

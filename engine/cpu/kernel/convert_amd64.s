@@ -342,38 +342,30 @@ loop:
 	VZEROUPPER
 	RET
 
-// func widenPairsAVX2(dst *float32, src *uint32, n int)
+// func splitPairsAVX2(odd *float32, even *float32, src *uint16, n int)
 // Requires: AVX, AVX2
-TEXT ·widenPairsAVX2(SB), NOSPLIT, $0-24
-	MOVQ dst+0(FP), AX
-	MOVQ src+8(FP), CX
-	MOVQ n+16(FP), DX
+TEXT ·splitPairsAVX2(SB), NOSPLIT, $0-32
+	MOVQ odd+0(FP), AX
+	MOVQ even+8(FP), CX
+	MOVQ src+16(FP), DX
+	MOVQ n+24(FP), BX
 
-loop:
-	VMOVUPS (CX), Y0
+loop1:
+	VMOVUPS (DX), Y0
 	VPSLLD  $0x10, Y0, Y1
 	VANDPS  xffff0000<>+0(SB), Y0, Y0
 	VMOVUPS Y0, (AX)
-	VMOVUPS Y1, 128(AX)
-	VMOVUPS 32(CX), Y0
+	VMOVUPS Y1, (CX)
+	VMOVUPS 32(DX), Y0
 	VPSLLD  $0x10, Y0, Y1
 	VANDPS  xffff0000<>+0(SB), Y0, Y0
 	VMOVUPS Y0, 32(AX)
-	VMOVUPS Y1, 160(AX)
-	VMOVUPS 64(CX), Y0
-	VPSLLD  $0x10, Y0, Y1
-	VANDPS  xffff0000<>+0(SB), Y0, Y0
-	VMOVUPS Y0, 64(AX)
-	VMOVUPS Y1, 192(AX)
-	VMOVUPS 96(CX), Y0
-	VPSLLD  $0x10, Y0, Y1
-	VANDPS  xffff0000<>+0(SB), Y0, Y0
-	VMOVUPS Y0, 96(AX)
-	VMOVUPS Y1, 224(AX)
-	ADDQ    $+128, CX
-	ADDQ    $+256, AX
-	DECQ    DX
-	JNE     loop
+	VMOVUPS Y1, 32(CX)
+	ADDQ    $+64, AX
+	ADDQ    $+64, CX
+	ADDQ    $+64, DX
+	SUBQ    $+16, BX
+	JG      loop1
 	VZEROUPPER
 	RET
 
@@ -387,28 +379,25 @@ DATA xffff0000<>+24(SB)/4, $0xffff0000
 DATA xffff0000<>+28(SB)/4, $0xffff0000
 GLOBL xffff0000<>(SB), RODATA|NOPTR, $32
 
-// func widenPairsAVX512(dst *float32, src *uint32, n int)
+// func splitPairsAVX512(odd *float32, even *float32, src *uint16, n int)
 // Requires: AVX, AVX512DQ, AVX512F
-TEXT ·widenPairsAVX512(SB), NOSPLIT, $0-24
-	MOVQ         dst+0(FP), AX
-	MOVQ         src+8(FP), CX
-	MOVQ         n+16(FP), DX
+TEXT ·splitPairsAVX512(SB), NOSPLIT, $0-32
+	MOVQ         odd+0(FP), AX
+	MOVQ         even+8(FP), CX
+	MOVQ         src+16(FP), DX
+	MOVQ         n+24(FP), BX
 	VBROADCASTSS xffff0000<>+0(SB), Z0
 
-loop:
-	VMOVUPS (CX), Z1
+loop1:
+	VMOVUPS (DX), Z1
 	VPSLLD  $0x10, Z1, Z2
 	VANDPS  Z0, Z1, Z1
 	VMOVUPS Z1, (AX)
-	VMOVUPS Z2, 128(AX)
-	VMOVUPS 64(CX), Z1
-	VPSLLD  $0x10, Z1, Z2
-	VANDPS  Z0, Z1, Z1
-	VMOVUPS Z1, 64(AX)
-	VMOVUPS Z2, 192(AX)
-	ADDQ    $+128, CX
-	ADDQ    $+256, AX
-	DECQ    DX
-	JNE     loop
+	VMOVUPS Z2, (CX)
+	ADDQ    $+64, AX
+	ADDQ    $+64, CX
+	ADDQ    $+64, DX
+	SUBQ    $+16, BX
+	JG      loop1
 	VZEROUPPER
 	RET

@@ -57,12 +57,12 @@ func widenF16AVX2(dst *float32, src *uint16, n int)
 //go:noescape
 func widenF16AVX512(dst *float32, src *uint16, n int)
 
-// widenPairsAVX2 widens n > 0 steps of 32 bfloat16 pairs to the odd, then the even elements of each.
+// splitPairsAVX2 widens the odd and the even elements of n pairs of bfloat16, a positive multiple of 16.
 //
 //go:noescape
-func widenPairsAVX2(dst *float32, src *uint32, n int)
+func splitPairsAVX2(odd *float32, even *float32, src *uint16, n int)
 
-// widenPairsAVX512 widens n > 0 steps of 32 bfloat16 pairs to the odd, then the even elements of each.
+// splitPairsAVX512 widens the odd and the even elements of n pairs of bfloat16, a positive multiple of 16.
 //
 //go:noescape
-func widenPairsAVX512(dst *float32, src *uint32, n int)
+func splitPairsAVX512(odd *float32, even *float32, src *uint16, n int)

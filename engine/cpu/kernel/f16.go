@@ -1,8 +1,6 @@
 package kernel
 
-import (
-	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/param"
-)
+import "github.com/coppice-lm/coppice/engine/cpu/kernel/internal/param"
 
 // F16 holds the weights W (Out x In) of a linear layer as IEEE half-precision bits,
 // packed like F32. It takes 2*In*32*Panels() bytes. Activations and sums are float32:
@@ -64,16 +62,20 @@ func (w *F16) Mul(dst []float32, ldd int, x []float32, ldx int, rows, p0, p1 int
 	if rows == 0 || w.mulFew(dst, ldd, x, ldx, rows, p0, p1) {
 		return
 	}
-	m := product[float32]{
-		out: w.Out, k: w.In, rows: rows, mr: tileRows(),
-		pack:    func(buf []float32, r, k0, k1 int) { copy(buf, x[r*ldx+k0:r*ldx+k1]) },
-		unpacks: true,
-		panel: func(scratch []float32, p, k0, k1 int) []float32 {
-			dst := scratch[:(k1-k0)*param.NR]
-			WidenF16(dst, w.data[(p*w.In+k0)*param.NR:(p*w.In+k1)*param.NR])
-			return dst
+	m := product[float32, uint16]{
+		out: w.Out, k: w.In, steps: param.KC, rows: rows, mr: tileRows(),
+		pack: func(buf []float32, r, k0, k1 int) { copy(buf, x[r*ldx+k0:r*ldx+k1]) },
+		panel: func(p, k0, k1 int) []uint16 {
+			return w.data[(p*w.In+k0)*param.NR : (p*w.In+k1)*param.NR]
 		},
-		tile: tileF32,
+		tile: tileF16,
 	}
 	m.run(dst, ldd, p0, p1)
+}
+
+// tileF16Twin is product.tile for half-precision weights in plain Go.
+func tileF16Twin(dst []float32, ldd int, from []float32, ldf int, x []float32, w []uint16, k, rows int) {
+	wide := make([]float32, k*param.NR)
+	WidenF16(wide, w[:k*param.NR])
+	tileF32Twin(dst, ldd, from, ldf, x, wide, k, rows)
 }

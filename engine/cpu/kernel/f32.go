@@ -83,10 +83,10 @@ func (w *F32) Mul(dst []float32, ldd int, x []float32, ldx int, rows, p0, p1 int
 	if rows == 0 || w.mulFew(dst, ldd, x, ldx, rows, p0, p1) {
 		return
 	}
-	m := product[float32]{
-		out: w.Out, k: w.In, rows: rows, mr: tileRows(),
+	m := product[float32, float32]{
+		out: w.Out, k: w.In, steps: param.KC, rows: rows, mr: tileRows(),
 		pack: func(buf []float32, r, k0, k1 int) { copy(buf, x[r*ldx+k0:r*ldx+k1]) },
-		panel: func(_ []float32, p, k0, k1 int) []float32 {
+		panel: func(p, k0, k1 int) []float32 {
 			return w.data[(p*w.In+k0)*param.NR : (p*w.In+k1)*param.NR]
 		},
 		tile: tileF32,

@@ -69,7 +69,7 @@ func (w *BF16) mulFew(dst []float32, ldd int, x []uint16, ldx, rows, p0, p1 int)
 	}
 	buf := dwords[float32](&s.x, rows*2*k)
 	for r := range rows {
-		widenSwapped(buf[r*2*k:][:2*k], x[r*ldx:][:w.In], 0)
+		widenSwapped(buf[r*2*k:][:2*k], x[r*ldx:][:w.In])
 	}
 	eachPanel(dst, ldd, w.Out, rows, p0, p1, func(p int, dst *float32, ldd int) {
 		f(dst, ldd, &buf[0], 2*k, &w.data[p*k*param.NR], k, rows)

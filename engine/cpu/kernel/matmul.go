@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"sync"
+	"unsafe"
 
 	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/param"
 )
@@ -25,24 +26,24 @@ const (
 // the even element in the low half.
 type dword interface{ float32 | uint32 }
 
-// product is a matrix product as the blocked driver sees it.
-type product[E dword] struct {
-	out  int // output columns
-	k    int // inner dimension in dwords
-	rows int // rows of activations
-	mr   int // greatest tile height of the kernel
+// product is a matrix product as the blocked driver sees it, with activations packed as X
+// and weights as W.
+type product[X dword, W dword | uint16] struct {
+	out   int // output columns
+	k     int // inner dimension in steps
+	steps int // the most of them that a block may have: a row of packed activations has XStride dwords
+	rows  int // rows of activations
+	mr    int // greatest tile height of the kernel
 
-	// pack copies dwords k0..k1 of activation row r into buf.
-	pack func(buf []E, r, k0, k1 int)
-	// panel returns dwords k0..k1 of panel p, NR columns each: built in scratch (KC x
-	// NR) if unpacks is set, else a part of the weights.
-	panel   func(scratch []E, p, k0, k1 int) []E
-	unpacks bool
+	// pack writes steps k0..k1 of activation row r to buf.
+	pack func(buf []X, r, k0, k1 int)
+	// panel is steps k0..k1 of panel p, NR columns each.
+	panel func(p, k0, k1 int) []W
 	// tile computes dst[r*ldd+j] = from[r*ldf+j] + sum over i<k of
 	// x[r*XStride+i]*w[i*NR+j] for r<rows, j<NR, in ascending order of i; from is 0
 	// where it is nil. It may prefetch 16*k bytes from next on, or, if next is nil,
 	// what follows w at the rate at which it reads.
-	tile func(dst []float32, ldd int, from []float32, ldf int, x, w, next []E, k, rows int)
+	tile func(dst []float32, ldd int, from []float32, ldf int, x []X, w, next []W, k, rows int)
 }
 
 // run computes panels p0..p1 of the product into dst.
@@ -51,16 +52,16 @@ type product[E dword] struct {
 // time walks over K in blocks. Partial sums of the group wait in scratch, not in dst,
 // whose rows are far apart and compete for cache sets. They are stored and reloaded
 // exactly, so no block size changes a bit of the result.
-func (m *product[E]) run(dst []float32, ldd, p0, p1 int) {
+func (m *product[X, W]) run(dst []float32, ldd, p0, p1 int) {
 	s := scratchPool.Get().(*scratch)
 	defer scratchPool.Put(s)
-	blocks := (m.k + param.KC - 1) / param.KC
-	// Equal blocks of whole steps of 4, which no pair of bfloat16 straddles.
+	blocks := (m.k + m.steps - 1) / m.steps
+	// Equal blocks, a multiple of 4 steps each.
 	kc := ((m.k+blocks-1)/blocks + 3) &^ 3
 	blocks = (m.k + kc - 1) / kc
 	parts := (m.rows + maxRows - 1) / maxRows
 	for i := range parts {
-		c := pass[E]{product: m, s: s, dst: dst, ldd: ldd, kc: kc, blocks: blocks, r0: i * m.rows / parts, r1: (i + 1) * m.rows / parts}
+		c := pass[X, W]{product: m, s: s, dst: dst, ldd: ldd, kc: kc, blocks: blocks, r0: i * m.rows / parts, r1: (i + 1) * m.rows / parts}
 		c.pack()
 		group := maxGroup
 		if c.r1-c.r0 <= m.mr {
@@ -73,36 +74,36 @@ func (m *product[E]) run(dst []float32, ldd, p0, p1 int) {
 }
 
 // pass is the product of one block of rows.
-type pass[E dword] struct {
-	*product[E]
+type pass[X dword, W dword | uint16] struct {
+	*product[X, W]
 	s          *scratch
 	dst        []float32
 	ldd        int
 	kc, blocks int
 	r0, r1     int
-	x          []E // packed activations: blocks x rows x XStride
+	x          []X // packed activations: blocks x rows x XStride
 }
 
-func (c *pass[E]) pack() {
+func (c *pass[X, W]) pack() {
 	rows := c.r1 - c.r0
-	c.x = dwords[E](&c.s.x, c.blocks*rows*param.XStride)
+	c.x = dwords[X](&c.s.x, c.blocks*rows*param.XStride)
 	for b := range c.blocks {
 		k0, k1 := b*c.kc, min((b+1)*c.kc, c.k)
 		for r := range rows {
-			c.product.pack(c.x[(b*rows+r)*param.XStride:][:k1-k0], c.r0+r, k0, k1)
+			c.product.pack(c.x[(b*rows+r)*param.XStride:][:param.XStride], c.r0+r, k0, k1)
 		}
 	}
 }
 
 // group computes panels p0..p1.
-func (c *pass[E]) group(p0, p1 int) {
+func (c *pass[X, W]) group(p0, p1 int) {
 	rows := c.r1 - c.r0
 	sums := dwords[float32](&c.s.c, maxGroup*maxRows*param.NR)
 	tiles := (rows + c.mr - 1) / c.mr
 	for b := range c.blocks {
 		k0, k1 := b*c.kc, min((b+1)*c.kc, c.k)
 		for p := p0; p < p1; p++ {
-			w := c.panel(dwords[E](&c.s.w, param.KC*param.NR), p, k0, k1)
+			w := c.panel(p, k0, k1)
 			next := c.next(w, p, p0, p1, b)
 			cols := min(param.NR, c.out-p*param.NR)
 			// Tiles have nearly equal heights.
@@ -119,7 +120,7 @@ func (c *pass[E]) group(p0, p1 int) {
 					to, ldd = out, c.ldd
 				}
 				c.tile(to, ldd, from, param.NR, c.x[(b*rows+t0)*param.XStride:], w, next, k1-k0, t1-t0)
-				if done := (k1 - k0) * 4; done < len(next) {
+				if done := (k1 - k0) * 16 / int(unsafe.Sizeof(*new(W))); done < len(next) {
 					next = next[done:]
 				} else {
 					next = w
@@ -135,26 +136,25 @@ func (c *pass[E]) group(p0, p1 int) {
 }
 
 // next is the share of a panel that comes after panel p and K block b, for tiles to
-// prefetch a part each; w itself where there is none in memory yet. If there are few
+// prefetch a part each; w itself where there is none. If there are few
 // tiles it is nil for the first, which then reads ahead in the stream of weights.
-func (c *pass[E]) next(w []E, p, p0, p1, b int) []E {
-	if c.r1-c.r0 < fewTiles*c.mr && !c.unpacks {
+func (c *pass[X, W]) next(w []W, p, p0, p1, b int) []W {
+	if c.r1-c.r0 < fewTiles*c.mr {
 		return nil
 	}
 	p++
 	if p == p1 {
 		p, b = p0, b+1
 	}
-	if b == c.blocks || c.unpacks {
+	if b == c.blocks {
 		return w
 	}
-	return c.panel(nil, p, b*c.kc, min((b+1)*c.kc, c.k))
+	return c.panel(p, b*c.kc, min((b+1)*c.kc, c.k))
 }
 
 // scratch is one call's working memory.
 type scratch struct {
 	x []float32 // packed activations
-	w []float32 // an unpacked share of a panel
 	c []float32 // partial sums: panels of the group x rows x NR
 }
 

@@ -2,17 +2,37 @@
 
 package kernel
 
-// tileF32AVX512 computes dst = from + k steps of a product for 1..14 rows of 32 columns; from may be nil for zero, row distances are in elements. On the way it prefetches 16*k bytes from next on, or, if that is nil, what follows w.
+// tileF32AVX2 computes dst = from + k steps of a product with float32 weights for 1..6 rows of 16 columns; from may be nil for zero, row distances are in elements. On the way it prefetches 16*k bytes from next on, or, if that is nil, what follows w.
+//
+//go:noescape
+func tileF32AVX2(dst *float32, ldd int, from *float32, ldf int, x *float32, w *float32, next *float32, k int, rows int)
+
+// tileF16AVX2 computes dst = from + k steps of a product with half-precision weights for 1..6 rows of 16 columns; from may be nil for zero, row distances are in elements. On the way it prefetches 16*k bytes from next on, or, if that is nil, what follows w.
+//
+//go:noescape
+func tileF16AVX2(dst *float32, ldd int, from *float32, ldf int, x *float32, w *uint16, next *uint16, k int, rows int)
+
+// tilePairsAVX2 computes dst = from + k steps of a product with pairs of bfloat16 weights for 1..6 rows of 16 columns; from may be nil for zero, row distances are in elements. On the way it prefetches 16*k bytes from next on, or, if that is nil, what follows w.
+//
+//go:noescape
+func tilePairsAVX2(dst *float32, ldd int, from *float32, ldf int, x *float32, w *uint32, next *uint32, k int, rows int)
+
+// tileF32AVX512 computes dst = from + k steps of a product with float32 weights for 1..14 rows of 32 columns; from may be nil for zero, row distances are in elements. On the way it prefetches 16*k bytes from next on, or, if that is nil, what follows w.
 //
 //go:noescape
 func tileF32AVX512(dst *float32, ldd int, from *float32, ldf int, x *float32, w *float32, next *float32, k int, rows int)
 
-// tileBF16AVX512 computes dst = from + k steps of a product for 1..14 rows of 32 columns; from may be nil for zero, row distances are in elements. On the way it prefetches 16*k bytes from next on, or, if that is nil, what follows w.
+// tileF16AVX512 computes dst = from + k steps of a product with half-precision weights for 1..14 rows of 32 columns; from may be nil for zero, row distances are in elements. On the way it prefetches 16*k bytes from next on, or, if that is nil, what follows w.
+//
+//go:noescape
+func tileF16AVX512(dst *float32, ldd int, from *float32, ldf int, x *float32, w *uint16, next *uint16, k int, rows int)
+
+// tilePairsAVX512 computes dst = from + k steps of a product with pairs of bfloat16 weights for 1..14 rows of 32 columns; from may be nil for zero, row distances are in elements. On the way it prefetches 16*k bytes from next on, or, if that is nil, what follows w.
+//
+//go:noescape
+func tilePairsAVX512(dst *float32, ldd int, from *float32, ldf int, x *float32, w *uint32, next *uint32, k int, rows int)
+
+// tileBF16AVX512 computes dst = from + k steps of a product with pairs of bfloat16 weights for 1..14 rows of 32 columns; from may be nil for zero, row distances are in elements. On the way it prefetches 16*k bytes from next on, or, if that is nil, what follows w.
 //
 //go:noescape
 func tileBF16AVX512(dst *float32, ldd int, from *float32, ldf int, x *uint32, w *uint32, next *uint32, k int, rows int)
-
-// tileF32AVX2 computes dst = from + k steps of a product for 1..6 rows of 16 columns; from may be nil for zero, row distances are in elements. On the way it prefetches 16*k bytes from next on, or, if that is nil, what follows w.
-//
-//go:noescape
-func tileF32AVX2(dst *float32, ldd int, from *float32, ldf int, x *float32, w *float32, next *float32, k int, rows int)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -21,15 +22,20 @@ func TestTilesEqualTwins(t *testing.T) {
 	for i := range wb {
 		wb[i] = uint32(roundBF16(w[i])) | uint32(roundBF16(w[len(w)-1-i]))<<16
 	}
+	wh := make([]uint16, len(w))
+	for i := range wh {
+		wh[i] = ordinaryHalf(w[i])
+	}
 	const ldd, ldf = 40, 35
 	start := normals(r, param.MR512*ldf)
-	for _, k := range []int{1, 2, 3, 4, 5, 17, param.KC} {
+	for _, k := range []int{1, 2, 3, 4, 5, 17, param.XHalf, param.KC} {
 		for rows := 1; rows <= param.MR512; rows++ {
 			for _, from := range [][]float32{nil, start} {
 				want := normals(newRand(8), rows*ldd)
-				wantB := append([]float32{}, want...)
+				wantB, wantH := slices.Clone(want), slices.Clone(want)
 				tileF32Twin(want, ldd, from, ldf, x, w, k, rows)
 				tileBF16Twin(wantB, ldd, from, ldf, xb, wb, k, rows)
+				tileF16Twin(wantH, ldd, from, ldf, x, wh, k, rows)
 				atLevels(t, func(t *testing.T) {
 					if rows > tileRows() {
 						return
@@ -38,8 +44,11 @@ func TestTilesEqualTwins(t *testing.T) {
 					got := normals(newRand(8), rows*ldd)
 					tileF32(got, ldd, from, ldf, x, w, w, k, rows)
 					sameBits(t, "f32 "+what, got, want)
-					if active < AVX512BF16 {
-						return // products of wider types: TestMulSameBits
+					got = normals(newRand(8), rows*ldd)
+					tileF16(got, ldd, from, ldf, x, wh, wh, k, rows)
+					sameBits(t, "f16 "+what, got, wantH)
+					if splits() && k > param.XHalf {
+						return
 					}
 					got = normals(newRand(8), rows*ldd)
 					tileBF16(got, ldd, from, ldf, xb, wb, wb, k, rows)
@@ -49,6 +58,9 @@ func TestTilesEqualTwins(t *testing.T) {
 		}
 	}
 }
+
+// ordinaryHalf is some half-precision number of the order of 1.
+func ordinaryHalf(v float32) uint16 { return uint16(math.Float32bits(v)>>16)&0x8fff | 0x3000 }
 
 // multiplier is a product with packed weights of some type, ready to be called.
 type multiplier struct {
@@ -69,7 +81,7 @@ func multipliers(seed uint64, rows, in, out int) []multiplier {
 	bf16 := must(PackBF16(out, in, rowsOf(w, in)))
 	f16 := must(PackF16(out, in, func(o int, dst []uint16) error {
 		for i := range dst {
-			dst[i] = uint16(math.Float32bits(w[o*in+i])>>16)&0x8fff | 0x3000 // some ordinary half
+			dst[i] = ordinaryHalf(w[o*in+i])
 		}
 		return nil
 	}))

@@ -22,3 +22,9 @@ func floats[E dword](s []E) []float32 {
 func dwordsOf(s []float32) []uint32 {
 	return unsafe.Slice((*uint32)(unsafe.Pointer(unsafe.SliceData(s))), len(s))
 }
+
+// halves is the memory of pairs of bfloat16 as it is on amd64, which is little-endian:
+// the even element of each pair is first.
+func halves(s []uint32) []uint16 {
+	return unsafe.Slice((*uint16)(unsafe.Pointer(unsafe.SliceData(s))), 2*len(s))
+}

@@ -3,8 +3,6 @@ package main
 import (
 	"github.com/mmcloughlin/avo/operand"
 	"github.com/mmcloughlin/avo/reg"
-
-	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/param"
 )
 
 // convert emits the kernels of convert.go.
@@ -70,22 +68,19 @@ func convert(g *gen) {
 		g.VCVTPH2PS(m, v)
 		return v
 	})
-	g.both("widenPairs", "func(dst *float32, src *uint32, n int)",
-		"widens n > 0 steps of 32 bfloat16 pairs to the odd, then the even elements of each.", func() {
-			dst, src, n := g.arg("dst"), g.arg("src"), g.arg("n")
+	g.both("splitPairs", "func(odd, even *float32, src *uint16, n int)",
+		"widens the odd and the even elements of n pairs of bfloat16, a positive multiple of 16.", func() {
+			odd, even, src, n := g.arg("odd"), g.arg("even"), g.arg("src"), g.arg("n")
 			mask := g.konstBits(0xffff0000)
-			g.Label("loop")
-			for off := 0; off < param.NR*4; off += g.elems() * 4 {
-				v, even := g.copyOf(mem(src, off)), g.vec()
-				g.VPSLLD(operand.U8(16), v, even)
-				g.VANDPS(mask, v, v)
-				g.VMOVUPS(v, mem(dst, off))
-				g.VMOVUPS(even, mem(dst, param.NR*4+off))
-			}
-			g.ADDQ(operand.I32(param.NR*4), src)
-			g.ADDQ(operand.I32(param.NR*8), dst)
-			g.DECQ(n)
-			g.JNE(operand.LabelRef("loop"))
+			g.each(n, 16/g.elems(), func() {
+				for off := 0; off < 64; off += g.elems() * 4 {
+					v, low := g.copyOf(mem(src, off)), g.vec()
+					g.VPSLLD(operand.U8(16), v, low)
+					g.VANDPS(mask, v, v)
+					g.VMOVUPS(v, mem(odd, off))
+					g.VMOVUPS(low, mem(even, off))
+				}
+			}, odd, even, src)
 		})
 }
 

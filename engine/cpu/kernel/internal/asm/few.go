@@ -46,14 +46,7 @@ func few(g *gen) {
 			g.few(regs, max, 4*param.NR, 8, func(r *fewRegs, u int) {
 				r.each(func(i, w int) { g.VANDPS(mem(reg.RCX, u*4*param.NR+i*size), mask, regs[w]) })
 				r.mulAdd(u*8, fma)
-				r.each(func(i, w int) {
-					if g.wide {
-						g.VPSLLD(operand.U8(16), mem(reg.RCX, u*4*param.NR+i*size), regs[w])
-						return
-					}
-					g.VMOVUPS(mem(reg.RCX, u*4*param.NR+i*size), regs[w])
-					g.VPSLLD(operand.U8(16), regs[w], regs[w])
-				})
+				r.each(func(i, w int) { g.evenOf(mem(reg.RCX, u*4*param.NR+i*size), regs[w]) })
 				r.mulAdd(u*8+4, fma)
 			})
 		})

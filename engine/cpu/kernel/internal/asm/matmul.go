@@ -9,7 +9,7 @@ import (
 	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/param"
 )
 
-const tileSig = "func(dst *float32, ldd int, from *float32, ldf int, x, w, next *%s, k, rows int)"
+const tileSig = "func(dst *float32, ldd int, from *float32, ldf int, x *%s, w, next *%s, k, rows int)"
 
 var (
 	zmm = []reg.VecPhysical{
@@ -27,24 +27,98 @@ var (
 // matmul emits the tiles of the blocked products: rows x 32 with AVX-512, rows x 16
 // with AVX2.
 func matmul(g *gen) {
-	f32 := fmt.Sprintf(tileSig, "float32")
-	doc := "computes dst = from + k steps of a product for 1..%d rows of %d columns; from may be nil for zero, row distances are in elements. On the way it prefetches 16*k bytes from next on, or, if that is nil, what follows w."
-	g.function("tileF32AVX512", f32, fmt.Sprintf(doc, param.MR512, 32), func() {
-		g.tiles(param.MR512, zmm, func(dst, w, x int) { g.VFMADD231PS(zmm[x], zmm[w], zmm[dst]) })
-	})
-	g.function("tileBF16AVX512", fmt.Sprintf(tileSig, "uint32"), fmt.Sprintf(doc, param.MR512, 32), func() {
-		g.tiles(param.MR512, zmm, g.vdpbf16ps)
-	})
-	g.function("tileF32AVX2", f32, fmt.Sprintf(doc, param.MR256, 16), func() {
-		g.tiles(param.MR256, ymm, func(dst, w, x int) { g.VFMADD231PS(ymm[x], ymm[w], ymm[dst]) })
-	})
+	tile := func(name, x, w, weights string, body func()) {
+		rows, cols := param.MR256, 16
+		if g.wide {
+			rows, cols = param.MR512, 32
+		}
+		g.function(name, fmt.Sprintf(tileSig, x, w), fmt.Sprintf("computes dst = from + k steps of a product with %s weights for 1..%d rows of %d columns; from may be nil for zero, row distances are in elements. On the way it prefetches 16*k bytes from next on, or, if that is nil, what follows w.", weights, rows, cols), body)
+	}
+	for _, g.wide = range []bool{false, true} {
+		regs, rows := ymm, param.MR256
+		if g.wide {
+			regs, rows = zmm, param.MR512
+		}
+		size := int(regs[0].Size())
+		t := tileRegs{g: g, regs: regs, rows: rows, x: 2*rows + 2, fma: func(dst, w, x int) { g.VFMADD231PS(regs[x], regs[w], regs[dst]) }}
+		tile("tileF32"+g.suffix(), "float32", "float32", "float32", func() {
+			g.tiles(t, 4*param.NR, func(h, u int) {
+				t.weights(func(i, w int) { g.VMOVUPS(mem(reg.RCX, u*4*param.NR+i*size), regs[w]) })
+				t.mulAdd(h, 4*u)
+			})
+		})
+		tile("tileF16"+g.suffix(), "float32", "uint16", "half-precision", func() {
+			g.tiles(t, 2*param.NR, func(h, u int) {
+				t.weights(func(i, w int) { g.VCVTPH2PS(mem(reg.RCX, u*2*param.NR+i*size/2), regs[w]) })
+				t.mulAdd(h, 4*u)
+			})
+		})
+		tile("tilePairs"+g.suffix(), "float32", "uint32", "pairs of bfloat16", func() {
+			t := t
+			mask := regs[len(regs)-1]
+			t.regs = regs[:len(regs)-1]
+			g.VBROADCASTSS(g.datumBits(0xffff0000), mask)
+			g.tiles(t, 4*param.NR, func(h, u int) {
+				t.weights(func(i, w int) { g.VANDPS(mem(reg.RCX, u*4*param.NR+i*size), mask, regs[w]) })
+				t.mulAdd(h, 4*u)
+				t.weights(func(i, w int) { g.evenOf(mem(reg.RCX, u*4*param.NR+i*size), regs[w]) })
+				t.mulAdd(h, 4*(param.XHalf+u))
+			})
+		})
+		if g.wide {
+			t.fma = g.vdpbf16ps
+			tile("tileBF16AVX512", "uint32", "uint32", "pairs of bfloat16", func() {
+				g.tiles(t, 4*param.NR, func(h, u int) {
+					t.weights(func(i, w int) { g.VMOVUPS(mem(reg.RCX, u*4*param.NR+i*size), regs[w]) })
+					t.mulAdd(h, 4*u)
+				})
+			})
+		}
+	}
 }
 
-// tiles emits a function's body: for each height a loop over k with all sums in
-// registers. Registers are numbered: two sums a row, then two vectors of weights, the
-// rest for broadcast activations.
-func (g *gen) tiles(maxRows int, regs []reg.VecPhysical, mulAdd func(dst, w, x int)) {
+// evenOf widens the even elements of pairs of bfloat16.
+func (g *gen) evenOf(m operand.Mem, to reg.Register) {
+	if g.wide {
+		g.VPSLLD(operand.U8(16), m, to)
+		return
+	}
+	g.VMOVUPS(m, to)
+	g.VPSLLD(operand.U8(16), to, to)
+}
+
+// tileRegs is the use of registers in a tile. They are numbered: two sums a row, two
+// vectors of weights, the rest, from x on, for broadcast activations.
+type tileRegs struct {
+	g    *gen
+	regs []reg.VecPhysical
+	rows int // the greatest height
+	x    int
+	fma  func(dst, w, x int)
+}
+
+// weights calls f with the register number of each vector of weights.
+func (t tileRegs) weights(f func(i, w int)) {
+	for i := range 2 {
+		f(i, 2*t.rows+i)
+	}
+}
+
+// mulAdd adds the products of the weights and the activation at offset off of h rows.
+func (t tileRegs) mulAdd(h, off int) {
+	for r := range h {
+		x := t.x + r%(len(t.regs)-t.x)
+		t.g.VBROADCASTSS(mem(reg.RDX, r*param.XStride*4+off), t.regs[x])
+		t.weights(func(i, w int) { t.fma(2*r+i, w, x) })
+	}
+}
+
+// tiles emits a function's body: for each height h a loop over k with all sums in
+// registers. Step u of an unrolled loop reads the activations at reg.RDX and wBytes of
+// weights, distance between panels' rows, at reg.RCX.
+func (g *gen) tiles(t tileRegs, wBytes int, step func(h, u int)) {
 	const unroll = 4
+	regs, maxRows := t.regs, t.rows
 	size := int(regs[0].Size())
 	c, ldc := g.Load(g.Param("dst"), reg.RDI), g.Load(g.Param("ldd"), reg.RSI)
 	from, ldf := g.Load(g.Param("from"), reg.R10), g.Load(g.Param("ldf"), reg.R11)
@@ -59,7 +133,6 @@ func (g *gen) tiles(maxRows int, regs []reg.VecPhysical, mulAdd func(dst, w, x i
 	}
 	for h := 1; h <= maxRows; h++ {
 		label := func(s string) string { return fmt.Sprintf("rows%d%s", h, s) }
-		w0, x0 := 2*maxRows, 2*maxRows+2
 		g.Label(label(""))
 		// The sums start from memory, or from zero.
 		g.TESTQ(from, from)
@@ -82,19 +155,9 @@ func (g *gen) tiles(maxRows int, regs []reg.VecPhysical, mulAdd func(dst, w, x i
 		}
 		g.Label(label("start"))
 
-		step := func(u int) {
-			g.VMOVUPS(mem(w, u*param.NR*4), regs[w0])
-			g.VMOVUPS(mem(w, u*param.NR*4+size), regs[w0+1])
-			for r := range h {
-				xr := x0 + r%(len(regs)-x0)
-				g.VBROADCASTSS(mem(x, r*param.XStride*4+u*4), regs[xr])
-				mulAdd(2*r, w0, xr)
-				mulAdd(2*r+1, w0+1, xr)
-			}
-		}
 		advance := func(steps int) {
 			g.ADDQ(operand.I32(steps*4), x)
-			g.ADDQ(operand.I32(steps*param.NR*4), w)
+			g.ADDQ(operand.I32(steps*wBytes), w)
 		}
 		g.SUBQ(operand.U8(unroll), k)
 		g.JLT(operand.LabelRef(label("rest")))
@@ -105,10 +168,10 @@ func (g *gen) tiles(maxRows int, regs []reg.VecPhysical, mulAdd func(dst, w, x i
 		g.ADDQ(operand.I32(64), next)
 		g.JMP(operand.LabelRef(label("steps")))
 		g.Label(label("stream"))
-		g.prefetch(w, unroll*param.NR*4)
+		g.prefetch(w, unroll*wBytes)
 		g.Label(label("steps"))
 		for u := range unroll {
-			step(u)
+			step(h, u)
 		}
 		advance(unroll)
 		g.SUBQ(operand.U8(unroll), k)
@@ -117,7 +180,7 @@ func (g *gen) tiles(maxRows int, regs []reg.VecPhysical, mulAdd func(dst, w, x i
 		g.ADDQ(operand.U8(unroll), k)
 		g.JEQ(operand.LabelRef(label("store")))
 		g.Label(label("one"))
-		step(0)
+		step(h, 0)
 		advance(1)
 		g.DECQ(k)
 		g.JNE(operand.LabelRef(label("one")))

@@ -19,6 +19,10 @@ const (
 	// constant, the distance needs no register.
 	XStride = KC + 16
 
+	// XHalf is where the even elements of a row of pairs of bfloat16 begin that were
+	// widened to float32; the odd ones are before them.
+	XHalf = KC / 2
+
 	// MR512 and MR256 are the greatest tile heights with AVX-512 (14 x 32: 28
 	// accumulators, 2 weights, 2 activations of 32 registers) and AVX2 (6 x 16: 12 + 2
 	// + 1 of 16 registers).
