@@ -1,6 +1,7 @@
 package calib
 
 import (
+	"iter"
 	"slices"
 	"sync"
 
@@ -184,25 +185,40 @@ func (a *adder) unit(m *score.Moments, c chunk, r0, r1 int) (finite bool) {
 func (a *adder) addExact(m *score.Moments, x []float32, rows []int) (finite bool) {
 	d := len(m.Sum)
 	n := units(d)
-	wide := make([]float64, d)
 	bad := make([]bool, n)
-	for _, r := range rows {
-		for j, v := range x[r*d:][:d] {
-			wide[j] = float64(v)
-		}
+	for part, wide := range inFloat64(x, d, rows) {
 		linalg.Parallel(a.threads, n, func(unit int) {
-			u := n - 1 - unit
+			u := n - 1 - unit // the longest first
+			by := make([]float64, len(part))
 			for i := u * unitRows; i < min((u+1)*unitRows, d); i++ {
-				v := wide[i]
-				bad[u] = bad[u] || v-v != 0
-				m.Sum[i] += v
-				to := m.Gram[i*(i+1)/2:][:i+1]
-				for j, w := range wide[:i+1] {
-					to[j] += v * w
+				for r := range by {
+					v := wide.At(r, i)
+					by[r] = v
+					m.Sum[i] += v
+					bad[u] = bad[u] || v-v != 0
 				}
+				linalg.AddRows(m.Gram[i*(i+1)/2:][:i+1], wide.View(0, len(part), 0, i+1), by)
 			}
 		})
-		m.N++
+		m.N += int64(len(part))
 	}
 	return !slices.Contains(bad, true)
+}
+
+// inFloat64 yields some of the given rows of x, of d values, at a time, with their values.
+func inFloat64(x []float32, d int, rows []int) iter.Seq2[[]int, *linalg.Matrix] {
+	const most = 32
+	return func(yield func([]int, *linalg.Matrix) bool) {
+		for part := range slices.Chunk(rows, most) {
+			wide := linalg.New(len(part), d)
+			for i, r := range part {
+				for j, v := range x[r*d:][:d] {
+					wide.Data[i*d+j] = float64(v)
+				}
+			}
+			if !yield(part, wide) {
+				return
+			}
+		}
+	}
 }

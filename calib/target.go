@@ -90,26 +90,26 @@ func (a *adder) cross(m *linalg.Matrix, c chunk) {
 // addTargetExact is addTarget in float64, for few rows.
 func (a *adder) addTargetExact(to *targetClass, x, t, repair []float32, rows []int) (finite bool) {
 	finite = a.addExact(to.Moments, x, rows)
-	for _, r := range rows {
-		a.crossExact(to.cross, x, t, r)
-		if repair != nil {
-			a.crossExact(to.repair, x, repair, r)
-		}
+	a.crossExact(to.cross, x, t, rows)
+	if repair != nil {
+		a.crossExact(to.repair, x, repair, rows)
 	}
 	return addEnergy(to, t, repair, rows) && finite
 }
 
-// crossExact adds the products of row r of t with that of x.
-func (a *adder) crossExact(m *linalg.Matrix, x, t []float32, r int) {
-	values, target := x[r*m.Cols:][:m.Cols], t[r*m.Rows:][:m.Rows]
-	linalg.Parallel(a.threads, units(m.Rows), func(u int) {
-		for i := u * unitRows; i < min((u+1)*unitRows, m.Rows); i++ {
-			row := m.Row(i)
-			for j, v := range values {
-				row[j] += float64(target[i]) * float64(v)
+// crossExact adds the products of rows of t with those of x.
+func (a *adder) crossExact(m *linalg.Matrix, x, t []float32, rows []int) {
+	for part, wide := range inFloat64(x, m.Cols, rows) {
+		linalg.Parallel(a.threads, units(m.Rows), func(u int) {
+			by := make([]float64, len(part))
+			for i := u * unitRows; i < min((u+1)*unitRows, m.Rows); i++ {
+				for k, r := range part {
+					by[k] = float64(t[r*m.Rows+i])
+				}
+				linalg.AddRows(m.Row(i), wide, by)
 			}
-		}
-	})
+		})
+	}
 }
 
 // addEnergy adds the squares of targets and reports whether their sums are finite.
