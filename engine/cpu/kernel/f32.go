@@ -99,8 +99,15 @@ func tileF32Twin(dst []float32, ldd int, from []float32, ldf int, x, w []float32
 	for r := range rows {
 		row := startRow(dst[r*ldd:], from, r*ldf)
 		for i, v := range x[r*param.XStride:][:k] {
+			wide := float64(v)
 			for j, b := range w[i*param.NR:][:param.NR] {
-				row[j] = fma32(v, b, row[j])
+				// fma32, which is too long to be inlined.
+				s := wide*float64(b) + float64(row[j])
+				if undecided(s) {
+					row[j] = fmaSlow(v, b, row[j])
+					continue
+				}
+				row[j] = float32(s)
 			}
 		}
 	}

@@ -8,13 +8,19 @@ import "math"
 // then to float32 is the same as rounding once, unless the float64 sum fell on a
 // point halfway between two float32 (or the result is subnormal, where those points
 // are elsewhere): then the part that float64 lost decides, and fmaSlow looks at it.
-// A sum of 0 is exact; tiles that are padded with zeros make many.
 func fma32(x, y, z float32) float32 {
 	s := float64(x)*float64(y) + float64(z)
-	if b := math.Float64bits(s); b&0x1fffffff == 0x10000000 || b<<1-1 < 897<<53-1 {
+	if undecided(s) {
 		return fmaSlow(x, y, z)
 	}
 	return float32(s)
+}
+
+// undecided says whether rounding a sum of float64 to float32 may not be the same as rounding
+// once. A sum of 0 is exact; tiles that are padded with zeros make many.
+func undecided(s float64) bool {
+	b := math.Float64bits(s)
+	return b&0x1fffffff == 0x10000000 || b<<1-1 < 897<<53-1
 }
 
 // fmaSlow is fma32 by rounding to odd: if the float64 sum is inexact, its last bit is
