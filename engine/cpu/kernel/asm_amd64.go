@@ -235,16 +235,23 @@ func expSumAsm(dst, x []float32, m float32, acc *lanes) int {
 	return n
 }
 
+// twoHalves is product.tile by an AVX2 tile, which has half a panel's columns.
+func twoHalves[X dword, W dword | uint16](tile func(dst *float32, ldd int, from *float32, ldf int, x *X, w, next *W, k, rows int),
+	dst []float32, ldd int, from []float32, ldf int, x []X, w, next []W, k, rows int) {
+	const half = param.NR / 2
+	tile(&dst[0], ldd, unsafe.SliceData(from), ldf, &x[0], &w[0], unsafe.SliceData(next), k, rows)
+	if from != nil {
+		from = from[half:]
+	}
+	tile(&dst[half], ldd, unsafe.SliceData(from), ldf, &x[0], &w[half], unsafe.SliceData(next), k, rows)
+}
+
 func tileF32(dst []float32, ldd int, from []float32, ldf int, x, w, next []float32, k, rows int) {
 	switch {
 	case active >= AVX512:
 		tileF32AVX512(&dst[0], ldd, unsafe.SliceData(from), ldf, &x[0], &w[0], unsafe.SliceData(next), k, rows)
 	case active == AVX2:
-		tileF32AVX2(&dst[0], ldd, unsafe.SliceData(from), ldf, &x[0], &w[0], unsafe.SliceData(next), k, rows)
-		if from != nil {
-			from = from[16:]
-		}
-		tileF32AVX2(&dst[16], ldd, unsafe.SliceData(from), ldf, &x[0], &w[16], unsafe.SliceData(next), k, rows)
+		twoHalves(tileF32AVX2, dst, ldd, from, ldf, x, w, next, k, rows)
 	default:
 		tileF32Twin(dst, ldd, from, ldf, x, w, k, rows)
 	}
@@ -255,11 +262,7 @@ func tileF16(dst []float32, ldd int, from []float32, ldf int, x []float32, w, ne
 	case active >= AVX512:
 		tileF16AVX512(&dst[0], ldd, unsafe.SliceData(from), ldf, &x[0], &w[0], unsafe.SliceData(next), k, rows)
 	case active == AVX2:
-		tileF16AVX2(&dst[0], ldd, unsafe.SliceData(from), ldf, &x[0], &w[0], unsafe.SliceData(next), k, rows)
-		if from != nil {
-			from = from[16:]
-		}
-		tileF16AVX2(&dst[16], ldd, unsafe.SliceData(from), ldf, &x[0], &w[16], unsafe.SliceData(next), k, rows)
+		twoHalves(tileF16AVX2, dst, ldd, from, ldf, x, w, next, k, rows)
 	default:
 		tileF16Twin(dst, ldd, from, ldf, x, w, k, rows)
 	}
@@ -276,11 +279,7 @@ func tilePairs(dst []float32, ldd int, from []float32, ldf int, x []float32, w, 
 		tilePairsAVX512(&dst[0], ldd, unsafe.SliceData(from), ldf, &x[0], &w[0], unsafe.SliceData(next), k, rows)
 		return
 	}
-	tilePairsAVX2(&dst[0], ldd, unsafe.SliceData(from), ldf, &x[0], &w[0], unsafe.SliceData(next), k, rows)
-	if from != nil {
-		from = from[16:]
-	}
-	tilePairsAVX2(&dst[16], ldd, unsafe.SliceData(from), ldf, &x[0], &w[16], unsafe.SliceData(next), k, rows)
+	twoHalves(tilePairsAVX2, dst, ldd, from, ldf, x, w, next, k, rows)
 }
 
 // tileBF16 takes at most XHalf steps where it has to widen activations.

@@ -41,12 +41,13 @@ func matmul(g *gen) {
 		}
 		size := int(regs[0].Size())
 		t := tileRegs{g: g, regs: regs, rows: rows, x: 2*rows + 2, fma: func(dst, w, x int) { g.VFMADD231PS(regs[x], regs[w], regs[dst]) }}
-		tile("tileF32"+g.suffix(), "float32", "float32", "float32", func() {
+		plain := func(t tileRegs) {
 			g.tiles(t, 4*param.NR, func(h, u int) {
 				t.weights(func(i, w int) { g.VMOVUPS(mem(reg.RCX, u*4*param.NR+i*size), regs[w]) })
 				t.mulAdd(h, 4*u)
 			})
-		})
+		}
+		tile("tileF32"+g.suffix(), "float32", "float32", "float32", func() { plain(t) })
 		tile("tileF16"+g.suffix(), "float32", "uint16", "half-precision", func() {
 			g.tiles(t, 2*param.NR, func(h, u int) {
 				t.weights(func(i, w int) { g.VCVTPH2PS(mem(reg.RCX, u*2*param.NR+i*size/2), regs[w]) })
@@ -67,12 +68,7 @@ func matmul(g *gen) {
 		})
 		if g.wide {
 			t.fma = g.vdpbf16ps
-			tile("tileBF16AVX512", "uint32", "uint32", "pairs of bfloat16", func() {
-				g.tiles(t, 4*param.NR, func(h, u int) {
-					t.weights(func(i, w int) { g.VMOVUPS(mem(reg.RCX, u*4*param.NR+i*size), regs[w]) })
-					t.mulAdd(h, 4*u)
-				})
-			})
+			tile("tileBF16AVX512", "uint32", "uint32", "pairs of bfloat16", func() { plain(t) })
 		}
 	}
 }
@@ -114,8 +110,8 @@ func (t tileRegs) mulAdd(h, off int) {
 }
 
 // tiles emits a function's body: for each height h a loop over k with all sums in
-// registers. Step u of an unrolled loop reads the activations at reg.RDX and wBytes of
-// weights, distance between panels' rows, at reg.RCX.
+// registers. Step u of an unrolled loop reads activations from reg.RDX on and weights from
+// reg.RCX on, where a step has wBytes.
 func (g *gen) tiles(t tileRegs, wBytes int, step func(h, u int)) {
 	const unroll = 4
 	regs, maxRows := t.regs, t.rows
