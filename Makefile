@@ -27,7 +27,7 @@ race:
 
 # The packages with assembly, at each lower level of the CPU.
 levels:
-	COPPICE_CPU=generic $(GO) test -count=1 -short ./tensor ./linalg ./calib ./engine/... ./lm
+	COPPICE_CPU=generic $(GO) test -count=1 -short ./tensor ./linalg ./engine/... ./lm
 	COPPICE_CPU=avx2 $(GO) test -count=1 -short ./tensor ./engine/... ./lm
 	COPPICE_CPU=avx512 $(GO) test -count=1 -short ./engine/... ./lm
 

@@ -71,6 +71,13 @@ func options() Options {
 	return Options{Model: "sha256:tiny", Tokens: 3000, Context: 128, Rows: Packed, Threads: 2}
 }
 
+// little is text enough for what goes over it often.
+func little() Options {
+	opt := options()
+	opt.Tokens, opt.Context = 1200, 48
+	return opt
+}
+
 // collect runs Collect into a new file and returns its path.
 func collect(t *testing.T, m *lm.Layerwise, text string, opt Options) string {
 	t.Helper()

@@ -21,7 +21,7 @@ import (
 )
 
 // stepOptions takes a few short steps.
-func stepOptions() StepOptions { return StepOptions{Options: options(), Steps: 3, StepTokens: 1024} }
+func stepOptions() StepOptions { return StepOptions{Options: little(), Steps: 3, StepTokens: 1024} }
 
 // thirdsOf is the plan of dense.thirds, refitted from the fixture's statistics.
 func (f *fixture) thirdsOf(t *testing.T) *plan.Plan {
@@ -519,6 +519,9 @@ func TestStepUndone(t *testing.T) {
 // The first step is taken again, half as long, until it helps, and is then what it is from the start where that
 // length is given. Where none helps the student stays where it was, and a later step may lose what noise does.
 func TestFirstStep(t *testing.T) {
+	if testing.Short() {
+		t.Skip("NOT CHECKED: steps taken back and taken again, of which there are many")
+	}
 	f := newFixture(t, 2)
 	g := f.atFirstStep(t)
 	loss := g.loss

@@ -65,7 +65,7 @@ func (d dense) thirds(t *testing.T) *plan.Plan {
 }
 
 func (d dense) options(target plan.Target) RefitOptions {
-	return RefitOptions{Options: options(), Target: target, Cap: 1, Damping: 1e-3}
+	return RefitOptions{Options: little(), Target: target, Cap: 1, Damping: 1e-3}
 }
 
 // refit runs Refit into a new file.
@@ -206,6 +206,7 @@ func TestRefitHelps(t *testing.T) {
 	dir, text := tinyDir(t), writeText(t, 60)
 	d := openDense(t, dir)
 	p, opt := d.thirds(t), d.options(plan.StreamTarget)
+	opt.Options = options()
 	opt.Damping = 0 // chosen
 	w, _ := d.refit(t, p, text, opt)
 	refitted := d.prune(t, p, w)

@@ -33,7 +33,7 @@ func newFixture(t *testing.T, threads int) *fixture { return newFixtureOf(t, tin
 func newFixtureOf(t *testing.T, dir string, threads int) *fixture {
 	t.Helper()
 	ctx := context.Background()
-	f := &fixture{model: openThreads(t, dir, threads), text: writeText(t, 40), options: options()}
+	f := &fixture{model: openThreads(t, dir, threads), text: writeText(t, 40), options: little()}
 	var err error
 	if f.checkpoint, err = checkpoint.Open(dir); err != nil {
 		t.Fatal(err)
