@@ -129,26 +129,42 @@ func TestOBSBlocks(t *testing.T) {
 	}
 }
 
-// refitError is the least squared error, ridge included, of W's output without the
-// neurons that are gone: W_P [A_PP]^-1 W_P' for A = (H + lI)^-1.
+// refitError is the least squared error, ridge l included, of W's output without the
+// neurons that are gone: W_P S W_P' for the complement S of the kept neurons' block in
+// H + lI.
 func refitError(h, w *linalg.Matrix, gone []int, l float64) float64 {
-	H := make(dense, h.Rows)
-	for i := range H {
-		H[i] = slices.Clone(h.Row(i))
-	}
-	inv := H.add(l).inverse()
-	sub := make(dense, len(gone))
-	for i, a := range gone {
-		for _, b := range gone {
-			sub[i] = append(sub[i], inv[a][b])
+	var kept []int
+	for i := range h.Rows {
+		if !slices.Contains(gone, i) {
+			kept = append(kept, i)
 		}
 	}
-	m := sub.inverse()
-	e := 0.0
+	ridged := func(a, b int) float64 {
+		if a == b {
+			return h.At(a, b) + l
+		}
+		return h.At(a, b)
+	}
+	block := make(dense, len(kept))
+	for i, a := range kept {
+		for _, b := range kept {
+			block[i] = append(block[i], ridged(a, b))
+		}
+	}
+	inverse, e := block.inverse(), 0.0
 	for r := range w.Rows {
-		for i, a := range gone {
-			for j, b := range gone {
-				e += w.At(r, a) * m[i][j] * w.At(r, b)
+		made := make([]float64, len(kept)) // of the kept by the gone
+		for _, a := range gone {
+			for _, b := range gone {
+				e += w.At(r, a) * ridged(a, b) * w.At(r, b)
+			}
+			for i, k := range kept {
+				made[i] += h.At(k, a) * w.At(r, a)
+			}
+		}
+		for i := range kept {
+			for j := range kept {
+				e -= made[i] * inverse[i][j] * made[j]
 			}
 		}
 	}
