@@ -39,14 +39,14 @@ generate:
 FUZZ ?= 1
 fuzz = $(GO) test ./$(1) -run '^$$' -fuzz $(2)'$$' -fuzztime $$(($(3) * $(FUZZ)))x -fuzzminimizetime 1000x
 fuzz:
-	$(call fuzz,safetensors,FuzzReadHeader,400000)
-	$(call fuzz,gguf,FuzzRead,400000)
-	$(call fuzz,plan,FuzzDecode,400000)
-	$(call fuzz,internal/frontmatter,FuzzParse,100000)
-	$(call fuzz,tokenizer,FuzzLoad,150000)
-	$(call fuzz,eval,FuzzReadLedger,200000)
-	$(call fuzz,study,FuzzParseLedger,125000)
-	$(call fuzz,study,FuzzDecodeYAML,50000)
+	$(call fuzz,safetensors,FuzzReadHeader,200000)
+	$(call fuzz,gguf,FuzzRead,200000)
+	$(call fuzz,plan,FuzzDecode,200000)
+	$(call fuzz,internal/frontmatter,FuzzParse,50000)
+	$(call fuzz,tokenizer,FuzzLoad,75000)
+	$(call fuzz,eval,FuzzReadLedger,100000)
+	$(call fuzz,study,FuzzParseLedger,62500)
+	$(call fuzz,study,FuzzDecodeYAML,25000)
 
 cross:
 	GOOS=linux GOARCH=amd64 $(GO) build -o /dev/null ./cmd/coppice
