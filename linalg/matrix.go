@@ -85,10 +85,22 @@ func (m *Matrix) Select(rows, cols []int) *Matrix {
 // SelectInto copies the elements at the given rows and columns to s.
 func (m *Matrix) SelectInto(s *Matrix, rows, cols []int) {
 	for i, r := range rows {
-		from, to := m.Row(r), s.Row(i)
-		for j, c := range cols {
-			to[j] = from[c]
-		}
+		pick(s.Row(i), m.Row(r), cols)
+	}
+}
+
+// Columns returns a copy of the given columns.
+func (m *Matrix) Columns(cols []int) *Matrix {
+	s := New(m.Rows, len(cols))
+	for i := range m.Rows {
+		pick(s.Row(i), m.Row(i), cols)
+	}
+	return s
+}
+
+func pick(to, from []float64, at []int) {
+	for i, j := range at {
+		to[i] = from[j]
 	}
 }
 

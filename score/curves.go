@@ -140,11 +140,7 @@ func curveOf(s *LayerStats, w *linalg.Matrix, order []int, opt CurveOptions) (Cu
 		}
 		return c, nil
 	}
-	rows := make([]int, w.Rows)
-	for i := range rows {
-		rows[i] = i
-	}
-	w = w.Select(rows, order)
+	w = w.Columns(order)
 	h, _ := s.Second(Fit, opt.Cap, opt.Threads)
 	h = h.Select(order, order)
 	c.Cut = suffixes(gramOf(w, opt.Threads), h)

@@ -55,11 +55,7 @@ func obs(h, w *linalg.Matrix, l float64, threads int) ([]float32, error) {
 	}
 	o.a = f.Inverse()
 	if len(o.live) < d {
-		all := make([]int, w.Rows)
-		for i := range all {
-			all[i] = i
-		}
-		w = w.Select(all, o.live)
+		w = w.Columns(o.live)
 	}
 	o.s = linalg.NewPadded(len(o.live), len(o.live))
 	linalg.AddTMulLower(o.s, 1, w, w, threads)

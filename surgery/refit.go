@@ -132,14 +132,6 @@ func complement(keep []int, d int) []int {
 	return gone
 }
 
-func upTo(n int) []int {
-	s := make([]int, n)
-	for i := range s {
-		s[i] = i
-	}
-	return s
-}
-
 // leastSquares returns W_K + W_P H_PK (H_KK + lI)^-1 with l = damping * trace(H)/d: the
 // columns for the neurons that stay whose output is nearest to that of all, mean over
 // tokens, with a ridge that pulls to the original weights. Where nothing fires, or
@@ -158,7 +150,7 @@ type refits struct {
 }
 
 func refitsOf(w, h *linalg.Matrix, keep []int, threads int) *refits {
-	r := &refits{kept: w.Select(upTo(w.Rows), keep), mean: h.Trace() / float64(h.Rows), threads: threads}
+	r := &refits{kept: w.Columns(keep), mean: h.Trace() / float64(h.Rows), threads: threads}
 	if gone := complement(keep, w.Cols); len(gone) > 0 && r.mean != 0 {
 		r.cross, r.second = throughPruned(w, h, keep, gone, threads), h.Select(keep, keep)
 	}
@@ -168,7 +160,7 @@ func refitsOf(w, h *linalg.Matrix, keep []int, threads int) *refits {
 // throughPruned returns W_P H_PK, P being gone and K keep.
 func throughPruned(w, h *linalg.Matrix, keep, gone []int, threads int) *linalg.Matrix {
 	p := linalg.New(w.Rows, len(keep))
-	linalg.AddMulT(p, 1, w.Select(upTo(w.Rows), gone), h.Select(keep, gone), threads) // H is symmetric
+	linalg.AddMulT(p, 1, w.Columns(gone), h.Select(keep, gone), threads) // H is symmetric
 	return p
 }
 
@@ -209,12 +201,12 @@ type outputErrors struct {
 }
 
 func errorsOf(w, h *linalg.Matrix, keep []int, threads int) *outputErrors {
-	gone, rows := complement(keep, w.Cols), upTo(w.Rows)
-	e := &outputErrors{kept: w.Select(rows, keep), cross: throughPruned(w, h, keep, gone, threads), second: h.Select(keep, keep), threads: threads}
+	gone := complement(keep, w.Cols)
+	e := &outputErrors{kept: w.Columns(keep), cross: throughPruned(w, h, keep, gone, threads), second: h.Select(keep, keep), threads: threads}
 	for i := range e.cross.Data {
 		e.cross.Data[i] *= -2
 	}
-	pruned := w.Select(rows, gone)
+	pruned := w.Columns(gone)
 	e.without = inner(pruned, throughPruned(w, h, gone, gone, threads))
 	return e
 }

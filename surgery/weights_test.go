@@ -33,7 +33,10 @@ func refittedBy(t *testing.T, c *checkpoint.Checkpoint, inner bool) (*plan.Plan,
 		}
 	}
 	p := half(t, c)
-	p.Layers[0].Keep = upTo(p.Intermediate) // nothing to refit
+	p.Layers[0].Keep = nil
+	for i := range p.Intermediate { // nothing to refit
+		p.Layers[0].Keep = append(p.Layers[0].Keep, i)
+	}
 	for l := range p.Layers {
 		p.Layers[l].Width = p.Intermediate // of zero neurons, where others are not kept
 	}
