@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/coppice-lm/coppice/arch"
 	"github.com/coppice-lm/coppice/engine"
@@ -38,8 +39,8 @@ type lesion struct {
 // layers: first by the change of the residual stream for each parameter, which costs one run
 // of a layer; then, the two dozen with the least, by the rise of the loss. One, two, four,
 // eight and sixteen of them together, the cheapest first, are tried with the widths that the
-// residual curve then gives, and the best of these, if it loses less, is where the next round
-// looks.
+// residual curve then gives (those in a part that goes before them are passed over), and the
+// best of these, if it loses less, is where the next round looks.
 func (s *sharer) dropParts(choose plan.AllocateOptions) error {
 	spec := &s.checkpoint.Spec
 	choose.Budget = &s.opt.Rule
@@ -52,16 +53,22 @@ func (s *sharer) dropParts(choose plan.AllocateOptions) error {
 		if err != nil {
 			return err
 		}
-		before := s.rule
+		before, tried := s.rule, s.rule
 		for _, n := range dropped {
-			rule, names := before, ""
-			n = min(n, len(lesions))
-			for _, l := range lesions[:n] {
-				without := rule.Without(l.Part)
-				if slices.Contains(rule.Parts(spec, s.opt.Units), l.Part) {
-					rule, names = without, names+", "+l.String()
+			rule, gone := before, []plan.Part(nil)
+			for _, l := range lesions {
+				if n > 0 && slices.Contains(rule.Parts(spec, s.opt.Units), l.Part) {
+					gone = slices.DeleteFunc(gone, func(p plan.Part) bool { // what it holds needs no name
+						return p.Layer == l.Layer && l.Unit != plan.HeadUnit
+					})
+					rule, gone = rule.Without(l.Part), append(gone, l.Part)
+					n--
 				}
 			}
+			if rule.SameParts(&tried) { // no more can go
+				break
+			}
+			tried = rule
 			next, lost, err := s.shareAndLose(rule, choose)
 			if err != nil {
 				return err
@@ -70,7 +77,11 @@ func (s *sharer) dropParts(choose plan.AllocateOptions) error {
 				break
 			}
 			mean, stderr := lost.rise(loss)
-			s.note("divergence on held-back text: %.4f without%s, %.4f ± %.4f less", lost.mean(), names[1:], -mean, stderr)
+			names := make([]string, len(gone))
+			for i, p := range gone {
+				names[i] = p.String()
+			}
+			s.note("divergence on held-back text: %.4f without %s, %.4f ± %.4f less", lost.mean(), strings.Join(names, ", "), -mean, stderr)
 			s.rule, best, loss = rule, next, lost
 		}
 		if s.rule.SameParts(&before) {

@@ -6,7 +6,9 @@ import (
 	"math"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/coppice-lm/coppice/arch"
@@ -161,9 +163,9 @@ func idle(t *testing.T) string {
 func TestShareParts(t *testing.T) {
 	f := newFixtureOf(t, idle(t), 2)
 	spec := &f.checkpoint.Spec
-	for _, rounds := range []int{0, 1} {
+	for rounds, units := range [][]plan.Unit{plan.Units, {plan.HeadUnit, plan.AttentionUnit, plan.LayerUnit}} {
 		opt := f.widths()
-		opt.Units, opt.Rounds = plan.Units, rounds
+		opt.Units, opt.Rounds = units, rounds
 		done := int64(0)
 		opt.Progress = func(d, total int64) {
 			if d <= done || d > total {
@@ -171,12 +173,17 @@ func TestShareParts(t *testing.T) {
 			}
 			done = d
 		}
+		var notes []string
+		opt.Note = func(s string) { notes = append(notes, s) }
 		rule, a, err := f.share(opt)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if !slices.Contains(rule.DropAttention, 1) {
 			t.Fatalf("the attention that adds nothing stays: %+v", rule)
+		}
+		if all := strings.Join(notes, "\n"); !regexp.MustCompile(`without (.+, )?the attention of layer 1[, ]`).MatchString(all) || regexp.MustCompile(`head \d of layer 1,.* the attention of layer 1`).MatchString(all) {
+			t.Errorf("notes:\n%s", all)
 		}
 		budget, err1 := opt.Rule.Parameters(spec)
 		n, err2 := rule.Parameters(spec)
@@ -198,7 +205,7 @@ func TestShareParts(t *testing.T) {
 		if got := loss(rule); got != a.Divergence || got >= loss(only) || a.DivergenceUniform != loss(opt.Rule) {
 			t.Errorf("the loss is %v, said to be %v; with neurons alone %v", got, a.Divergence, loss(only))
 		}
-		if !reflect.DeepEqual(a.Units, plan.Units) || !reflect.DeepEqual(a.Budget, opt.Rule) {
+		if !reflect.DeepEqual(a.Units, units) || !reflect.DeepEqual(a.Budget, opt.Rule) {
 			t.Errorf("%+v", a)
 		}
 		one := newFixtureOf(t, idle(t), 1)
