@@ -308,7 +308,7 @@ func testDeath(t *testing.T, m *lm.Layerwise, text string, want []byte, memory i
 	type death struct{}
 	next := 1
 	if testing.Short() {
-		next = 4 // so at every batch of some layer, of which there are three
+		next = 3 // once after each of the four batches of a layer
 	}
 	for die := 1; ; die += next {
 		out := filepath.Join(t.TempDir(), "stats")

@@ -53,22 +53,23 @@ func (s *sharer) dropParts(choose plan.AllocateOptions) error {
 		if err != nil {
 			return err
 		}
-		before, tried := s.rule, s.rule
+		before, rule, gone, taken := s.rule, s.rule, []plan.Part(nil), 0
 		for _, n := range dropped {
-			rule, gone := before, []plan.Part(nil)
-			for _, l := range lesions {
-				if n > 0 && slices.Contains(rule.Parts(spec, s.opt.Units), l.Part) {
-					gone = slices.DeleteFunc(gone, func(p plan.Part) bool { // what it holds needs no name
-						return p.Layer == l.Layer && l.Unit != plan.HeadUnit
-					})
-					rule, gone = rule.Without(l.Part), append(gone, l.Part)
-					n--
+			last := taken
+			for ; taken < n && len(lesions) > 0; lesions = lesions[1:] {
+				part := lesions[0].Part
+				if !slices.Contains(rule.Parts(spec, s.opt.Units), part) {
+					continue
 				}
+				gone = slices.DeleteFunc(gone, func(p plan.Part) bool { // what it holds needs no name
+					return p.Layer == part.Layer && part.Unit != plan.HeadUnit
+				})
+				rule, gone = rule.Without(part), append(gone, part)
+				taken++
 			}
-			if rule.SameParts(&tried) { // no more can go
+			if taken == last { // no more can go
 				break
 			}
-			tried = rule
 			next, lost, err := s.shareAndLose(rule, choose)
 			if err != nil {
 				return err

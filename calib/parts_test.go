@@ -160,12 +160,17 @@ func idle(t *testing.T) string {
 // Parts that add nothing go, and what they had goes to neurons: the model is no larger
 // than the budget, and not smaller than it by more than a step; and it is the same at any
 // number of threads. Where no round of widths follows, the widths are the residual curve's.
+// An attention that goes is named without its heads.
 func TestShareParts(t *testing.T) {
 	f := newFixtureOf(t, idle(t), 2)
 	spec := &f.checkpoint.Spec
-	for rounds, units := range [][]plan.Unit{plan.Units, {plan.HeadUnit, plan.AttentionUnit, plan.LayerUnit}} {
+	headsFirst := []plan.Unit{plan.HeadUnit, plan.AttentionUnit, plan.LayerUnit}
+	for _, test := range []struct {
+		rounds int
+		units  []plan.Unit
+	}{{0, plan.Units}, {1, plan.Units}, {0, headsFirst}} {
 		opt := f.widths()
-		opt.Units, opt.Rounds = units, rounds
+		opt.Units, opt.Rounds = test.units, test.rounds
 		done := int64(0)
 		opt.Progress = func(d, total int64) {
 			if d <= done || d > total {
@@ -205,7 +210,7 @@ func TestShareParts(t *testing.T) {
 		if got := loss(rule); got != a.Divergence || got >= loss(only) || a.DivergenceUniform != loss(opt.Rule) {
 			t.Errorf("the loss is %v, said to be %v; with neurons alone %v", got, a.Divergence, loss(only))
 		}
-		if !reflect.DeepEqual(a.Units, units) || !reflect.DeepEqual(a.Budget, opt.Rule) {
+		if !reflect.DeepEqual(a.Units, test.units) || !reflect.DeepEqual(a.Budget, opt.Rule) {
 			t.Errorf("%+v", a)
 		}
 		one := newFixtureOf(t, idle(t), 1)

@@ -133,22 +133,21 @@ func TestOBSBlocks(t *testing.T) {
 // neurons that are gone: W_P S W_P' for the complement S of the kept neurons' block in
 // H + lI.
 func refitError(h, w *linalg.Matrix, gone []int, l float64) float64 {
+	ridged := make(dense, h.Rows)
+	for i := range ridged {
+		ridged[i] = h.Row(i)
+	}
+	ridged = ridged.add(l)
 	var kept []int
-	for i := range h.Rows {
+	for i := range ridged {
 		if !slices.Contains(gone, i) {
 			kept = append(kept, i)
 		}
 	}
-	ridged := func(a, b int) float64 {
-		if a == b {
-			return h.At(a, b) + l
-		}
-		return h.At(a, b)
-	}
 	block := make(dense, len(kept))
 	for i, a := range kept {
 		for _, b := range kept {
-			block[i] = append(block[i], ridged(a, b))
+			block[i] = append(block[i], ridged[a][b])
 		}
 	}
 	inverse, e := block.inverse(), 0.0
@@ -156,10 +155,10 @@ func refitError(h, w *linalg.Matrix, gone []int, l float64) float64 {
 		made := make([]float64, len(kept)) // of the kept by the gone
 		for _, a := range gone {
 			for _, b := range gone {
-				e += w.At(r, a) * ridged(a, b) * w.At(r, b)
+				e += w.At(r, a) * ridged[a][b] * w.At(r, b)
 			}
 			for i, k := range kept {
-				made[i] += h.At(k, a) * w.At(r, a)
+				made[i] += ridged[k][a] * w.At(r, a)
 			}
 		}
 		for i := range kept {
