@@ -28,6 +28,9 @@ func widest(m *arch.Transformer) (d int64) {
 // engineValues is how many gates, and how many activations, the engine computes at a time.
 const engineValues = 1 << 20
 
+// headRows is of how many positions the engine holds both models' logits at a time on the way back through the head.
+const headRows = 64
+
 // valueBytes is the size of a weight that is multiplied in a precision.
 func valueBytes(p engine.Precision) int64 {
 	if p == engine.F32 {
@@ -112,7 +115,7 @@ func StepsMemory(m *arch.Transformer, widths []int, precision engine.Precision) 
 }
 
 // stepsBytes is StepsMemory where a move looks at so many tokens, and a step is judged on so many:
-// the head in both directions; the dense model's layer, the widest of the student's, its transposes
+// the head in both directions, and logits; the dense model's layer, the widest of the student's, its transposes
 // and what they are made from, which is float32, and what runs there and back; of an MLP, what is read, its
 // course, and bytes on their way; sums of a layer, and what its step is solved from; and streams, of the
 // held-back text in both models, or in one, and of a move's in both, with at
@@ -130,7 +133,11 @@ func stepsBytes(m *arch.Transformer, widths []int, precision engine.Precision, s
 	student := (4+2*value)*(h*(2*q+2*kv)+3*h*d) + 4*(batchTokens*(7*h+3*(q+2*kv))+5*min(batchTokens*d, engineValues))
 	sums := 8*(3*h*k+h*(h+1)+3*k*(k+1)/2) + 8*(2*h*h+2*k*k+h*k)
 	streams := streamBytes(m, judged+max(judged, 3*share))
-	return withGarbage(2*value*int64(m.Vocab)*h + runBytes(m, precision) + student + 4*4*3*h*k + sums + streams)
+	logits := headRows * int64(m.Vocab) * 2 * 4
+	if precision != engine.F32 {
+		logits += logits / 2 // and rounded
+	}
+	return withGarbage(2*value*int64(m.Vocab)*h + logits + runBytes(m, precision) + student + 4*4*3*h*k + sums + streams)
 }
 
 // withGarbage adds a fifth: what the program lets garbage grow to before it is collected.

@@ -11,37 +11,28 @@ import (
 
 var _ engine.Backward = (*Layerwise)(nil)
 
-// backRows is how many rows' logits, of the whole vocabulary, a thread holds at a time.
-const backRows = 16
-
 // DivergenceGradient implements engine.Backward.
 func (w *Layerwise) DivergenceGradient(ctx context.Context, batch engine.Batch, stream, other, gradient []float32) ([]float64, error) {
 	if err := w.fits(batch, stream); err != nil {
 		return nil, err
 	}
-	vocab := w.e.model.Vocab
 	var all []float64
-	reference, gaps := make([]headRowsOf, w.e.pool.threads), make([][]float32, w.e.pool.threads)
-	err := w.headGradient(ctx, batch, other, gradient, func(n int) { all = make([]float64, n) },
-		func(worker, first int, at []wanted, logits []float32) {
-			from := &reference[worker]
-			from.compute(w.e, at, stream)
-			gaps[worker] = grow(gaps[worker], vocab)
-			gap := gaps[worker]
-			for i := range at {
-				p, q := from.logits[i*vocab:][:vocab], logits[i*vocab:][:vocab]
-				for k := range gap {
-					gap[k] = p[k] - q[k]
-				}
-				label, sum := &at[i].asks[0], kernel.LogSumExp(q)
-				label.logit = q[label.token]
-				more := sum - kernel.LogSumExp(p)
-				kernel.Softmax(p)
-				kernel.Softmax(q)
-				all[first+i] = label.labelled(float64(kernel.Dot(p, gap))+more, sum)
-				kernel.AXPY(label.label-1, p, q)
-				q[label.token] -= label.label
+	gaps := make([][]float32, w.e.pool.threads)
+	err := w.headGradient(ctx, batch, stream, other, gradient, func(n int) { all = make([]float64, n) },
+		func(worker, i int, at *wanted, p, q []float32) {
+			gap := grow(gaps[worker], len(p))
+			gaps[worker] = gap
+			for k := range gap {
+				gap[k] = p[k] - q[k]
 			}
+			label, sum := &at.asks[0], kernel.LogSumExp(q)
+			label.logit = q[label.token]
+			more := sum - kernel.LogSumExp(p)
+			kernel.Softmax(p)
+			kernel.Softmax(q)
+			all[i] = label.labelled(float64(kernel.Dot(p, gap))+more, sum)
+			kernel.AXPY(label.label-1, p, q)
+			q[label.token] -= label.label
 		})
 	if err != nil {
 		return nil, err
@@ -51,13 +42,9 @@ func (w *Layerwise) DivergenceGradient(ctx context.Context, batch engine.Batch, 
 
 // SampledGradient implements engine.Backward.
 func (w *Layerwise) SampledGradient(ctx context.Context, batch engine.Batch, stream []float32, seed uint64, gradient []float32) error {
-	vocab := w.e.model.Vocab
-	return w.headGradient(ctx, batch, stream, gradient, func(int) {}, func(_, first int, at []wanted, logits []float32) {
-		for i := range at {
-			p := logits[i*vocab:][:vocab]
-			kernel.Softmax(p)
-			p[draw(p, rand.New(rand.NewPCG(seed, uint64(first+i))).Float64())]--
-		}
+	return w.headGradient(ctx, batch, nil, stream, gradient, func(int) {}, func(_, i int, _ *wanted, _, q []float32) {
+		kernel.Softmax(q)
+		q[draw(q, rand.New(rand.NewPCG(seed, uint64(i))).Float64())]--
 	})
 }
 
@@ -71,12 +58,12 @@ func draw(p []float32, u float64) int {
 	return len(p) - 1 // the sum is rounded
 }
 
-// headGradient stores the gradient by stream of what differentiate computes: it is told how many positions
-// there are, and then given a few of them, from number first on, with their
-// logits [len(at), Vocab], which it replaces by the gradient by them.
-func (w *Layerwise) headGradient(ctx context.Context, batch engine.Batch, stream, gradient []float32,
-	begin func(n int), differentiate func(worker, first int, at []wanted, logits []float32)) error {
-	for _, s := range [][]float32{stream, gradient} {
+// headGradient stores the gradient by other of what differentiate computes: it is told how many positions
+// there are, and then given each, with the logits of the whole vocabulary after stream, nil where that is, and
+// after other, which it replaces by the gradient by them.
+func (w *Layerwise) headGradient(ctx context.Context, batch engine.Batch, stream, other, gradient []float32,
+	begin func(n int), differentiate func(worker, i int, at *wanted, p, q []float32)) error {
+	for _, s := range [][]float32{other, gradient} {
 		if err := w.fits(batch, s); err != nil {
 			return err
 		}
@@ -90,84 +77,94 @@ func (w *Layerwise) headGradient(ctx context.Context, batch engine.Batch, stream
 	_, list := wantedOf(batch, &layout)
 	begin(len(list))
 	clear(gradient)
-	rows := make([]headRowsOf, e.pool.threads)
-	bad := make([]bool, len(list))
-	e.pool.run((len(list)+backRows-1)/backRows, func(worker, unit int) {
-		if ctx.Err() != nil {
-			return
+	vocab, h := e.model.Vocab, e.model.Hidden
+	var from, to headLogits
+	capped := make([][]float32, e.pool.threads) // what cap gave, where there is one
+	for first := 0; first < len(list); first += headRows {
+		if err := ctx.Err(); err != nil {
+			return err
 		}
-		first := unit * backRows
-		at := list[first:min(first+backRows, len(list))]
-		r := &rows[worker]
-		r.compute(e, at, stream)
-		var capped []float32 // what cap gave, where there is one
-		if e.model.LogitCap != 0 {
-			capped = append(capped, r.logits...)
+		at := list[first:min(first+headRows, len(list))]
+		if stream != nil {
+			from.compute(e, at, stream)
 		}
-		differentiate(worker, first, at, r.logits)
-		for i, v := range capped {
-			c := v / e.model.LogitCap
-			r.logits[i] *= 1 - c*c
-		}
-		if e.model.LogitScale != 1 {
-			kernel.Scale(r.logits, e.model.LogitScale)
-		}
-		r.back(e, w.headBack, at, stream, gradient)
+		to.compute(e, at, other)
+		e.pool.run(len(at), func(worker, i int) {
+			var p []float32
+			if stream != nil {
+				p = from.values[i*vocab:][:vocab]
+			}
+			q := to.values[i*vocab:][:vocab]
+			if e.model.LogitCap != 0 {
+				capped[worker] = append(capped[worker][:0], q...)
+			}
+			differentiate(worker, first+i, &at[i], p, q)
+			for k, v := range capped[worker] {
+				c := v / e.model.LogitCap
+				q[k] *= 1 - c*c
+			}
+			if e.model.LogitScale != 1 {
+				kernel.Scale(q, e.model.LogitScale)
+			}
+			to.round(i, i+1)
+		})
+		to.back(e, w.headBack, at, other, gradient)
 		for i := range at {
-			x := gradient[at[i].row*e.model.Hidden:][:e.model.Hidden]
-			bad[first+i] = math.IsNaN(float64(kernel.Dot(x, x)))
-		}
-	})
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	for i := range bad {
-		if bad[i] {
-			return w.headError(layout.rows[list[i].row])
+			if x := gradient[at[i].row*h:][:h]; math.IsNaN(float64(kernel.Dot(x, x))) {
+				return w.headError(layout.rows[at[i].row])
+			}
 		}
 	}
 	return nil
 }
 
-// headRowsOf is a few rows on their way through the head and back; a thread keeps one.
-type headRowsOf struct {
-	in, part rows
-	logits   []float32 // [rows, Vocab], scaled and capped
-	sum, add []float32 // [rows, Hidden]
+// headLogits are headRows rows on their way through the head and back, all threads at work on them, so that
+// each reads a share of the head, and that once for all of them.
+type headLogits struct {
+	rows     // [headRows, Vocab]: the logits, scaled and capped
+	in       rows
+	sum, add []float32 // [headRows, Hidden]
 }
 
 // compute makes the logits after rows of a residual stream.
-func (r *headRowsOf) compute(e *Engine, at []wanted, stream []float32) {
+func (l *headLogits) compute(e *Engine, at []wanted, stream []float32) {
 	n, h, vocab := len(at), e.model.Hidden, e.model.Vocab
-	r.in, r.logits = e.sized(r.in, n, h), grow(r.logits, n*vocab)
+	l.in, l.rows = e.sized(l.in, n, h), e.sized(l.rows, n, vocab)
 	for i := range at {
-		e.norm(r.in.values[i*h:(i+1)*h], stream[at[i].row*h:][:h], e.finalNorm)
+		e.norm(l.in.values[i*h:(i+1)*h], stream[at[i].row*h:][:h], e.finalNorm)
 	}
-	r.in.round(0, n)
-	for i, m := range e.head {
-		m.mul(r.logits[i*vocabPart:], vocab, r.in, n, 0, m.Panels())
-	}
-	e.finish(r.logits)
+	l.in.round(0, n)
+	e.pool.run(len(e.head), func(_, part int) {
+		m := e.head[part]
+		m.mul(l.values[part*vocabPart:], vocab, l.in, n, 0, m.Panels())
+		for i := range n {
+			e.finish(l.values[i*vocab+part*vocabPart:][:m.out])
+		}
+	})
 }
 
-// back takes the gradient by the logits before scale and cap, which logits holds, to that
-// by the stream.
-func (r *headRowsOf) back(e *Engine, head []*matrix, at []wanted, stream, gradient []float32) {
-	n, h, vocab := len(at), e.model.Hidden, e.model.Vocab
-	r.sum, r.add = grow(r.sum, n*h), grow(r.add, n*h)
-	clear(r.sum)
-	for i, m := range head {
-		r.part = e.sized(r.part, n, m.in)
-		for k := range n {
-			copy(r.part.values[k*m.in:(k+1)*m.in], r.logits[k*vocab+i*vocabPart:])
+// back takes the gradient by the logits before scale and cap, which l holds, to that by the stream.
+func (l *headLogits) back(e *Engine, head []*matrix, at []wanted, stream, gradient []float32) {
+	n, h := len(at), e.model.Hidden
+	l.sum, l.add = grow(l.sum, n*h), grow(l.add, n*h)
+	panels := head[0].Panels()
+	units := min(panels, unitsPerThread*e.pool.threads)
+	e.pool.run(units, func(_, unit int) {
+		p0, p1 := unit*panels/units, (unit+1)*panels/units
+		c0, c1 := p0*kernel.PanelCols, min(p1*kernel.PanelCols, h)
+		for i := range n {
+			clear(l.sum[i*h+c0 : i*h+c1])
 		}
-		r.part.round(0, n)
-		m.mul(r.add, h, r.part, n, 0, m.Panels())
-		kernel.Add(r.sum, r.add)
-	}
+		for part, m := range head {
+			m.mul(l.add, h, l.columns(part*vocabPart), n, p0, p1)
+			for i := range n {
+				kernel.Add(l.sum[i*h+c0:i*h+c1], l.add[i*h+c0:i*h+c1])
+			}
+		}
+	})
 	for i := range at {
 		to := at[i].row * h
-		e.normBack(gradient[to:to+h], stream[to:to+h], e.finalNorm, r.sum[i*h:(i+1)*h])
+		e.normBack(gradient[to:to+h], stream[to:to+h], e.finalNorm, l.sum[i*h:(i+1)*h])
 	}
 }
 

@@ -53,8 +53,8 @@ func (n noise) ReadRows(name string, dst []byte, first, rows int) error {
 	return nil
 }
 
-// shaped opens a model of the given shape with random weights.
-func shaped(b *testing.B, config string, opt cpu.Options) *cpu.Engine {
+// shape is the model of a config, and random weights for it.
+func shape(b *testing.B, config string) (*arch.Transformer, noise) {
 	b.Helper()
 	c, err := arch.ParseConfig([]byte(config))
 	if err != nil {
@@ -68,7 +68,14 @@ func shaped(b *testing.B, config string, opt cpu.Options) *cpu.Engine {
 	if err != nil {
 		b.Fatal(err)
 	}
-	e, err := cpu.New(context.Background(), model, newNoise(&spec), opt)
+	return model, newNoise(&spec)
+}
+
+// shaped opens a model of the given shape with random weights.
+func shaped(b *testing.B, config string, opt cpu.Options) *cpu.Engine {
+	b.Helper()
+	model, src := shape(b, config)
+	e, err := cpu.New(context.Background(), model, src, opt)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -138,3 +145,68 @@ func BenchmarkDecode1B(b *testing.B)   { benchmarkDecode(b, llama321B, 1) }
 
 // Decoding 32 tokens of each of four sequences, all in one pass.
 func BenchmarkDecodeFour135M(b *testing.B) { benchmarkDecode(b, smolLM2135M, 4) }
+
+// The gradient of the divergence of 512 positions by what is before the head.
+func BenchmarkDivergenceGradient135M(b *testing.B) {
+	const n = 512
+	for _, precision := range []engine.Precision{engine.F32, engine.BF16} {
+		for _, threads := range []int{1, 2} {
+			b.Run(fmt.Sprintf("%v/%d", precision, threads), func(b *testing.B) {
+				model, src := shape(b, smolLM2135M)
+				w, err := cpu.NewLayerwise(context.Background(), model, src, cpu.Options{Precision: precision, Threads: threads})
+				if err != nil {
+					b.Fatal(err)
+				}
+				node := engine.Node{Parent: -1, Tokens: make([]int32, n)}
+				stream, other, gradient := make([]float32, n*model.Hidden), make([]float32, n*model.Hidden), make([]float32, n*model.Hidden)
+				r := rand.New(rand.NewPCG(1, 2))
+				for i := range stream {
+					stream[i], other[i] = r.Float32()-0.5, r.Float32()-0.5
+				}
+				for i := range n {
+					node.Targets = append(node.Targets, engine.Target{Index: i})
+				}
+				batch := engine.Batch{Nodes: []engine.Node{node}}
+				for b.Loop() {
+					if _, err := w.DivergenceGradient(context.Background(), batch, stream, other, gradient); err != nil {
+						b.Fatal(err)
+					}
+				}
+				b.ReportMetric(n*float64(b.N)/b.Elapsed().Seconds(), "tokens/s")
+			})
+		}
+	}
+}
+
+// A layer of 1,024 tokens computed again and differentiated.
+func BenchmarkBack135M(b *testing.B) {
+	const n = 1024
+	for _, precision := range []engine.Precision{engine.F32, engine.BF16} {
+		for _, threads := range []int{1, 2} {
+			b.Run(fmt.Sprintf("%v/%d", precision, threads), func(b *testing.B) {
+				model, src := shape(b, smolLM2135M)
+				w, err := cpu.NewLayerwise(context.Background(), model, src, cpu.Options{Precision: precision, Threads: threads})
+				if err != nil {
+					b.Fatal(err)
+				}
+				layer, err := w.Layer(context.Background(), 0)
+				if err != nil {
+					b.Fatal(err)
+				}
+				batch := engine.Batch{Nodes: []engine.Node{{Parent: -1, Tokens: make([]int32, n/2)}, {Parent: -1, Tokens: make([]int32, n/2)}}}
+				stream, gradient := make([]float32, n*model.Hidden), make([]float32, n*model.Hidden)
+				r := rand.New(rand.NewPCG(1, 2))
+				for i := range stream {
+					stream[i], gradient[i] = r.Float32()-0.5, r.Float32()-0.5
+				}
+				observe := func(engine.MLPGradient) error { return nil }
+				for b.Loop() {
+					if err := layer.(engine.BackwardLayer).Back(context.Background(), batch, stream, gradient, observe); err != nil {
+						b.Fatal(err)
+					}
+				}
+				b.ReportMetric(n*float64(b.N)/b.Elapsed().Seconds(), "tokens/s")
+			})
+		}
+	}
+}

@@ -99,6 +99,15 @@ func (e *Engine) sized(x rows, n, width int) rows {
 	return x
 }
 
+// columns is x from a column on, for products that take no more than the rest of its columns and no blocks.
+func (x rows) columns(c int) rows {
+	y := rows{width: x.width, values: x.values[c:]}
+	if x.rounded != nil {
+		y.rounded = x.rounded[c:]
+	}
+	return y
+}
+
 // grain is the number of columns of which roundRegion takes multiples.
 func (x rows) grain() int {
 	if len(x.by256) > 0 {

@@ -37,6 +37,12 @@ func testGradient(t *testing.T, _ Opener, layerwise LayerwiseOpener) {
 			checkMLPGradient(t, m, l, batch)
 		})
 	}
+	t.Run("large vocabulary", func(t *testing.T) {
+		m := model(t, With(TinyLlama, map[string]any{"vocab_size": 2500, "final_logit_softcapping": 30.0}))
+		batch, _ := forest(80)
+		label(batch)
+		checkGradient(t, layerwise(t, m, Options{Threads: 2}).(engine.Backward), batch)
+	})
 	t.Run("sampled", func(t *testing.T) { checkSampled(t, layerwise(t, model(t, TinyLlama), Options{}).(engine.Backward)) })
 	t.Run("refusals", func(t *testing.T) { checkGradientRefusals(t, layerwise) })
 }
