@@ -148,7 +148,7 @@ func (l *headLogits) back(e *Engine, head []*matrix, at []wanted, stream, gradie
 	n, h := len(at), e.model.Hidden
 	l.sum, l.add = grow(l.sum, n*h), grow(l.add, n*h)
 	panels := head[0].Panels()
-	units := min(panels, unitsPerThread*e.pool.threads)
+	units := min(panels, productUnits*e.pool.threads)
 	e.pool.run(units, func(_, unit int) {
 		p0, p1 := unit*panels/units, (unit+1)*panels/units
 		c0, c1 := p0*kernel.PanelCols, min(p1*kernel.PanelCols, h)

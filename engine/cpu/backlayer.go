@@ -119,12 +119,12 @@ type backBuffers struct {
 
 // multiply stores x W' + b in columns of y, n rows ld apart, on all threads.
 func (e *Engine) multiply(y []float32, ld int, m *matrix, x rows, n int) {
-	const rowsOfUnit, panelsOfUnit = 256, 8
-	tiles, groups := (n+rowsOfUnit-1)/rowsOfUnit, (m.Panels()+panelsOfUnit-1)/panelsOfUnit
+	panels := m.Panels()
+	tiles, groups := cut(n, panels, e.pool.threads)
 	e.pool.run(tiles*groups, func(_, unit int) {
-		r0, r1 := unit%tiles*n/tiles, (unit%tiles+1)*n/tiles
-		p0 := unit / tiles * panelsOfUnit
-		m.mul(y[r0*ld:], ld, x.slice(r0, r1), r1-r0, p0, min(p0+panelsOfUnit, m.Panels()))
+		tile, i := unit%tiles, unit/tiles
+		r0, r1 := tile*n/tiles, (tile+1)*n/tiles
+		m.mul(y[r0*ld:], ld, x.slice(r0, r1), r1-r0, i*panels/groups, (i+1)*panels/groups)
 	})
 }
 
