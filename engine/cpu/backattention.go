@@ -158,10 +158,13 @@ func (b *backpass) unrotate(layer, r int) {
 
 // headBack differentiates attention of one key head; a thread keeps its buffers.
 type headBack struct {
-	k, v, dK, dV   []float32 // [keys, dim]
-	p, dP          []float32 // [queryTile, keys]
-	pT, dST        []float32 // [keys, queryTile]
-	q, dO, dQ, add []float32
+	k, v          []float32  // [keys, dim]
+	keys, values  kernel.F32 // the same as weights
+	keysT, tile   kernel.F32 // the transposed keys, and of a tile of queries what is multiplied with them
+	dK, dV        []float32  // [dim, keys]
+	p, dP         []float32  // [queryTile, keys]
+	q, dO, dQ     []float32  // [queryTile, dim]
+	turned, added []float32  // [dim, queryTile]; [dim, keys]
 }
 
 // node adds the gradients of the queries of one node. Probabilities are computed again, a
@@ -192,14 +195,15 @@ func (w *headBack) node(b *backpass, layer, node, head int) {
 		copy(w.k[i*dim:(i+1)*dim], from)
 		copy(w.v[i*dim:(i+1)*dim], from[kv:])
 	})
-	keys := packed(end, dim, func(o, i int) float32 { return w.k[o*dim+i] })
-	values := packed(end, dim, func(o, i int) float32 { return w.v[o*dim+i] })
-	keysT := packed(dim, end, func(o, i int) float32 { return w.k[i*dim+o] })
+	w.turned = turn(w.turned, w.k, end, dim)
+	w.keys.PackTransposed(end, dim, w.turned, end)
+	w.turned = turn(w.turned, w.v, end, dim)
+	w.values.PackTransposed(end, dim, w.turned, end)
+	w.keysT.PackTransposed(dim, end, w.k, dim)
 	width := (end + kernel.PanelCols - 1) / kernel.PanelCols * kernel.PanelCols
 	group := t.Heads / t.KVHeads
 	w.p, w.dP = grow(w.p, queryTile*width), grow(w.dP, queryTile*width)
-	w.pT, w.dST = grow(w.pT, end*queryTile), grow(w.dST, end*queryTile)
-	w.q, w.dO, w.dQ, w.add = grow(w.q, queryTile*dim), grow(w.dO, queryTile*dim), grow(w.dQ, queryTile*dim), grow(w.add, end*dim)
+	w.q, w.dO, w.dQ, w.added = grow(w.q, queryTile*dim), grow(w.dO, queryTile*dim), grow(w.dQ, queryTile*dim), grow(w.added, end*dim)
 	for q := head * group; q < (head+1)*group; q++ {
 		for first := 0; first < s.n; first += queryTile {
 			n := min(queryTile, s.n-first)
@@ -210,10 +214,8 @@ func (w *headBack) node(b *backpass, layer, node, head int) {
 				copy(w.q[i*dim:(i+1)*dim], b.qkv[(r0+i)*stride+q*dim:])
 				copy(w.dO[i*dim:(i+1)*dim], b.att.values[(r0+i)*queries+q*dim:])
 			}
-			keys.Mul(w.p, width, w.q, dim, n, 0, panels)
-			values.Mul(w.dP, width, w.dO, dim, n, 0, panels)
-			clear(w.pT[:seen*n])
-			clear(w.dST[:seen*n])
+			w.keys.Mul(w.p, width, w.q, dim, n, 0, panels)
+			w.values.Mul(w.dP, width, w.dO, dim, n, 0, panels)
 			for i := range n {
 				hi := s.position + first + i + 1
 				lo := 0
@@ -221,23 +223,44 @@ func (w *headBack) node(b *backpass, layer, node, head int) {
 					lo = max(0, hi-t.Window)
 				}
 				w.softmaxBack(e, w.p[i*width:(i+1)*width], w.dP[i*width:(i+1)*width], lo, hi)
-				for j := lo; j < hi; j++ {
-					w.pT[j*n+i], w.dST[j*n+i] = w.p[i*width+j], w.dP[i*width+j]
-				}
 			}
-			keysT.Mul(w.dQ, dim, w.dP, width, n, 0, keysT.Panels())
+			w.keysT.Mul(w.dQ, dim, w.dP, width, n, 0, w.keysT.Panels())
 			for i := range n {
 				copy(b.dQKV.values[(r0+i)*stride+q*dim:][:dim], w.dQ[i*dim:])
 			}
-			packed(dim, n, func(o, i int) float32 { return w.dO[i*dim+o] }).mulAdd(w.dV, w.add, w.pT, n, seen)
-			packed(dim, n, func(o, i int) float32 { return w.q[i*dim+o] }).mulAdd(w.dK, w.add, w.dST, n, seen)
+			w.addTo(w.dV, end, w.dO, w.p, width, n, seen, dim)
+			w.addTo(w.dK, end, w.q, w.dP, width, n, seen, dim)
 		}
 	}
 	each(func(i, row int) {
 		to := b.dQKV.values[row*stride+queries+head*dim:]
-		kernel.Add(to[:dim], w.dK[i*dim:(i+1)*dim])
-		kernel.Add(to[kv:][:dim], w.dV[i*dim:(i+1)*dim])
+		for c := range dim {
+			to[c] += w.dK[c*end+i]
+			to[kv+c] += w.dV[c*end+i]
+		}
 	})
+}
+
+// addTo adds x' y to dst, [dim, keys], end elements between rows: x is [n, dim], y is [n, seen], width elements
+// between rows.
+func (w *headBack) addTo(dst []float32, end int, x, y []float32, width, n, seen, dim int) {
+	w.turned = turn(w.turned, x, n, dim)
+	w.tile.PackTransposed(seen, n, y, width)
+	w.tile.Mul(w.added, seen, w.turned, n, dim, 0, w.tile.Panels())
+	for c := range dim {
+		kernel.Add(dst[c*end:][:seen], w.added[c*seen:(c+1)*seen])
+	}
+}
+
+// turn returns the transpose of x, [rows, cols], in the memory of dst where that is large enough.
+func turn(dst, x []float32, rows, cols int) []float32 {
+	dst = grow(dst, rows*cols)
+	for r := range rows {
+		for c, v := range x[r*cols : (r+1)*cols] {
+			dst[c*rows+r] = v
+		}
+	}
+	return dst
 }
 
 // softmaxBack turns the products q.k of a query, of which it sees keys lo to hi, into
@@ -264,27 +287,4 @@ func (w *headBack) softmaxBack(e *Engine, p, dP []float32, lo, hi int) {
 		dP[i] *= 1 - (c/limit)*(c/limit)
 	}
 	kernel.Scale(dP, e.model.AttentionScale)
-}
-
-// packedF32 is a matrix that one thread multiplies with.
-type packedF32 struct{ *kernel.F32 }
-
-// packed packs the out x in matrix of the given elements.
-func packed(out, in int, element func(o, i int) float32) packedF32 {
-	m, err := kernel.PackF32(out, in, func(o int, dst []float32) error {
-		for i := range dst {
-			dst[i] = element(o, i)
-		}
-		return nil
-	})
-	if err != nil { // a matrix without rows or columns
-		panic(err)
-	}
-	return packedF32{m}
-}
-
-// mulAdd adds x W' to dst, [rows, Out], by way of add; rows of x are ldx apart.
-func (m packedF32) mulAdd(dst, add, x []float32, ldx, rows int) {
-	m.Mul(add, m.Out, x, ldx, rows, 0, m.Panels())
-	kernel.Add(dst[:rows*m.Out], add[:rows*m.Out])
 }

@@ -90,13 +90,6 @@ func packKeys(dst, k []float32, ldk, i0, n, dim int) {
 // packValues copies n values into panels of 32 elements, from row i0 of the block on.
 func packValues(dst, v []float32, ldv, i0, n, dim int) {
 	for c := 0; c < dim; c += param.NR {
-		panel := dst[c*attnKeys+i0*param.NR:]
-		if c+param.NR <= dim && copyRowsAsm(panel, v[c:], ldv, n) {
-			continue
-		}
-		for i := range n {
-			row, to := v[i*ldv+c:][:min(param.NR, dim-c)], panel[i*param.NR:][:param.NR]
-			clear(to[copy(to, row):])
-		}
+		packRows(dst[c*attnKeys+i0*param.NR:], v[c:], ldv, n, min(param.NR, dim-c))
 	}
 }

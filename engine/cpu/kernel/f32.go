@@ -1,6 +1,10 @@
 package kernel
 
-import "github.com/coppice-lm/coppice/engine/cpu/kernel/internal/param"
+import (
+	"fmt"
+
+	"github.com/coppice-lm/coppice/engine/cpu/kernel/internal/param"
+)
 
 // F32 holds the weights W (Out x In) of a linear layer in float32, packed for
 // products: panels of 32 rows of W, in each panel In steps of 32 values, one a row of
@@ -33,6 +37,29 @@ func PackF32(out, in int, row func(o int, dst []float32) error) (*F32, error) {
 // same time if row allows it.
 func (w *F32) Pack(p0, p1 int, row func(o int, dst []float32) error) error {
 	return packPanels(w.data, w.Out, w.In, p0, p1, row)
+}
+
+// PackTransposed makes w the out x in weights of which src is the transpose: in rows of out values, ld
+// elements apart. It keeps the memory of w, which may be the zero value, where that is large enough.
+func (w *F32) PackTransposed(out, in int, src []float32, ld int) {
+	if out < 1 || in < 1 || ld < out || len(src) < (in-1)*ld+out {
+		panic(fmt.Sprintf("kernel: F32.PackTransposed of %d x %d from %d values, %d apart", out, in, len(src), ld))
+	}
+	w.Out, w.In, w.data = out, in, growTo(w.data, panels(out)*in*param.NR)
+	for p := range panels(out) {
+		packRows(w.data[p*in*param.NR:], src[p*param.NR:], ld, in, min(param.NR, out-p*param.NR))
+	}
+}
+
+// packRows copies the first cols of NR elements of n rows, ld elements apart, to dst, one row after the other; the rest is zero.
+func packRows(dst, src []float32, ld, n, cols int) {
+	if cols == param.NR && copyRowsAsm(dst, src, ld, n) {
+		return
+	}
+	for i := range n {
+		to := dst[i*param.NR:][:param.NR]
+		clear(to[copy(to, src[i*ld:][:cols]):])
+	}
 }
 
 // packPanels fills panels p0..p1 with rows of k dwords, 16 rows at a time.
