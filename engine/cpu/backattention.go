@@ -164,7 +164,7 @@ type headBack struct {
 	dK, dV        []float32  // [dim, keys]
 	p, dP         []float32  // [queryTile, keys]
 	q, dO, dQ     []float32  // [queryTile, dim]
-	turned, added []float32  // [dim, queryTile]; [dim, keys]
+	turned, added []float32  // [dim, keys]
 }
 
 // node adds the gradients of the queries of one node. Probabilities are computed again, a

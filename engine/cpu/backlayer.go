@@ -119,13 +119,8 @@ type backBuffers struct {
 
 // multiply stores x W' + b in columns of y, n rows ld apart, on all threads.
 func (e *Engine) multiply(y []float32, ld int, m *matrix, x rows, n int) {
-	panels := m.Panels()
-	tiles, groups := cut(n, panels, e.pool.threads)
-	e.pool.run(tiles*groups, func(_, unit int) {
-		tile, i := unit%tiles, unit/tiles
-		r0, r1 := tile*n/tiles, (tile+1)*n/tiles
-		m.mul(y[r0*ld:], ld, x.slice(r0, r1), r1-r0, i*panels/groups, (i+1)*panels/groups)
-	})
+	units, at := m.cut(n, e.pool.threads)
+	e.pool.run(units, func(_, unit int) { m.region(y, ld, x, at(unit)) })
 }
 
 // normalise stores the normalised rows of x in the result, for a product.

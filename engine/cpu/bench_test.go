@@ -146,67 +146,55 @@ func BenchmarkDecode1B(b *testing.B)   { benchmarkDecode(b, llama321B, 1) }
 // Decoding 32 tokens of each of four sequences, all in one pass.
 func BenchmarkDecodeFour135M(b *testing.B) { benchmarkDecode(b, smolLM2135M, 4) }
 
-// The gradient of the divergence of 512 positions by what is before the head.
-func BenchmarkDivergenceGradient135M(b *testing.B) {
-	const n = 512
+// eachLayerwise runs f for two precisions and one and two threads, with n tokens in rows of 512 and two streams of noise.
+func eachLayerwise(b *testing.B, config string, n int, f func(w *cpu.Layerwise, batch engine.Batch, x, y []float32) error) {
 	for _, precision := range []engine.Precision{engine.F32, engine.BF16} {
 		for _, threads := range []int{1, 2} {
 			b.Run(fmt.Sprintf("%v/%d", precision, threads), func(b *testing.B) {
-				model, src := shape(b, smolLM2135M)
+				model, src := shape(b, config)
 				w, err := cpu.NewLayerwise(context.Background(), model, src, cpu.Options{Precision: precision, Threads: threads})
 				if err != nil {
 					b.Fatal(err)
 				}
-				node := engine.Node{Parent: -1, Tokens: make([]int32, n)}
-				stream, other, gradient := make([]float32, n*model.Hidden), make([]float32, n*model.Hidden), make([]float32, n*model.Hidden)
-				r := rand.New(rand.NewPCG(1, 2))
-				for i := range stream {
-					stream[i], other[i] = r.Float32()-0.5, r.Float32()-0.5
-				}
+				var batch engine.Batch
 				for i := range n {
-					node.Targets = append(node.Targets, engine.Target{Index: i})
+					if i%512 == 0 {
+						batch.Nodes = append(batch.Nodes, engine.Node{Parent: -1})
+					}
+					node := &batch.Nodes[i/512]
+					node.Tokens, node.Targets = append(node.Tokens, 0), append(node.Targets, engine.Target{Index: i % 512})
 				}
-				batch := engine.Batch{Nodes: []engine.Node{node}}
+				x, y := make([]float32, n*model.Hidden), make([]float32, n*model.Hidden)
+				r := rand.New(rand.NewPCG(1, 2))
+				for i := range x {
+					x[i], y[i] = r.Float32()-0.5, r.Float32()-0.5
+				}
 				for b.Loop() {
-					if _, err := w.DivergenceGradient(context.Background(), batch, stream, other, gradient); err != nil {
+					if err := f(w, batch, x, y); err != nil {
 						b.Fatal(err)
 					}
 				}
-				b.ReportMetric(n*float64(b.N)/b.Elapsed().Seconds(), "tokens/s")
+				b.ReportMetric(float64(n*b.N)/b.Elapsed().Seconds(), "tokens/s")
 			})
 		}
 	}
 }
 
-// A layer of 1,024 tokens computed again and differentiated.
+// The gradient of the divergence at 512 positions by what is before the head.
+func BenchmarkDivergenceGradient135M(b *testing.B) {
+	eachLayerwise(b, smolLM2135M, 512, func(w *cpu.Layerwise, batch engine.Batch, x, y []float32) error {
+		_, err := w.DivergenceGradient(context.Background(), batch, x, y, make([]float32, len(x)))
+		return err
+	})
+}
+
+// A layer of 1,024 tokens, loaded, computed again and differentiated.
 func BenchmarkBack135M(b *testing.B) {
-	const n = 1024
-	for _, precision := range []engine.Precision{engine.F32, engine.BF16} {
-		for _, threads := range []int{1, 2} {
-			b.Run(fmt.Sprintf("%v/%d", precision, threads), func(b *testing.B) {
-				model, src := shape(b, smolLM2135M)
-				w, err := cpu.NewLayerwise(context.Background(), model, src, cpu.Options{Precision: precision, Threads: threads})
-				if err != nil {
-					b.Fatal(err)
-				}
-				layer, err := w.Layer(context.Background(), 0)
-				if err != nil {
-					b.Fatal(err)
-				}
-				batch := engine.Batch{Nodes: []engine.Node{{Parent: -1, Tokens: make([]int32, n/2)}, {Parent: -1, Tokens: make([]int32, n/2)}}}
-				stream, gradient := make([]float32, n*model.Hidden), make([]float32, n*model.Hidden)
-				r := rand.New(rand.NewPCG(1, 2))
-				for i := range stream {
-					stream[i], gradient[i] = r.Float32()-0.5, r.Float32()-0.5
-				}
-				observe := func(engine.MLPGradient) error { return nil }
-				for b.Loop() {
-					if err := layer.(engine.BackwardLayer).Back(context.Background(), batch, stream, gradient, observe); err != nil {
-						b.Fatal(err)
-					}
-				}
-				b.ReportMetric(n*float64(b.N)/b.Elapsed().Seconds(), "tokens/s")
-			})
+	eachLayerwise(b, smolLM2135M, 1024, func(w *cpu.Layerwise, batch engine.Batch, x, y []float32) error {
+		layer, err := w.Layer(context.Background(), 0)
+		if err != nil {
+			return err
 		}
-	}
+		return layer.(engine.BackwardLayer).Back(context.Background(), batch, x, y, func(engine.MLPGradient) error { return nil })
+	})
 }

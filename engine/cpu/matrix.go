@@ -212,39 +212,42 @@ func (m *matrix) region(y []float32, ld int, x rows, g region) {
 // regions cuts the product of n rows with m, or with another matrix of its shape, into
 // parts of whole panels and calls f for each of them on all threads.
 func (t *member) regions(n int, m *matrix, f func(region)) {
-	panels, threads := m.Panels(), len(t.crew.lanes)
-	columns := func(p0, p1 int) (c0, c1 int) { return p0 * kernel.PanelCols, min(p1*kernel.PanelCols, m.out) }
+	threads := len(t.crew.lanes)
 	if n <= fewRows && threads > 1 {
 		t.run(unitsPerThread*threads, func(_, unit int) {
-			g := region{r1: n}
-			g.c0, g.c1 = columns(halving(unit, panels, threads), halving(unit+1, panels, threads))
-			if g.c0 < g.c1 {
+			g := m.columns(halving(unit, m.Panels(), threads), halving(unit+1, m.Panels(), threads))
+			if g.r1 = n; g.c0 < g.c1 {
 				f(g)
 			}
 		})
 		return
 	}
-	tiles, groups := cut(n, panels, threads)
-	t.run(tiles*groups, func(_, unit int) {
-		// Successive units are neighbours in the weights.
-		tile, i := unit%tiles, unit/tiles
-		g := region{r0: tile * n / tiles, r1: (tile + 1) * n / tiles}
-		g.c0, g.c1 = columns(i*panels/groups, (i+1)*panels/groups)
-		f(g)
-	})
+	units, at := m.cut(n, threads)
+	t.run(units, func(_, unit int) { f(at(unit)) })
 }
 
-// cut is into how many parts the rows and the panels of a product are cut for so many threads.
-func cut(n, panels, threads int) (tiles, groups int) {
-	size := unitRows
+// cut cuts the product of n rows with m into units for so many threads.
+func (m *matrix) cut(n, threads int) (units int, at func(unit int) region) {
+	size, panels, groups := unitRows, m.Panels(), 1
 	if kernel.Active() < kernel.AVX512 {
 		size /= 2 // as passes are
 	}
-	tiles, groups = (n+size-1)/size, 1
+	tiles := (n + size - 1) / size
 	if threads > 1 {
 		groups = max(1, min((productUnits*threads+tiles-1)/tiles, panels/minUnitPanels))
 	}
-	return tiles, groups
+	return tiles * groups, func(unit int) region {
+		// Successive units are neighbours in the weights.
+		tile, i := unit%tiles, unit/tiles
+		g := m.columns(i*panels/groups, (i+1)*panels/groups)
+		g.r0, g.r1 = tile*n/tiles, (tile+1)*n/tiles
+		return g
+	}
+}
+
+// columns are those of the panels from p0 to p1.
+func (m *matrix) columns(p0, p1 int) region {
+	return region{c0: p0 * kernel.PanelCols, c1: min(p1*kernel.PanelCols, m.out)}
 }
 
 // halving is where a unit of a product of few rows begins: unitsPerThread units make up

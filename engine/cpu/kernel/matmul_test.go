@@ -230,6 +230,29 @@ func TestRow(t *testing.T) {
 	}
 }
 
+// Packed from their transpose, in memory that held others, weights are those packed from their rows.
+func TestPackTransposed(t *testing.T) {
+	atLevels(t, func(t *testing.T) {
+		var got F32
+		for _, size := range [][2]int{{70, 9}, {1, 1}, {32, 40}, {33, 3}, {64, 2}} {
+			out, in := size[0], size[1]
+			ld := out + 5
+			src, w := normals(newRand(15), in*ld), make([]float32, out*in)
+			for o := range out {
+				for i := range in {
+					w[o*in+i] = src[i*ld+o]
+				}
+			}
+			got.PackTransposed(out, in, src[:(in-1)*ld+out], ld)
+			want := must(PackF32(out, in, rowsOf(w, in)))
+			if got.Out != out || got.In != in {
+				t.Errorf("%d x %d: %d x %d", out, in, got.Out, got.In)
+			}
+			sameBits(t, fmt.Sprintf("%d x %d", out, in), got.data, want.data)
+		}
+	})
+}
+
 func TestPackErrors(t *testing.T) {
 	if _, err := PackF32(0, 4, nil); err == nil || !strings.Contains(err.Error(), "0 x 4") {
 		t.Errorf("PackF32(0, 4): %v", err)
@@ -252,10 +275,11 @@ func TestPackErrors(t *testing.T) {
 func TestMulChecksSizes(t *testing.T) {
 	w := must(NewF32(nil, 40, 8))
 	for name, call := range map[string]func(){
-		"short dst":    func() { w.Mul(make([]float32, 79), 40, make([]float32, 16), 8, 2, 0, 2) },
-		"short x":      func() { w.Mul(make([]float32, 80), 40, make([]float32, 15), 8, 2, 0, 2) },
-		"panel beyond": func() { w.Mul(make([]float32, 80), 40, make([]float32, 16), 8, 2, 0, 3) },
-		"narrow rows":  func() { w.Mul(make([]float32, 80), 39, make([]float32, 16), 8, 2, 0, 2) },
+		"short dst":         func() { w.Mul(make([]float32, 79), 40, make([]float32, 16), 8, 2, 0, 2) },
+		"short x":           func() { w.Mul(make([]float32, 80), 40, make([]float32, 15), 8, 2, 0, 2) },
+		"panel beyond":      func() { w.Mul(make([]float32, 80), 40, make([]float32, 16), 8, 2, 0, 3) },
+		"a short transpose": func() { new(F32).PackTransposed(40, 3, make([]float32, 119), 40) },
+		"narrow rows":       func() { w.Mul(make([]float32, 80), 39, make([]float32, 16), 8, 2, 0, 2) },
 	} {
 		func() {
 			defer func() {
