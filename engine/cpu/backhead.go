@@ -151,14 +151,14 @@ func (l *headLogits) back(e *Engine, head []*matrix, at []wanted, stream, gradie
 	units := min(panels, productUnits*e.pool.threads)
 	e.pool.run(units, func(_, unit int) {
 		p0, p1 := unit*panels/units, (unit+1)*panels/units
-		c0, c1 := p0*kernel.PanelCols, min(p1*kernel.PanelCols, h)
+		g := head[0].columns(p0, p1)
 		for i := range n {
-			clear(l.sum[i*h+c0 : i*h+c1])
+			clear(l.sum[i*h+g.c0 : i*h+g.c1])
 		}
 		for part, m := range head {
 			m.mul(l.add, h, l.columns(part*vocabPart), n, p0, p1)
 			for i := range n {
-				kernel.Add(l.sum[i*h+c0:i*h+c1], l.add[i*h+c0:i*h+c1])
+				kernel.Add(l.sum[i*h+g.c0:i*h+g.c1], l.add[i*h+g.c0:i*h+g.c1])
 			}
 		}
 	})

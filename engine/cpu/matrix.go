@@ -216,7 +216,8 @@ func (t *member) regions(n int, m *matrix, f func(region)) {
 	if n <= fewRows && threads > 1 {
 		t.run(unitsPerThread*threads, func(_, unit int) {
 			g := m.columns(halving(unit, m.Panels(), threads), halving(unit+1, m.Panels(), threads))
-			if g.r1 = n; g.c0 < g.c1 {
+			g.r1 = n
+			if g.c0 < g.c1 {
 				f(g)
 			}
 		})
